@@ -1,0 +1,1 @@
+"""What every Kosen job needs on a Ray cluster: specs, endpoints, batching, records, submission, tracking."""

@@ -1,0 +1,80 @@
+"""The errors that reach a user, and the one place that turns them into a sentence and an exit code."""
+
+import errno
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+COMPLETE = 0
+INCOMPLETE = 3
+INTERRUPTED = 130
+
+
+class KosenError(Exception):
+    """Base of all errors that a user can act on. The message says what was seen, what was expected, what to do."""
+
+    exit_code = 4
+
+
+class SpecError(KosenError):
+    """The spec, the arguments or the data they name are wrong."""
+
+    exit_code = 2
+
+
+class RunLocked(KosenError):
+    """Another job writes into this run folder."""
+
+    exit_code = 2
+
+
+class ClusterNotReady(KosenError):
+    """There is no Ray cluster to work on, or it does not answer."""
+
+
+class PreflightFailed(KosenError):
+    """A check before the work found something that would break it."""
+
+
+class EndpointDown(KosenError):
+    """The model's endpoint does not answer, or answers with another model."""
+
+
+class JudgeUnavailable(KosenError):
+    """The judge's endpoint does not answer, or does not know the judge's model."""
+
+
+class StorageFailed(KosenError):
+    """The run folder cannot be written: a full disk, a quota, missing permission."""
+
+
+def storage_error(error: OSError, path: str | os.PathLike[str]) -> KosenError:
+    """What to tell a user when writing below `path` failed."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageFailed(
+            f"the disk that holds {path} is full ({os.strerror(error.errno)}). Everything recorded so far is kept: "
+            "free some space and give the same command again"
+        )
+    return StorageFailed(f"cannot write {path}: {error.strerror or error}. Check its permissions, or give another run=")
+
+
+def run_command(main: Callable[[], int]) -> NoReturn:
+    """Run a command's `main` and exit with its code; a user's mistake ends in one sentence on standard error."""
+    signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` and schedulers send SIGTERM
+    try:
+        code = main()
+    except KosenError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted. What was finished is recorded; give the same command to go on", file=sys.stderr)
+        code = INTERRUPTED
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _interrupt(signum: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

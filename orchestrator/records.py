@@ -1,0 +1,294 @@
+"""Append-only record logs: one JSON line a record, one writer a run, nothing lost to a kill.
+
+The newest record of a key wins. Resuming needs nothing but these files.
+"""
+
+import errno
+import fcntl
+import hashlib
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
+
+import orjson
+
+from orchestrator.errors import RunLocked, storage_error
+
+Status = Literal["ok", "truncated", "failed"]
+Reason = Literal["connection", "429", "5xx", "deadline", "4xx", "empty", "length", "repetition"]
+
+# What may go better the next time. The others give the same again until the spec changes.
+RETRYABLE: frozenset[str] = frozenset({"connection", "429", "5xx", "deadline"})
+
+
+class Key(NamedTuple):
+    """What a record is about: a question, and which of its samples."""
+
+    id: str
+    sample: int
+
+
+class Usage(TypedDict):
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class Prediction(TypedDict):
+    """One answer of the model under test, or why there is none."""
+
+    id: str
+    sample: int
+    status: Status
+    reason: Reason | None
+    detail: str | None  # the server's own words when something went wrong
+    response: str | None
+    reasoning: str | None
+    finish_reason: str | None
+    usage: Usage | None
+    attempts: int
+    started_at: str  # ISO 8601, UTC
+    seconds: float
+    model: str
+    endpoint: str
+    fingerprint: str  # of what decides the answer: model, messages, sampling
+    spec: str  # of what can turn a failure into an answer: budget, serving options, endpoint
+
+
+class Wanted(NamedTuple):
+    """A prediction that the spec asks for. `fingerprint` and `spec` are explained in Prediction."""
+
+    id: str
+    sample: int
+    fingerprint: str
+    spec: str
+
+
+class JudgeIdentity(TypedDict):
+    model: str
+    prompt_sha256: str
+    sampling: dict[str, Any]
+
+
+class Judgement(TypedDict):
+    """A verdict on one answer; `unjudged` where none could be had."""
+
+    id: str
+    sample: int
+    prediction: str  # digest of the prediction that was judged
+    verdict: Literal["yes", "no", "unjudged"]
+    reason: str | None  # why it is unjudged
+    extracted_answer: str | None
+    reasoning: str | None
+    confidence: int | None
+    judge: JudgeIdentity
+    usage: Usage | None
+    attempts: int
+
+
+R = TypeVar("R", Prediction, Judgement)
+
+
+class Entry(NamedTuple):
+    """Where the newest record of a key lies in its log, and the few fields that decide what is still to do."""
+
+    offset: int
+    length: int
+    state: tuple[str | None, ...]
+
+
+class RecordLog(Generic[R]):
+    """One append-only JSON-lines file with an index of the newest record of each key.
+
+    `state_of` picks the fields to keep in memory for each key; the records themselves stay on disk. Whoever constructs
+    it must hold the run folder's lock. `repairs` says in sentences what opening had to mend.
+    """
+
+    def __init__(self, path: Path, state_of: Callable[[R], tuple[str | None, ...]]) -> None:
+        self.path = path
+        self.index: dict[Key, Entry] = {}
+        self.repairs: list[str] = []
+        self._state_of: Callable[[R], tuple[str | None, ...]] = state_of
+        try:
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._end = self._load()
+        except OSError as error:
+            raise storage_error(error, path) from error
+
+    def append(self, records: Sequence[R]) -> None:
+        """Write `records` at once; after a failure nothing of them is in the file. Raises StorageFailed."""
+        lines = [orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records]
+        try:
+            _write_all(self._file, b"".join(lines))
+        except OSError as error:
+            os.ftruncate(self._file, self._end)  # a half-written line would be read as damage
+            raise storage_error(error, self.path) from error
+        for record, line in zip(records, lines, strict=True):
+            self._remember(record, self._end, len(line))
+            self._end += len(line)
+
+    def read(self, key: Key) -> R:
+        """The newest record of `key`. Raises KeyError if there is none."""
+        entry = self.index[key]
+        record: R = orjson.loads(os.pread(self._file, entry.length, entry.offset))
+        return record
+
+    def sync(self) -> None:
+        """Bring what was appended to the disk itself."""
+        try:
+            os.fsync(self._file)
+        except OSError as error:
+            raise storage_error(error, self.path) from error
+
+    def close(self) -> None:
+        self.sync()
+        os.close(self._file)
+
+    def _load(self) -> int:
+        """Index the file, cut off a torn last line, and return where the next record goes."""
+        end = 0
+        damaged = 0
+        with open(self._file, "rb", closefd=False) as stream:
+            for line in stream:
+                record = parse_line(line)
+                if not line.endswith(b"\n"):
+                    break
+                if record is None:
+                    damaged += 1
+                else:
+                    self._remember(cast(R, record), end, len(line))
+                end += len(line)
+        size = os.fstat(self._file).st_size
+        if end < size:
+            os.ftruncate(self._file, end)
+            self.repairs.append(f"{self.path.name}: cut off a torn last line of {size - end} bytes")
+        if damaged:
+            self.repairs.append(f"{self.path.name}: passed over {damaged} damaged lines; their items are asked again")
+        return end
+
+    def _remember(self, record: R, offset: int, length: int) -> None:
+        key = Key(record["id"], record["sample"])
+        self.index[key] = Entry(offset, length, self._state_of(record))
+
+
+def parse_line(line: bytes) -> dict[str, Any] | None:
+    """A record from its line, or None if the line is damaged."""
+    try:
+        record = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return None
+    return record if isinstance(record, dict) and "id" in record and "sample" in record else None
+
+
+def newest_records(path: Path) -> Iterator[dict[str, Any]]:
+    """The newest record of each key in a log that nobody need hold, in the order of the keys' first appearance."""
+    offsets: dict[Key, tuple[int, int]] = {}
+    if not path.exists():
+        return
+    with path.open("rb") as stream:
+        offset = 0
+        for line in stream:
+            record = parse_line(line) if line.endswith(b"\n") else None
+            if record is not None:
+                offsets[Key(record["id"], record["sample"])] = (offset, len(line))
+            offset += len(line)
+        for position, length in offsets.values():
+            stream.seek(position)
+            yield orjson.loads(stream.read(length))
+
+
+class Owner(NamedTuple):
+    """The job that writes a run: where its driver runs."""
+
+    host: str
+    pid: int
+
+    def __str__(self) -> str:
+        return f"pid {self.pid} on {self.host}"
+
+    def is_gone(self) -> bool:
+        """True if this host knows that the driver has ended; another host's drivers count as alive."""
+        return self.host == socket.gethostname() and not Path(f"/proc/{self.pid}").exists()
+
+
+class RunLock:
+    """The right to write into a run folder: a POSIX lock that the kernel frees when its holder dies.
+
+    The owner stands in the file as text, for the sentence that refuses the next job. A driver that was killed leaves
+    a writer behind that Ray ends within seconds: `patience` seconds are granted for that, and only for that.
+    """
+
+    def __init__(self, folder: Path, owner: Owner, patience: float = 30) -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        except OSError as error:
+            raise storage_error(error, folder) from error
+        deadline = time.monotonic() + patience
+        while not self._try_lock(folder):
+            holder = self._holder()
+            if holder is None or not holder.is_gone() or time.monotonic() > deadline:
+                os.close(self._file)
+                raise RunLocked(
+                    f"{folder} is being written by another job ({holder}). Wait for it, stop it, or give another run="
+                )
+            time.sleep(0.2)
+        os.ftruncate(self._file, 0)
+        os.pwrite(self._file, f"{owner.pid} {owner.host}\n".encode(), 0)
+
+    def release(self) -> None:
+        os.close(self._file)
+
+    def _try_lock(self, folder: Path) -> bool:
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                return False
+            os.close(self._file)
+            raise storage_error(error, folder) from error
+        return True
+
+    def _holder(self) -> Owner | None:
+        pid, _, host = os.pread(self._file, 300, 0).decode(errors="replace").strip().partition(" ")
+        return Owner(host, int(pid)) if pid.isdigit() else None
+
+
+def digest(value: object) -> str:
+    """32 hexadecimal digits of the SHA-256 of a value's canonical JSON."""
+    return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
+
+
+def is_settled(
+    wanted: Wanted, status: str | None, reason: str | None, fingerprint: str | None, spec: str | None
+) -> bool:
+    """Whether a recorded prediction answers what the spec wants now, or would only fail again the same way."""
+    if fingerprint != wanted.fingerprint:
+        return False
+    return status == "ok" or (reason not in RETRYABLE and spec == wanted.spec)
+
+
+def prediction_digest(record: Prediction) -> str:
+    """What a judgement refers to: an equal answer keeps its verdict, any other makes it stale."""
+    return digest([record["status"] == "failed", record["response"]])
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small file so that a reader never sees half of it. Raises StorageFailed."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise storage_error(error, path) from error
+
+
+def _write_all(file: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(file, view) :]

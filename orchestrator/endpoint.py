@@ -1,8 +1,11 @@
 """An OpenAI-compatible endpoint: where it is, which model it serves, and which key belongs to it."""
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from orchestrator import secrets
+from orchestrator.errors import SpecError
+from orchestrator.spec import Provider
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,3 +26,36 @@ class Endpoint:
     def headers(self) -> dict[str, str]:
         key = self.api_key()
         return {"Authorization": f"Bearer {key}"} if key else {}
+
+
+# Where each provider answers, and the name of the key that belongs there.
+HOMES: dict[Provider, tuple[str | None, str | None]] = {
+    "vllm": (None, None),
+    "openai": ("https://api.openai.com/v1", "OPENAI_API_KEY"),
+    "deepinfra": ("https://api.deepinfra.com/v1/openai", "DEEPINFRA_API_KEY"),
+    "ollama": ("http://localhost:11434/v1", None),
+    "compatible": (None, None),
+}
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a spec says of one endpoint, the model's or the judge's."""
+
+    role: str  # the key that names the model, `model` or `judge`, for messages
+    provider: Provider
+    model: str
+    base_url: str | None
+    key_name: str | None
+
+    def endpoint(self) -> Endpoint | None:
+        """The endpoint that is named, or None where vLLM is to be deployed. Raises SpecError if it cannot be known."""
+        url, key_name = HOMES[self.provider]
+        url = self.base_url or url
+        if url is None and self.provider == "vllm":
+            return None
+        if url is None:
+            raise SpecError(f"provider {self.provider} needs a base_url for {self.role}={self.model}")
+        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+            raise SpecError(f"base_url={url} is no address. Expected something like http://localhost:8000/v1")
+        return Endpoint(url.rstrip("/"), self.model, self.key_name or key_name)

@@ -1,5 +1,6 @@
 """The errors that reach a user, and the one place that turns them into a sentence and an exit code."""
 
+import argparse
 import errno
 import os
 import signal
@@ -59,6 +60,13 @@ def storage_error(error: OSError, path: str | os.PathLike[str]) -> KosenError:
             "free some space and give the same command again"
         )
     return StorageFailed(f"cannot write {path}: {error.strerror or error}. Check its permissions, or give another run=")
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are SpecErrors, so that they look like all others."""
+
+    def error(self, message: str) -> NoReturn:
+        raise SpecError(f"{message}; {self.prog} --help shows all arguments")
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:

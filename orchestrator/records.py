@@ -183,21 +183,34 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and "id" in record and "sample" in record else None
 
 
-def newest_records(path: Path) -> Iterator[dict[str, Any]]:
-    """The newest record of each key in a log that nobody need hold, in the order of the keys' first appearance."""
-    offsets: dict[Key, tuple[int, int]] = {}
-    if not path.exists():
-        return
-    with path.open("rb") as stream:
+class RecordReader:
+    """The newest record of each key of a log that nobody need hold, in the order of the keys' first appearance.
+
+    Keeps places, not records; a log that does not exist is empty.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._places: dict[Key, tuple[int, int]] = {}
+        self._stream = path.open("rb") if path.exists() else None
         offset = 0
-        for line in stream:
+        for line in self._stream or ():
             record = parse_line(line) if line.endswith(b"\n") else None
             if record is not None:
-                offsets[Key(record["id"], record["sample"])] = (offset, len(line))
+                self._places[Key(record["id"], record["sample"])] = (offset, len(line))
             offset += len(line)
-        for position, length in offsets.values():
-            stream.seek(position)
-            yield orjson.loads(stream.read(length))
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self._read(*place) for place in self._places.values())
+
+    def get(self, key: Key) -> dict[str, Any] | None:
+        place = self._places.get(key)
+        return self._read(*place) if place else None
+
+    def _read(self, offset: int, length: int) -> dict[str, Any]:
+        assert self._stream
+        self._stream.seek(offset)
+        record: dict[str, Any] = orjson.loads(self._stream.read(length))
+        return record
 
 
 class Owner(NamedTuple):

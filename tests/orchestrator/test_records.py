@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import RunLocked, StorageFailed
-from orchestrator.records import Key, Owner, Prediction, RecordLog, RunLock, Wanted, is_settled, newest_records
+from orchestrator.records import Key, Owner, Prediction, RecordLog, RecordReader, RunLock, Wanted, is_settled
 
 
 def prediction(identity: str, sample: int = 0, **fields: Any) -> Prediction:
@@ -53,7 +53,7 @@ def test_newest_record_of_a_key_wins_and_survives_reopening(tmp_path: Path) -> N
     again = open_log(path)
     assert again.read(Key("a", 0))["response"] == "second"
     assert set(again.index) == {Key("a", 0), Key("b", 0), Key("a", 1)}
-    assert [(r["id"], r["sample"], r["response"]) for r in newest_records(path)] == [
+    assert [(r["id"], r["sample"], r["response"]) for r in RecordReader(path)] == [
         ("a", 0, "second"),
         ("b", 0, "Answer: 4"),
         ("a", 1, "Answer: 4"),

@@ -1,0 +1,27 @@
+"""Fixtures for all tests."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))  # tests import their scripted server from every folder
+
+from harness import local_cluster
+from scripted_server import ScriptedServer
+
+
+@pytest.fixture
+def scripted_server() -> Iterator[ScriptedServer]:
+    """An OpenAI-compatible server with .base_url, .requests() and .control(mode)."""
+    with ScriptedServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """The state of one local cluster for the whole test session."""
+    with local_cluster(tmp_path_factory.mktemp("kosen")) as state:
+        yield state

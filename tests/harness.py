@@ -1,0 +1,107 @@
+"""Runs jobs as users do, as processes of their own, against one local cluster for a whole test session."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+CATEGORIES = ["Math", "Physics", "Chemistry", "Engineering", "Other"]
+
+
+def write_exam(path: Path, questions: list[str]) -> Path:
+    """An exam in HLE's schema; the scripted server answers with what follows `say:`, the gold is the question's number.
+
+    Every third gold is wrong, so that a score of 100 % would be a mistake.
+    """
+    rows = [
+        {
+            "id": f"{number:024x}",
+            "question": text,
+            "answer": str(number if number % 3 else number + 1),
+            "answer_type": "exactMatch",
+            "category": CATEGORIES[number % len(CATEGORIES)],
+            "image": "",
+        }
+        for number, text in enumerate(questions)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def numbered(count: int, marker: str = "") -> list[str]:
+    return [f"Question {number} {marker} say: {number}" for number in range(count)]
+
+
+def start(module: str, *arguments: str) -> subprocess.Popen[str]:
+    """A job in a process group of its own, so that killing it is one signal."""
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def run(module: str, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
+    """A job from start to end."""
+    process = start(module, *arguments)
+    try:
+        out, err = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGINT)  # so that it takes its own down
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def records(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a record log."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+
+
+def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
+    """Poll until `condition` gives something true, and return that."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.05)
+    return value
+
+
+def processes_titled(part: str) -> list[psutil.Process]:
+    """Ray renames its workers; their titles say what they run."""
+    found = []
+    for process in psutil.process_iter(["cmdline"]):
+        if part in " ".join(process.info["cmdline"] or []):
+            found.append(process)
+    return found
+
+
+@contextmanager
+def local_cluster(home: Path) -> Iterator[dict[str, Any]]:
+    """A local cluster under a state folder of its own; jobs started meanwhile find it."""
+    before = os.environ.get("KOSEN_HOME")
+    os.environ["KOSEN_HOME"] = str(home)
+    try:
+        up = run("cluster.local", "up", "--json", timeout=120)
+        assert up.returncode == 0, up.stderr
+        yield json.loads(up.stdout)
+    finally:
+        run("cluster.local", "down", timeout=120)
+        if before is None:
+            del os.environ["KOSEN_HOME"]
+        else:
+            os.environ["KOSEN_HOME"] = before

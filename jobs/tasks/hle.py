@@ -1,0 +1,314 @@
+"""Humanity's Last Exam: its questions, its prompts, and how a verdict on an answer is read.
+
+Row schema, labels and judge schema are those of `cais/hle` and its official code; the prompts' wording is ours.
+"""
+
+import difflib
+import hashlib
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from jobs.tasks import answers
+
+CATEGORIES = (
+    "Biology/Medicine",
+    "Chemistry",
+    "Computer Science/AI",
+    "Engineering",
+    "Humanities/Social Science",
+    "Math",
+    "Physics",
+    "Other",
+)
+ANSWER_TYPES = ("exactMatch", "multipleChoice")
+# The data set's other columns hold decoded pictures (image_preview, rationale_image) or are not needed.
+COLUMNS = ("id", "question", "answer", "answer_type", "category", "image")
+PROMPTS = Path(__file__).parent / "prompts"
+
+VERDICT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "extracted_final_answer": {"type": "string"},
+        "reasoning": {"type": "string"},
+        "correct": {"type": "string", "enum": ["yes", "no"]},
+        "confidence": {"type": "integer"},
+        "strict": {"type": "boolean", "const": True},
+    },
+    "required": ["extracted_final_answer", "reasoning", "correct", "confidence", "strict"],
+    "additionalProperties": False,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question with its reference answer."""
+
+    id: str
+    question: str
+    answer: str
+    answer_type: str
+    category: str
+    image: str = ""  # a data URI; "" where the question is text only
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a judge says of one answer."""
+
+    verdict: Literal["yes", "no"]
+    extracted_answer: str | None  # None: the response holds no final answer
+    reasoning: str
+    confidence: int | None  # percent, as stated; None: not stated
+
+
+def items_from_rows(rows: Iterable[Mapping[str, Any]]) -> list[Item]:
+    """Check every row and make it an Item.
+
+    Raises ValueError with one sentence naming the row and its field; also for duplicate ids and for no rows at all.
+    """
+    items: list[Item] = []
+    seen: dict[str, int] = {}
+    for number, row in enumerate(rows, start=1):
+        item = _item(row, number)
+        if item.id in seen:
+            raise ValueError(f"rows {seen[item.id]} and {number} both have the id {item.id!r}; ids must be unique")
+        seen[item.id] = number
+        items.append(item)
+    if not items:
+        raise ValueError("there are no questions in it; expected at least one row")
+    return items
+
+
+def select(
+    items: Iterable[Item],
+    *,
+    multimodal: bool = False,
+    categories: Sequence[str] = (),
+    question_ids: Sequence[str] = (),
+    max_samples: int | None = None,
+) -> list[Item]:
+    """The questions that are asked for: text-only ones unless `multimodal`, and of these the first `max_samples`.
+
+    Raises ValueError for a category or id that the data do not have, and when nothing is left.
+    """
+    everything = list(items)
+    _check_known("category", categories, {item.category for item in everything})
+    _check_known("question id", question_ids, {item.id for item in everything})
+    wanted_categories, wanted_ids = set(categories), set(question_ids)
+    chosen = [
+        item
+        for item in everything
+        if (not wanted_categories or item.category in wanted_categories) and (not wanted_ids or item.id in wanted_ids)
+    ]
+    shown = [item for item in chosen if multimodal or not item.image]
+    if wanted_ids and len(shown) < len(chosen):
+        hidden = next(item.id for item in chosen if item.image)
+        raise ValueError(f"question {hidden!r} has an image; give multimodal=true to ask it")
+    if not shown:
+        raise ValueError(
+            f"the selection leaves none of {len(everything)} questions ({len(chosen)} fit but have an image)"
+        )
+    return shown[:max_samples]
+
+
+def messages(item: Item, system_prompt: str) -> list[dict[str, Any]]:
+    """The chat that asks one question. Text-only content is a plain string: small models' templates want that."""
+    content: Any = item.question
+    if item.image:
+        picture = {"type": "image_url", "image_url": {"url": item.image}}
+        content = [{"type": "text", "text": item.question}, picture]
+    return [{"role": "system", "content": system_prompt}, {"role": "user", "content": content}]
+
+
+def judge_messages(item: Item, response: str, template: str) -> list[dict[str, Any]]:
+    """The chat that asks for a verdict on one response; the judge sees no image, as in the official code.
+
+    Raises ValueError when `template` lacks {question}, {response} or {correct_answer}.
+    """
+    values = {"question": item.question, "response": response, "correct_answer": item.answer}
+    missing = [name for name in values if f"{{{name}}}" not in template]
+    if missing:
+        raise ValueError(
+            f"the judge's prompt has no {{{missing[0]}}}; it needs {{question}} {{response}} {{correct_answer}}"
+        )
+    # One pass, so that braces in a question or a response are never taken for placeholders.
+    text = re.sub(r"\{(question|response|correct_answer)\}", lambda match: values[match[1]], template)
+    return [{"role": "user", "content": text}]
+
+
+def rule_verdict(item: Item, response: str) -> Verdict:
+    """The verdict of the rule judge: the stated final answer equals the reference after normalising."""
+    extracted, confidence = answers.read_answer(response)
+    if extracted is None:
+        return Verdict("no", None, "the response states no final answer", None)
+    if answers.equivalent(extracted, item.answer, item.answer_type):
+        return Verdict("yes", extracted, "equal to the reference after normalising", confidence)
+    return Verdict("no", extracted, "not equal to the reference after normalising", confidence)
+
+
+def load_prompt(name_or_path: str | Path) -> tuple[str, str]:
+    """A prompt's text (outer white space removed) and its SHA-256: a shipped file by its name, or any file by path.
+
+    Raises ValueError when it does not exist, is empty or is not UTF-8 text.
+    """
+    shipped = PROMPTS / Path(name_or_path).name
+    path = shipped if str(name_or_path) == shipped.name and shipped.is_file() else Path(name_or_path).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8").strip()
+    except UnicodeDecodeError:
+        raise ValueError(f"the prompt file {path} is not UTF-8 text") from None
+    except OSError as error:
+        names = ", ".join(sorted(file.name for file in PROMPTS.glob("*.txt")))
+        raise ValueError(
+            f"cannot read the prompt file {path} ({error.strerror}); the shipped ones are {names}"
+        ) from None
+    if not text:
+        raise ValueError(f"the prompt file {path} is empty")
+    return text, hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_verdict(text: str) -> Verdict | None:
+    """Read a judge's reply: JSON, bare or within prose or fences, with the usual slips, else a line `correct: yes`.
+
+    None where it holds no verdict, one that is neither yes nor no, or two that differ. A "no" is never guessed.
+    """
+    reply = answers.without_thinking(text)
+    found = [values for values in _json_objects(reply) if "correct" in values]
+    verdicts = [_from_values(values) for values in found] if found else _from_lines(reply)
+    if not verdicts or None in verdicts or len({verdict.verdict for verdict in verdicts if verdict}) > 1:
+        return None
+    return verdicts[-1]
+
+
+def _item(row: Mapping[str, Any], number: int) -> Item:
+    if not isinstance(row, Mapping):
+        raise ValueError(f"row {number} is a {type(row).__name__}, expected an object with {', '.join(COLUMNS)}")
+    where = f"row {number}"
+    identity = _text(row, "id", where, numbers=(int,))
+    where += f" (id {identity!r})"
+    answer_type = _text(row, "answer_type", where)
+    if answer_type not in ANSWER_TYPES:
+        raise ValueError(f"{where}: answer_type is {answer_type!r}, expected {' or '.join(ANSWER_TYPES)}")
+    return Item(
+        id=identity,
+        question=_text(row, "question", where),
+        answer=_text(row, "answer", where, numbers=(int, float)),
+        answer_type=sys.intern(answer_type),  # few distinct values among many rows
+        category=sys.intern(_text(row, "category", where)),
+        image=_image(row, where),
+    )
+
+
+def _text(row: Mapping[str, Any], field: str, where: str, numbers: tuple[type, ...] = ()) -> str:
+    """A required field's text; numbers only where a reader may have made some out of digits."""
+    if field not in row:
+        raise ValueError(f"{where} has no field {field!r}; it has {', '.join(map(str, row))}")
+    value = row[field]
+    if isinstance(value, numbers) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str):
+        seen = "null" if value is None else f"a {type(value).__name__}"
+        raise ValueError(f"{where}: {field} is {seen}, expected text")
+    if not value.strip():
+        raise ValueError(f"{where}: {field} is empty")
+    return value
+
+
+def _image(row: Mapping[str, Any], where: str) -> str:
+    value = row.get("image") or ""
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: image is a {type(value).__name__}, expected a data URI or an empty text")
+    return value
+
+
+def _check_known(what: str, wanted: Sequence[str], known: set[str]) -> None:
+    for name in wanted:
+        if name not in known:
+            near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.4) or sorted(known)[:3]
+            raise ValueError(f"there is no {what} {name!r}; the nearest are {', '.join(map(repr, near))}")
+
+
+_OBJECT = re.compile(r'\{\s*"')  # not every brace: LaTeX is full of them
+
+
+def _json_objects(text: str) -> Iterator[dict[str, Any]]:
+    """The outermost JSON objects in `text` that hold a verdict, and the inner ones of those that hold none."""
+    opening = _OBJECT.search(text)
+    while opening:
+        decoded = _decode(text, opening.start())
+        end = opening.start() + 1
+        if decoded and "correct" in decoded[0]:
+            end = decoded[1]
+            yield decoded[0]
+        opening = _OBJECT.search(text, end)
+
+
+def _decode(text: str, start: int) -> tuple[dict[str, Any], int] | None:
+    """The object that begins at `start` and the place after it; trailing commas and LaTeX's backslashes forgiven."""
+    decoder = json.JSONDecoder(strict=False, object_pairs_hook=_lower_keys)
+    try:
+        return decoder.raw_decode(text, start)
+    except (ValueError, RecursionError):
+        pass
+    end = _closing_brace(text, start)
+    repaired = re.sub(r",(\s*[}\]])", r"\1", text[start:end])
+    repaired = re.sub(r'\\(\\|["/bfnrtu])?', lambda match: match[0] if match[1] else r"\\", repaired)
+    try:
+        return decoder.raw_decode(repaired)[0], end
+    except (ValueError, RecursionError):
+        return None
+
+
+def _closing_brace(text: str, start: int) -> int:
+    """The place after the first `}` that ends a line or the text, which is where a judge's object ends."""
+    match = re.compile(r"\}[ \t`]*$", re.MULTILINE).search(text, start)
+    return match.start() + 1 if match else len(text)
+
+
+def _lower_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON objects with lower-case keys; a key that is given twice with different values is no statement at all."""
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        name = key.strip().lower()
+        values[name] = value if values.get(name, value) == value else None
+    return values
+
+
+def _from_values(values: Mapping[str, Any]) -> Verdict | None:
+    verdict = _yes_or_no(values["correct"])
+    if verdict is None:
+        return None
+    extracted = values.get("extracted_final_answer")
+    reasoning = values.get("reasoning")
+    return Verdict(
+        verdict,
+        None if extracted in (None, "None", "") else str(extracted),
+        reasoning if isinstance(reasoning, str) else "",
+        answers.percent(values.get("confidence")),
+    )
+
+
+def _yes_or_no(value: Any) -> Literal["yes", "no"] | None:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    word = value.strip(" \t\r\n\"'*_`.").lower() if isinstance(value, str) else ""
+    if word == "yes":
+        return "yes"
+    return "no" if word == "no" else None
+
+
+_LINE = r"^[ \t>*_#-]*{label}[ \t*_]*[:：][ \t*_]*(.*)$"
+
+
+def _from_lines(text: str) -> list[Verdict | None]:
+    """One verdict for each line `correct: …`, with the other labels' values where they have lines."""
+    labels = {}
+    for label in ("extracted_final_answer", "reasoning", "correct", "confidence"):
+        labels[label] = re.findall(_LINE.format(label=label), text, re.IGNORECASE | re.MULTILINE)
+    last = {label: values[-1].strip(" \t*_") for label, values in labels.items() if values}
+    return [_from_values(last | {"correct": value}) for value in labels["correct"]]

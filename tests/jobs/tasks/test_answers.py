@@ -1,0 +1,182 @@
+"""Reading final answers and comparing them by rule."""
+
+import time
+
+import pytest
+
+from jobs.tasks.answers import equivalent, percent, read_answer
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "confidence"),
+    [
+        ("Explanation: two and two\nAnswer: 4\nConfidence: 85%", "4", 85),
+        ("Explanation: x\nExact Answer: 4\nConfidence: 85.0 %", "4", 85),
+        ("**Explanation:** x\n**Answer:** 4\n**Confidence:** 90%", "4", 90),
+        ("**Answer: 4**\n**Confidence: 90%**", "4", 90),
+        ("**Answer**: **B**\nConfidence: 7", "B", 7),
+        ("*Answer:* 4", "4", None),
+        ("### Final Answer: x^2\nConfidence: 100\\%", "x^2", 100),
+        ("Answer:\n\n42\n\nConfidence: 50%", "42", 50),
+        ("Answer:\n$$\n42\n$$\nConfidence: 50%", "$$\n42\n$$", 50),
+        ("Answer: no, wait\nAnswer: 5\nConfidence: 10%\nConfidence: 20%", "5", 20),
+        ("Explanation: a. Answer: 5 Confidence: 30%", "5", 30),
+        ("Answer: The answer is \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}", None),
+        ("so we get $\\boxed{7}$", "7", None),
+        ("説明：計算した\n回答：42\n確信度：８５％", "42", 85),
+        ("**答え**: 東京\n信頼度: 60%", "東京", 60),
+        ("<think>Answer: 3\nConfidence: 1%</think>Answer: 4\nConfidence: 150%", "4", 150),
+        ("Answer: 4\nConfidence: 0.95", "4", 95),
+        ("Answer: 4\nConfidence: high", "4", None),
+        ("<think>Answer: 3", None, None),
+        ("I would say 42.", None, None),
+        ("Answer:\nConfidence: 20%", None, 20),
+        ("The answers: 4", None, None),
+        ("", None, None),
+    ],
+)
+def test_read_answer(response: str, answer: str | None, confidence: int | None) -> None:
+    assert read_answer(response) == (answer, confidence)
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(85, 85), (85.0, 85), ("85%", 85), (" 85.4 % ", 85), ("0.5%", 0), (0.85, 85), (1, 1), (150, 150), (-5, -5)]
+    + [(value, None) for value in (None, True, "high", "", float("nan"), float("inf"), 10**400, "9" * 400, [85])],
+)
+def test_percent(value: object, expected: int | None) -> None:
+    assert percent(value) == expected
+
+
+LETTER_B = """B|b|(B)|[B]|B.|B)|(B).|B) Paris|B. Paris|(B) Paris|B: Paris|The answer is B|**B**|$\\text{B}$|\\boxed{B}
+|$\\mathbf{(B)}$|Option B|The correct answer is (B).|Answer: B|Ｂ|`B`""".replace("\n", "").split("|")
+
+
+@pytest.mark.parametrize("answer", LETTER_B)
+def test_choice_letter(answer: str) -> None:
+    assert equivalent(answer, "B", "multipleChoice")
+    assert equivalent(answer, "B. Paris", "multipleChoice")
+    assert not equivalent(answer, "A", "multipleChoice")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["B and C", "B, C", "(B) or (C)", "B. or C", "BC", "Bob", "B dogs", "not B", "A B", "", "none", "B/C", "A, B"],
+)
+def test_no_single_choice_letter(answer: str) -> None:
+    for letter in "ABC":
+        assert not equivalent(answer, letter, "multipleChoice")
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("42", "42"),
+        ("42.", "42"),
+        ("$42$", "42"),
+        ("\\(42\\)", "42"),
+        ("$$ 42 $$.", "42"),
+        ("42.0", "42"),
+        ("+42", "42"),
+        ("-0", "0"),
+        ("0.0", "0"),
+        ("−3", "-3"),
+        ("1,234,567", "1234567"),
+        ("1{,}234", "1234"),
+        ("1\\,234", "1234"),
+        ("1,234.5", "1234.50"),
+        ("３.５", "3.5"),
+        (".5", "0.5"),
+        ("\\frac{1}{2}", "1/2"),
+        ("\\dfrac{1}{2}", "0.5"),
+        ("$-\\frac12$", "-0.5"),
+        ("\\frac{-1}{2}", "-1/2"),
+        ("½", "0.5"),
+        ("50\\%", "50%"),
+        ("50%", "0.5"),
+        ("1.2\\times10^{3}", "1200"),
+        ("1.2 \\times 10^{-3}", "1.2e-3"),
+        ("1.2 × 10³", "1.2e3"),
+        ("1.2E3", "1200"),
+        ("10^{6}", "1000000"),
+        ("3.1415926", "3.1415927"),
+        ("Yes.", "yes"),
+        ("TRUE", "True"),
+        ('"Tokyo"', "tokyo"),
+        ("  New   York ", "New York"),
+        ("\\text{New York}", "New York"),
+        ("x + 1", "x+1"),
+        ("x^{2}", "x^2"),
+        ("x²", "x^2"),
+        ("x₁", "x_{1}"),
+        ("\\left( 1, 2 \\right)", "(1,2)"),
+        ("\\{1, 2\\}", "{1,2}"),
+        ("\\frac{\\pi}{2}", "π/2"),
+        ("\\frac{\\sqrt{3}}{2}", "√3/2"),
+        ("\\sqrt{2}", "sqrt(2)"),
+        ("2\\cdot 3", "2·3"),
+        ("90^\\circ", "90°"),
+        ("\\mathrm{H_2O}", "H_{2}O"),
+        ("\\boxed{42}", "42"),
+        ("5 m/s", "5 m / s"),
+        ("東京。", "東京"),
+    ],
+)
+def test_equivalent(answer: str, gold: str) -> None:
+    assert equivalent(answer, gold, "exactMatch")
+    assert equivalent(gold, answer, "exactMatch")
+
+
+@pytest.mark.parametrize(
+    ("answer", "gold"),
+    [
+        ("42", "43"),
+        ("12345678", "12345679"),  # whole numbers have no tolerance
+        ("3.1415", "3.1416"),
+        ("-1", "1"),
+        ("10²", "102"),
+        ("3½", "31/2"),
+        ("x₂", "x2"),
+        ("1 2", "12"),
+        ("1, 234", "1234"),
+        ("5!", "5"),
+        ("f'", "f"),
+        ("A*", "A"),
+        ("50%", "50"),
+        ("5 m", "5 km"),
+        ("5 m", "5"),
+        ("1/0", "0"),
+        ("x", "x y"),
+        ("the answer is 42", "42"),
+        ("42 or 43", "42"),
+        ("", "0"),
+        ("yes", "no"),
+        ("\\frac{1}{2+x}", "1/2+x"),
+        ("(1,2)", "(2,1)"),
+        ("1e999", "1e998"),
+        ("nan", "1"),
+        ("(1,2]", "1,2"),
+    ],
+)
+def test_not_equivalent(answer: str, gold: str) -> None:
+    assert not equivalent(answer, gold, "exactMatch")
+    assert not equivalent(gold, answer, "exactMatch")
+
+
+def test_long_and_strange_texts_take_no_time() -> None:
+    fill = [
+        "\n" * 50_000,
+        "$" * 50_000,
+        "Answer: " * 20_000,
+        "\\frac{" * 20_000,
+        "* " * 50_000,
+        "9" * 100_000,
+        "(" * 50_000,
+    ]
+    start = time.perf_counter()
+    for text in fill:
+        answer, _ = read_answer(text + "\nAnswer: " + text)
+        for kind in ("exactMatch", "multipleChoice"):
+            assert not equivalent(answer or text, "42", kind)
+            assert not equivalent(text[:2000], "B", kind)
+    assert time.perf_counter() - start < 5

@@ -35,7 +35,7 @@ Ask = Callable[[], Awaitable[None]]
 
 
 class Stub(asyncio.Protocol):
-    """The least HTTP that answers a POST with a chat completion."""
+    """The least HTTP that answers a POST with a chat completion, and a GET with a list of one model."""
 
     body = json.dumps(
         {
@@ -59,6 +59,11 @@ class Stub(asyncio.Protocol):
     ).encode()
     reply = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
 
+    models = b'{"object":"list","data":[{"id":"stub","object":"model","created":0,"owned_by":"stub"}]}'
+    list_reply = (
+        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(models) + models
+    )
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = transport
         self.received = b""
@@ -66,7 +71,10 @@ class Stub(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self.received += data
         head, found, rest = self.received.partition(b"\r\n\r\n")
-        if found and len(rest) >= int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]):
+        if found and head.startswith(b"GET"):
+            self.received = b""
+            self.transport.write(self.list_reply)  # type: ignore[attr-defined]
+        elif found and len(rest) >= int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]):
             self.received = b""
             asyncio.get_running_loop().call_later(LATENCY, self.transport.write, self.reply)  # type: ignore[attr-defined]
 

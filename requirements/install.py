@@ -1,6 +1,6 @@
 """Make or renew `.venv` from a lock file. Standard library only: it runs before anything is installed.
 
-    python3 requirements/install.py [cpu|gpu]
+python3 requirements/install.py [cpu|gpu]
 """
 
 import hashlib
@@ -64,7 +64,9 @@ def find_python() -> str:
             answer = subprocess.run([candidate, "-c", code], capture_output=True, text=True)
             if answer.stdout.strip() in SUPPORTED:
                 return candidate
-    sys.exit(f"install: found no Python {' or '.join(SUPPORTED)} (tried {', '.join(candidates)}). Give PYTHON=/path/to/it")
+    sys.exit(
+        f"install: found no Python {' or '.join(SUPPORTED)} (tried {', '.join(candidates)}). Give PYTHON=/path/to/it"
+    )
 
 
 def find_uv(lock: Path) -> str:

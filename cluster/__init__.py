@@ -1,0 +1,1 @@
+"""From a machine or a scheduler's allocation to a healthy, authenticated Ray cluster, and back to nothing."""

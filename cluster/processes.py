@@ -1,0 +1,89 @@
+"""Ending exactly the processes that a cluster started, however they were re-parented or renamed."""
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+GRACE = 8.0  # seconds between SIGTERM and SIGKILL: the raylet ends its workers within 5
+
+
+def processes_of(temp_dir: str) -> set[int]:
+    """The live processes that carry `temp_dir` in their environment (RAY_TMPDIR), which children inherit.
+
+    A name can be changed (Ray's workers rename themselves) and a parent can die; the environment stays.
+    This process and its ancestors are never among them.
+    """
+    mark = f"RAY_TMPDIR={temp_dir}".encode()
+    mine = _ancestry(os.getpid())
+    return {pid for pid in _all_pids() if pid not in mine and mark in _environment(pid)}
+
+
+def end_processes(find: Callable[[], set[int]], first: int | None = None) -> int:
+    """SIGTERM, then SIGKILL after a grace, until `find` finds nothing; the number of processes that were ended.
+
+    `first` gets its signal alone: Ray's head ends its own children in order when it is asked to stop.
+    """
+    found = find()
+    ended = set(found)
+    if first in found:
+        _signal({first}, signal.SIGTERM)
+        found = _wait_gone(find, GRACE)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        _signal(found, number)
+        found = _wait_gone(find, GRACE / 2 if found else 0)
+    return len(ended)
+
+
+def is_running(pid: int) -> bool:
+    """Whether `pid` lives and is no zombie."""
+    return _stat(pid).get("state", "Z") != "Z"
+
+
+def start_time(pid: int) -> int:
+    """When `pid` started, in clock ticks since boot; 0 where there is none. With the pid it names one process."""
+    return int(_stat(pid).get("starttime", 0))
+
+
+def _wait_gone(find: Callable[[], set[int]], seconds: float) -> set[int]:
+    deadline = time.monotonic() + seconds
+    while (found := find()) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return found
+
+
+def _signal(pids: set[int], number: signal.Signals) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
+def _all_pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _environment(pid: int) -> list[bytes]:
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:  # gone, or another user's
+        return []
+    return variables if is_running(pid) else []
+
+
+def _stat(pid: int) -> dict[str, str]:
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    fields = text.rpartition(")")[2].split()  # the name before may hold spaces and parentheses
+    return {"state": fields[0], "ppid": fields[1], "starttime": fields[19]}
+
+
+def _ancestry(pid: int) -> set[int]:
+    line = set[int]()
+    while pid > 0 and pid not in line:
+        line.add(pid)
+        pid = int(_stat(pid).get("ppid", 0))
+    return line

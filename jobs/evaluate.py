@@ -1,0 +1,25 @@
+"""Run an exam end to end: predict, judge while answers arrive, score, write the leaderboard folder."""
+
+from collections.abc import Sequence
+
+from jobs.cli import describe, parse
+from orchestrator.errors import run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    command = parse("evaluate", "Predict, judge and score an exam.", argv)
+    if command.dry_run:
+        print(describe(command))
+        return 0
+    from jobs.report import report
+    from jobs.run import ask_and_judge, find_endpoint, find_judge, open_run
+
+    with open_run(command.spec, command.items) as run:
+        judging = find_judge(run)
+        endpoint = find_endpoint(run) if run.todo else None
+        ask_and_judge(run, endpoint, judging)
+    return report(run.folder, command.spec, command.items, as_json=command.as_json)
+
+
+if __name__ == "__main__":
+    run_command(main)

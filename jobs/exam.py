@@ -1,0 +1,179 @@
+"""What an exam run is asked to do: the spec that users write, the items it names, the requests that follow."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+from jobs.tasks import hle
+from orchestrator.datasource import read_rows
+from orchestrator.endpoint import Wish
+from orchestrator.errors import SpecError
+from orchestrator.records import JudgeIdentity, Wanted, digest
+from orchestrator.spec import Budget, PriceSpec, Provider, ServingSpec, SpecModel
+
+RULE_JUDGE = "rule"
+
+
+class WandbSpec(SpecModel):
+    """Tracking by Weights & Biases; off unless a project is named."""
+
+    project: str | None = None
+    entity: str | None = None
+    mode: Literal["online", "offline"] = "online"
+
+
+class ExamSpec(SpecModel):
+    """All keys of `conf/hle.yaml`. The first ten and their meaning come from the teams' own `conf/config.yaml`."""
+
+    dataset: str = "cais/hle"
+    provider: Provider = "vllm"
+    base_url: str | None = None
+    model: str
+    max_completion_tokens: Budget = "auto"  # auto: what the context has left for each prompt
+    reasoning: bool = True
+    num_workers: PositiveInt | Literal["auto"] = "auto"  # requests in flight
+    max_samples: PositiveInt | None = None  # the first so many questions
+    judge: str = RULE_JUDGE  # `rule`, or the model that judges
+    judge_num_workers: PositiveInt = 100
+
+    run: str | None = None  # the run folder: a name below the cluster's run root, or an absolute path
+    judge_base_url: str | None = None
+    request_timeout: PositiveFloat = 3600  # seconds for one attempt at one answer
+
+    split: str = "test"
+    multimodal: bool = False
+    categories: list[str] = []
+    question_ids: list[str] = []
+    samples: PositiveInt = 1  # answers per question, for avg@k and pass@k
+    temperature: NonNegativeFloat | None = None
+    top_p: float | None = Field(default=None, gt=0, le=1)
+    api_key_env: str | None = None  # names the variable that holds the endpoint's key
+    judge_provider: Provider | None = None
+    judge_api_key_env: str | None = None
+    system_prompt: Path | None = None  # a file; default: jobs/tasks/prompts/hle_system.txt
+    judge_prompt: Path | None = None
+    serving: ServingSpec = ServingSpec()
+    judge_serving: ServingSpec = ServingSpec()
+    price: PriceSpec | None = None
+    judge_price: PriceSpec | None = None
+    wandb: WandbSpec = WandbSpec()
+
+    @model_validator(mode="after")
+    def _samples_differ(self) -> "ExamSpec":
+        if self.samples > 1 and self.temperature == 0:
+            raise ValueError(f"samples={self.samples} with temperature=0 gives the same answer each time")
+        return self
+
+    @property
+    def run_name(self) -> str:
+        return self.run or f"hle_{Path(self.model).name}"
+
+    @property
+    def judge_kind(self) -> Provider:
+        """A judge behind a URL of one's own is `compatible` unless said otherwise, so that no OpenAI key goes there."""
+        return self.judge_provider or ("compatible" if self.judge_base_url else "openai")
+
+
+def load_items(spec: ExamSpec) -> list[hle.Item]:
+    """The questions that the spec asks for. Raises SpecError with the file, the row and what is wrong there."""
+    try:
+        items = hle.items_from_rows(read_rows(spec.dataset, split=spec.split, columns=hle.COLUMNS))
+        return hle.select(
+            items,
+            multimodal=spec.multimodal,
+            categories=spec.categories,
+            question_ids=spec.question_ids,
+            max_samples=spec.max_samples,
+        )
+    except ValueError as error:
+        raise SpecError(f"{spec.dataset}: {error}") from None
+
+
+def load_prompt(path: Path | None, default: str) -> tuple[str, str]:
+    """A prompt's text and SHA-256."""
+    try:
+        return hle.load_prompt(str(path) if path else default)
+    except ValueError as error:
+        raise SpecError(str(error)) from None
+
+
+def sampling(spec: ExamSpec) -> dict[str, Any]:
+    """What decides an answer beside the model and its messages, under the names of the chat API."""
+    options: dict[str, Any] = {}
+    if spec.temperature is not None:
+        options["temperature"] = spec.temperature
+    if spec.top_p is not None:
+        options["top_p"] = spec.top_p
+    if spec.provider == "vllm" and (template := _template_options(spec)):
+        options["chat_template_kwargs"] = template
+    return options
+
+
+def request_options(spec: ExamSpec) -> dict[str, Any]:
+    """Everything that goes into a request beside model and messages."""
+    return sampling(spec) | budget_option(spec.provider, spec.max_completion_tokens)
+
+
+def budget_option(provider: Provider, budget: Budget) -> dict[str, Any]:
+    """OpenAI renamed `max_tokens`; the other servers all know the old name. Unset, vLLM gives what the context has."""
+    if budget == "auto":
+        return {}
+    return {"max_completion_tokens" if provider == "openai" else "max_tokens": budget}
+
+
+def judge_wish(spec: ExamSpec) -> Wish | None:
+    """The judge's endpoint as the spec names it; None for the rule."""
+    if spec.judge == RULE_JUDGE:
+        return None
+    return Wish("judge", spec.judge_kind, spec.judge, spec.judge_base_url, spec.judge_api_key_env)
+
+
+def judge_identity(spec: ExamSpec) -> JudgeIdentity:
+    """Who judges, with what prompt and sampling: it goes into every record, and another identity judges anew."""
+    if spec.judge == RULE_JUDGE:
+        return {"model": RULE_JUDGE, "prompt_sha256": "", "sampling": {}}
+    _, sha256 = load_prompt(spec.judge_prompt, "hle_judge.txt")
+    return {"model": spec.judge, "prompt_sha256": sha256, "sampling": judge_sampling(spec)}
+
+
+def judge_sampling(spec: ExamSpec) -> dict[str, Any]:
+    """A judge answers without a thought before its verdict and, where the server lets us say so, greedily."""
+    if spec.judge_kind == "openai":
+        return {}  # its reasoning models refuse a temperature
+    if spec.judge_kind == "vllm":
+        return {"temperature": 0.0, "chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
+    return {"temperature": 0.0}
+
+
+class Requests:
+    """Turns items into what is wanted of them (small, for the plan) and into rows (with messages, for the actors)."""
+
+    def __init__(self, spec: ExamSpec) -> None:
+        self._spec = spec
+        self._system, self.system_sha256 = load_prompt(spec.system_prompt, "hle_system.txt")
+        self._sampling = sampling(spec)
+        self._outcome_digest = digest(
+            [spec.max_completion_tokens, spec.provider, spec.base_url, spec.serving.model_dump(mode="json")]
+        )
+
+    def wanted(self, item: hle.Item) -> list[Wanted]:
+        """One entry per sample of this question."""
+        fingerprint = self._fingerprint(hle.messages(item, self._system))
+        return [Wanted(item.id, sample, fingerprint, self._outcome_digest) for sample in range(self._spec.samples)]
+
+    def row(self, item: hle.Item, wanted: Wanted) -> dict[str, Any]:
+        return wanted._asdict() | {"messages": hle.messages(item, self._system)}
+
+    def prompt_characters(self, item: hle.Item) -> int:
+        """Length of the prompt's text, for the estimate of `--dry-run`."""
+        return len(self._system) + len(item.question)
+
+    def _fingerprint(self, messages: list[dict[str, Any]]) -> str:
+        return digest([self._spec.model, messages, self._sampling])
+
+
+def _template_options(spec: ExamSpec) -> dict[str, Any]:
+    """Qwen's and most templates call the switch `enable_thinking`, DeepSeek's `thinking`; others pass it over."""
+    off = {} if spec.reasoning else {"enable_thinking": False, "thinking": False}
+    return off | spec.serving.chat_template_kwargs

@@ -1,0 +1,24 @@
+"""The second part of an exam: every recorded answer without a verdict of this judge is judged."""
+
+from collections.abc import Sequence
+
+from jobs.cli import describe, parse
+from orchestrator.errors import run_command
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    command = parse("judge", "Judge the recorded answers of an exam.", argv)
+    if command.dry_run:
+        print(describe(command))
+        return 0
+    from jobs.report import report
+    from jobs.run import ask_and_judge, call, find_judge, open_run
+
+    with open_run(command.spec, command.items) as run:
+        call(run.writer.abandon)  # what is not predicted yet is another job's matter
+        ask_and_judge(run, None, find_judge(run))
+    return report(run.folder, command.spec, command.items, as_json=command.as_json)
+
+
+if __name__ == "__main__":
+    run_command(main)

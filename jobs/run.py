@@ -1,0 +1,230 @@
+"""One exam run, from its spec to its records: what predict, judge and evaluate have in common."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from jobs.exam import ExamSpec, Requests, judge_identity, judge_wish, request_options
+from jobs.judging import JudgeConfig, judge, preflight
+from jobs.tasks import hle
+from orchestrator import serving
+from orchestrator.batching import cause_of, quiet_ray_data
+from orchestrator.cluster import Cluster, connect
+from orchestrator.discovery import Unreachable, check, is_this_host
+from orchestrator.endpoint import Endpoint, Wish
+from orchestrator.events import Events
+from orchestrator.predicting import PredictConfig, predict
+from orchestrator.progress import Bars, bars, say
+from orchestrator.records import Owner, Wanted, digest, write_atomic
+from orchestrator.spec import ServingSpec, to_yaml
+from orchestrator.writer import RecordWriter
+
+PLAN_CHUNK = 2000  # items whose state is asked for in one call to the writer
+DEFAULT_WINDOW = 64  # requests in flight at a server that does not say what it can take
+RULE_WINDOW = 512
+PROGRESS_INTERVAL = 0.5
+
+
+@dataclass
+class Run:
+    """An open run folder on a connected cluster."""
+
+    spec: ExamSpec
+    items: list[hle.Item]
+    requests: Requests
+    cluster: Cluster
+    folder: Path
+    writer: ActorHandle
+    events: Events
+    todo: dict[str, list[Wanted]] = field(default_factory=dict)  # by item id, what must be asked
+    deployed: list[Endpoint] = field(default_factory=list)
+
+    @property
+    def n_wanted(self) -> int:
+        return len(self.items) * self.spec.samples
+
+    @property
+    def n_todo(self) -> int:
+        return sum(map(len, self.todo.values()))
+
+
+@contextmanager
+def open_run(spec: ExamSpec, items: list[hle.Item]) -> Iterator[Run]:
+    """Connect to the cluster, lock the run folder, settle what is still to ask; give all back at the end."""
+    requests = Requests(spec)
+    with connect() as cluster:
+        quiet_ray_data()
+        folder = cluster.run_root / spec.run_name
+        with _writer(folder) as writer:
+            write_atomic(folder / "spec.yaml", to_yaml(spec))
+            run = Run(spec, items, requests, cluster, folder, writer, Events(folder))
+            try:
+                _plan(run)
+                yield run
+            finally:
+                for endpoint in run.deployed:
+                    serving.release(endpoint, cluster)
+
+
+@contextmanager
+def _writer(folder: Path) -> Iterator[ActorHandle]:
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    writer = RecordWriter.options(scheduling_strategy=here).remote(str(folder))  # type: ignore[attr-defined]
+    owner = Owner(socket.gethostname(), os.getpid())
+    for repair in call(writer.open, owner):
+        say(f"{folder.name}: {repair}")
+    try:
+        yield writer
+    finally:
+        call(writer.close)
+
+
+def call(method: Any, *args: Any) -> Any:
+    """Call the writer and wait; its KosenErrors are raised as themselves."""
+    try:
+        return ray.get(method.remote(*args))
+    except RayError as error:
+        raise cause_of(error) from None
+
+
+def _plan(run: Run) -> None:
+    """Ask the writer, chunk by chunk, which answers are missing."""
+    for start in range(0, len(run.items), PLAN_CHUNK):
+        wanted = [w for item in run.items[start : start + PLAN_CHUNK] for w in run.requests.wanted(item)]
+        for one, ask in zip(wanted, call(run.writer.plan, wanted), strict=True):
+            if ask:
+                run.todo.setdefault(one.id, []).append(one)
+    reused = run.n_wanted - run.n_todo
+    run.events.add("planned", wanted=run.n_wanted, recorded=reused, to_ask=run.n_todo)
+    say(f"{run.folder}: {run.n_wanted} answers wanted, {reused} recorded already, {run.n_todo} to ask")
+
+
+def find_judge(run: Run) -> JudgeConfig | None:
+    """Settle the judge and have it give one verdict; None if nothing is left to judge.
+
+    Raises JudgeUnavailable before any GPU works for the run.
+    """
+    identity = judge_identity(run.spec)
+    if not call(run.writer.count_to_judge, digest(identity)):
+        return None
+    wish = judge_wish(run.spec)
+    if wish is None:
+        return JudgeConfig(run.writer, identity)
+    asked = preflight(run.spec, wish.endpoint() or _deploy(run, wish, run.spec.judge_serving))
+    run.events.add("judge_ready", model=asked.endpoint.model, base_url=asked.endpoint.base_url)
+    return JudgeConfig(run.writer, identity, asked)
+
+
+def find_endpoint(run: Run) -> Endpoint:
+    """The model's endpoint: the one that is named and answers, or a deployment on Ray Serve."""
+    spec = run.spec
+    wish = Wish("model", spec.provider, spec.model, spec.base_url, spec.api_key_env)
+    endpoint = wish.endpoint()
+    if endpoint is None:
+        return _deploy(run, wish, spec.serving)
+    try:
+        return check(endpoint, wish.role)
+    except Unreachable:
+        if spec.provider != "vllm" or not is_this_host(endpoint.base_url):
+            raise
+        say(f"nothing listens at {endpoint.base_url}: deploying {spec.model} on Ray Serve instead")
+        return _deploy(run, wish, spec.serving)
+
+
+def _deploy(run: Run, wish: Wish, options: ServingSpec) -> Endpoint:
+    started = time.monotonic()
+    endpoint = serving.deploy(wish.model, options, run.cluster, progress=say)
+    run.deployed.append(endpoint)
+    run.events.add(
+        "endpoint_ready", model=wish.model, base_url=endpoint.base_url, seconds=round(time.monotonic() - started, 1)
+    )
+    return endpoint
+
+
+def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | None) -> None:
+    """Run the stages side by side, judging what arrives. A judge that fails does not stop the predictions."""
+    stages: dict[str, Callable[[], object]] = {}
+    if endpoint is not None:
+        stages["predict"] = lambda: _predict(run, endpoint)
+    if judging is not None:
+        stages["judge"] = lambda: _judge(run, judging)
+    totals = {"predict": run.n_todo, "judge": run.n_wanted}
+    threads = [_Stage(name, work) for name, work in stages.items()]
+    with bars({name: totals[name] for name in stages}) as drawn:
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            threads[0].join(PROGRESS_INTERVAL) if threads[0].is_alive() else threads[-1].join(PROGRESS_INTERVAL)
+            _show(run, drawn, stages)
+        _show(run, drawn, stages)
+    for thread in threads:
+        if thread.error:
+            run.events.add("stage_failed", stage=thread.name, error=str(thread.error))
+            raise thread.error
+
+
+class _Stage(threading.Thread):
+    """A stage in a thread of its own; a daemon, so that an interrupted driver does not wait for it."""
+
+    def __init__(self, name: str, work: Callable[[], object]) -> None:
+        super().__init__(name=name, daemon=True)
+        self._work = work
+        self.error: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
+            self.error = error
+
+
+def _predict(run: Run, endpoint: Endpoint) -> None:
+    spec = run.spec
+    config = PredictConfig(
+        writer=run.writer,
+        endpoint=endpoint,
+        options=request_options(spec),
+        request_timeout=spec.request_timeout,
+    )
+    rows = (run.requests.row(item, one) for item in run.items for one in run.todo.get(item.id, ()))
+    run.events.add("predicting", to_ask=run.n_todo, window=window(run, endpoint))
+    try:
+        predict(config, rows, total=run.n_todo, window=window(run, endpoint))
+    finally:
+        call(run.writer.abandon)
+
+
+def _judge(run: Run, config: JudgeConfig) -> None:
+    width = run.spec.judge_num_workers if config.asked else RULE_WINDOW
+    judge(config, run.items, run.spec.samples, total=run.n_wanted, window=width)
+
+
+def window(run: Run, endpoint: Endpoint) -> int:
+    """Requests in flight: as given, else what our own deployment can take, else a careful number."""
+    if run.spec.num_workers != "auto":
+        return run.spec.num_workers
+    return serving.capacity(run.spec.serving, run.cluster.gpus) if endpoint.serve_app else DEFAULT_WINDOW
+
+
+def _show(run: Run, drawn: Bars, stages: dict[str, Callable[[], object]]) -> None:
+    progress = call(run.writer.progress)
+    if "predict" in stages:
+        drawn.update("predict", progress.predicted, _counts(progress.by_status))
+    if "judge" in stages:
+        drawn.update("judge", progress.judged + progress.needless, _counts(progress.by_verdict))
+    drawn.tick()
+
+
+def _counts(counts: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in sorted(counts.items()))

@@ -1,0 +1,74 @@
+"""What runs inside Serve's replicas: the API key at the door of an endpoint, and the engine's start."""
+
+import hashlib
+import hmac
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse
+from ray.llm._internal.common.callbacks.base import CallbackBase
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+HEALTH = "/health"
+
+
+def key_digest(key: str) -> str:
+    """What an endpoint's replica knows of its key."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+def guarded_app(digest: str) -> FastAPI:
+    """An app for Serve's ingress factory that answers only to `Authorization: Bearer <key>`, health excepted."""
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(Exception, answer_error)
+    app.add_middleware(RequireKey, digest=digest)
+    app.get(HEALTH)(answer_health)
+    return app
+
+
+async def answer_health() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+async def answer_error(request: Request, error: Exception) -> JSONResponse:
+    """An error of the engine in OpenAI's form, with the status that it carries; 500 when it carries none."""
+    code = getattr(error, "status_code", 500)
+    message = getattr(error, "message", None) or f"{type(error).__name__}: {error}".splitlines()[0]
+    return JSONResponse({"error": {"message": message, "type": type(error).__name__, "code": code}}, status_code=code)
+
+
+class RequireKey:
+    """Plain ASGI, because Starlette's BaseHTTPMiddleware costs a task and two queues a request."""
+
+    def __init__(self, app: ASGIApp, digest: str) -> None:
+        self.app = app
+        self.digest = digest
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or self._is_open(scope) or self._has_key(scope):
+            await self.app(scope, receive, send)
+            return
+        error = {"message": "this endpoint wants its API key", "type": "authentication_error", "code": 401}
+        await JSONResponse({"error": error}, status_code=401)(scope, receive, send)
+
+    def _is_open(self, scope: Scope) -> bool:
+        return bool(scope["path"].removeprefix(scope.get("root_path", "")) == HEALTH)
+
+    def _has_key(self, scope: Scope) -> bool:
+        header = next((value for name, value in scope["headers"] if name.lower() == b"authorization"), b"")
+        scheme, _, key = header.decode("latin-1").partition(" ")
+        return scheme.lower() == "bearer" and hmac.compare_digest(key_digest(key.strip()), self.digest)
+
+
+class EngineStart(CallbackBase):
+    """Ray's start of an engine, less a process of imports (12 s on a small machine) and less a leak.
+
+    By default a task of its own downloads the model before vLLM starts; vLLM downloads what it needs by itself. And
+    Hugging Face tokens are copied into a runtime_env, which Ray logs; our workers read them from the secrets file.
+    """
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
+        variables: dict[str, Any] = (self.ctx.runtime_env or {}).get("env_vars", {})
+        for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+            variables.pop(name, None)

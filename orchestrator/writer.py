@@ -1,0 +1,182 @@
+"""The run's one writer: a Ray actor that holds the run folder's lock and its two record logs.
+
+Batching actors ask it what is still to do, hand it each record as soon as that is final, and (the judge stage) wait at
+it for predictions to arrive.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import ray
+
+from orchestrator.records import (
+    Judgement,
+    Key,
+    Owner,
+    Prediction,
+    RecordLog,
+    RunLock,
+    Wanted,
+    digest,
+    is_settled,
+    prediction_digest,
+)
+
+SYNC_INTERVAL = 1.0  # seconds; what a power failure may cost, a killed process costs nothing
+POLL_SECONDS = 20.0  # a waiting call returns empty-handed after this, so that no call hangs for ever
+
+
+class Progress(NamedTuple):
+    """Counts of this session."""
+
+    predicted: int
+    judged: int
+    needless: int  # answers that had their verdict, or that no verdict is needed for
+    by_status: dict[str, int]
+    by_verdict: dict[str, int]
+    completion_tokens: int
+    retries: int
+
+
+@ray.remote(num_cpus=0, max_restarts=0)
+class RecordWriter:
+    """Not restarted after its death: the job ends with a sentence, and the next one reads everything from the logs."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+        self._planned: set[Key] = set()
+        self._open: set[Key] = set()  # still to be predicted in this session
+        self._arrived = asyncio.Condition()
+        self._unsynced = False
+        self._predicted = self._judged = self._needless = self._tokens = self._retries = 0
+        self._by_status: dict[str, int] = {}
+        self._by_verdict: dict[str, int] = {}
+
+    async def open(self, owner: Owner) -> list[str]:
+        """Lock the run folder and read its logs; returns what had to be mended, in sentences. Raises RunLocked.
+
+        Not in the constructor, whose errors reach a caller only as the text of a dead actor.
+        """
+        self._lock = RunLock(self._folder, owner)
+        self._predictions = RecordLog[Prediction](self._folder / "predictions.jsonl", _prediction_state)
+        self._judgements = RecordLog[Judgement](self._folder / "judgements.jsonl", _judgement_state)
+        self._syncer = asyncio.create_task(self._sync_regularly())
+        return self._predictions.repairs + self._judgements.repairs
+
+    async def plan(self, wanted: Sequence[Wanted]) -> list[bool]:
+        """Which of `wanted` must be asked; they stay open until their record is appended."""
+        todo = [not self._has(item) for item in wanted]
+        self._open.update(Key(item.id, item.sample) for item, ask in zip(wanted, todo, strict=True) if ask)
+        self._planned.update(Key(item.id, item.sample) for item in wanted)
+        return todo
+
+    async def still_open(self, keys: Sequence[Key]) -> list[Key]:
+        """Those of `keys` without a record yet: what an actor that was restarted has left to do."""
+        return [Key(*key) for key in keys if Key(*key) in self._open]
+
+    async def append_predictions(self, records: Sequence[Prediction]) -> None:
+        """Record final predictions; one that was recorded already in this session is passed over."""
+        new = [record for record in records if Key(record["id"], record["sample"]) in self._open]
+        self._predictions.append(new)
+        self._unsynced = True
+        for record in new:
+            self._open.discard(Key(record["id"], record["sample"]))
+            self._by_status[record["status"]] = self._by_status.get(record["status"], 0) + 1
+            self._tokens += record["usage"]["completion_tokens"] if record["usage"] else 0
+            self._retries += record["attempts"] - 1
+        self._predicted += len(new)
+        async with self._arrived:
+            self._arrived.notify_all()
+
+    async def take_predicted(self, keys: Sequence[Key], judge: str) -> dict[Key, Prediction | None]:
+        """Wait until some of `keys` are predicted and return those: the prediction, or None where nothing is to judge.
+
+        `judge` is the digest of the judge's identity; an answer that this judge has judged already is not judged
+        again. Empty after POLL_SECONDS without news.
+        """
+        async with self._arrived:
+            ready = [key for key in map(_as_key, keys) if key not in self._open]
+            if not ready:
+                try:
+                    await asyncio.wait_for(self._arrived.wait(), POLL_SECONDS)
+                except TimeoutError:
+                    return {}
+                ready = [key for key in map(_as_key, keys) if key not in self._open]
+        found = {key: self._predictions.read(key) if self._needs_verdict(key, judge) else None for key in ready}
+        self._needless += sum(prediction is None for prediction in found.values())
+        return found
+
+    async def count_to_judge(self, judge: str) -> int:
+        """How many planned answers this judge may have to judge, those to come included."""
+        return sum(key in self._open or self._needs_verdict(key, judge) for key in self._planned)
+
+    async def abandon(self) -> None:
+        """No more predictions will come in this session: whoever waits for one gets what there is."""
+        self._open.clear()
+        async with self._arrived:
+            self._arrived.notify_all()
+
+    async def append_judgements(self, records: Sequence[Judgement]) -> None:
+        self._judgements.append(records)
+        self._unsynced = True
+        self._judged += len(records)
+        for record in records:
+            self._by_verdict[record["verdict"]] = self._by_verdict.get(record["verdict"], 0) + 1
+
+    async def progress(self) -> Progress:
+        return Progress(
+            predicted=self._predicted,
+            judged=self._judged,
+            needless=self._needless,
+            by_status=self._by_status,
+            by_verdict=self._by_verdict,
+            completion_tokens=self._tokens,
+            retries=self._retries,
+        )
+
+    async def close(self) -> None:
+        """Bring everything to the disk and give the run folder back."""
+        self._syncer.cancel()
+        self._predictions.close()
+        self._judgements.close()
+        self._lock.release()
+
+    def _has(self, wanted: Wanted) -> bool:
+        entry = self._predictions.index.get(Key(wanted.id, wanted.sample))
+        if entry is None:
+            return False
+        status, reason, fingerprint, spec, _ = entry.state
+        return is_settled(wanted, status, reason, fingerprint, spec)
+
+    def _needs_verdict(self, key: Key, judge: str) -> bool:
+        entry = self._predictions.index.get(key)
+        if entry is None or entry.state[0] == "failed":
+            return False
+        judged = self._judgements.index.get(key)
+        return judged is None or judged.state != (entry.state[4], judge, "judged")
+
+    async def _sync_regularly(self) -> None:
+        while True:
+            await asyncio.sleep(SYNC_INTERVAL)
+            if self._unsynced:
+                self._unsynced = False
+                await asyncio.to_thread(self._sync)
+
+    def _sync(self) -> None:
+        self._predictions.sync()
+        self._judgements.sync()
+
+
+def _as_key(key: Sequence[object]) -> Key:
+    return Key(*key)  # type: ignore[arg-type]
+
+
+def _prediction_state(record: Prediction) -> tuple[str | None, ...]:
+    return record["status"], record["reason"], record["fingerprint"], record["spec"], prediction_digest(record)
+
+
+def _judgement_state(record: Judgement) -> tuple[str | None, ...]:
+    judged = "unjudged" if record["verdict"] == "unjudged" else "judged"
+    return record["prediction"], digest(record["judge"]), judged

@@ -1,0 +1,127 @@
+"""The local cluster: ports, state file, lease, and a real Ray that comes up, stays one, and leaves nothing behind."""
+
+import fcntl
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from cluster import local
+from cluster.ports import BLOCK, SERVICES, ephemeral_floor, plan_ports
+from cluster.processes import end_processes, is_running, processes_of
+from cluster.state import ClusterState, cluster_dir, read_state, write_state, write_token
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def command(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    environment = os.environ | {"KOSEN_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(
+        [sys.executable, "-m", "cluster.local", *arguments],
+        env=environment,
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+
+
+def test_the_port_plan_names_every_port_once_and_stays_below_the_ephemeral_ones() -> None:
+    ports = plan_ports("someone:local")
+    workers = range(ports["worker_min"], ports["worker_max"] + 1)
+    singles = [ports[service] for service in SERVICES]
+    assert len({*singles, *workers}) == BLOCK
+    assert max(*singles, *workers) < ephemeral_floor()
+
+
+def test_the_port_plan_goes_around_a_port_in_use() -> None:
+    first = plan_ports("someone:local")
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", first["worker_max"]))
+        server.listen()
+        second = plan_ports("someone:local")
+    assert first["worker_max"] not in range(second["gcs"], second["worker_max"] + 1)
+
+
+def test_state_survives_the_file_and_the_token_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
+    state = ClusterState(
+        "a", "ready", "local", None, [{"ip": "127.0.0.1", "gpus": 0}], "h:1", "u", {"gcs": 1}, "/r", "t"
+    )
+    write_state(state)
+    token = write_token("a", "secret")
+    assert read_state("a") == state
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    (cluster_dir("a") / "state.json").write_text("{ torn")
+    assert read_state("a") is None
+
+
+def test_only_processes_with_the_mark_are_ended(tmp_path: Path) -> None:
+    mark = str(tmp_path)
+    stubborn = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(60)"
+    ours = subprocess.Popen(
+        [sys.executable, "-c", stubborn], env=os.environ | {"RAY_TMPDIR": mark}, stdout=subprocess.PIPE
+    )
+    other = subprocess.Popen(["sleep", "60"], env=os.environ | {"RAY_TMPDIR": mark + "-other"})
+    assert ours.stdout is not None
+    ours.stdout.readline()  # its signal handler is in place
+    try:
+        assert processes_of(mark) == {ours.pid}
+        assert end_processes(lambda: processes_of(mark)) == 1
+        assert not is_running(ours.pid)
+        assert is_running(other.pid)
+    finally:
+        other.kill()
+        other.wait()
+        ours.wait()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    home = tmp_path_factory.mktemp("home")
+    yield home
+    command(home, "down")
+
+
+def test_status_without_a_cluster_names_the_next_command(tmp_path: Path) -> None:
+    done = command(tmp_path, "status")
+    assert done.returncode == 4
+    assert "python -m cluster.local up" in done.stdout
+
+
+def test_a_cluster_comes_up_once_and_goes_down_without_a_trace(home: Path) -> None:
+    with ThreadPoolExecutor() as pool:  # two at once: one starts it, the other waits
+        both = list(pool.map(lambda _: command(home, "up", "--json"), range(2)))
+    assert [done.returncode for done in both] == [0, 0], both
+    state, same = (json.loads(done.stdout) for done in both)
+    assert state == same
+    assert state["run_root"] == str(home / "runs")
+    assert "already running" in command(home, "up").stdout
+
+    with (home / "clusters" / "local" / "lease").open("a") as lease:  # as a job that works on it holds it
+        fcntl.flock(lease, fcntl.LOCK_SH)
+        assert "stays up" in command(home, "down", "--if-unused").stdout
+    assert command(home, "status").returncode == 0
+
+    os.kill(state["pids"]["head"], 9)  # a stale state is cleaned away, orphans included
+    assert "is down" in command(home, "down", "--if-unused").stdout
+    assert processes_of(state["temp_dir"]) == set()
+    assert not Path(state["temp_dir"]).exists()
+    assert sorted(path.name for path in (home / "clusters" / "local").iterdir()) == ["lease", "lock", "logs"]
+
+
+def test_a_failed_start_shows_the_end_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
+    broken = [sys.executable, "-c", "raise SystemExit('no such luck')"]
+    monkeypatch.setattr(local, "head_command", lambda *_: broken)
+    with pytest.raises(local.LocalClusterError, match="no such luck"):
+        local.up("local")
+    assert read_state("local") is None

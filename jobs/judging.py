@@ -5,14 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import openai
 from ray.actor import ActorHandle
 
 from jobs.exam import ExamSpec, budget_option, judge_sampling, load_prompt
 from jobs.tasks import hle
 from orchestrator.batching import Outbox, run_stage
 from orchestrator.client import ChatClient, Outcome
-from orchestrator.discovery import check, client
 from orchestrator.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, JudgeUnavailable
 from orchestrator.progress import say
@@ -58,6 +56,10 @@ def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
 
     A server that does not know JSON schemas is asked without; the parser finds the verdict in its words.
     """
+    import openai  # a second of imports that the judging actors need not wait for
+
+    from orchestrator.discovery import check
+
     template, _ = load_prompt(spec.judge_prompt, "hle_judge.txt")
     with_schema = judge_sampling(spec) | {"response_format": {"type": "json_schema", "json_schema": SCHEMA}}
     try:
@@ -78,6 +80,8 @@ def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
 
 
 def _ask_once(spec: ExamSpec, endpoint: Endpoint, template: str, options: dict[str, Any]) -> None:
+    from orchestrator.discovery import client
+
     item = hle.Item("preflight", "What is 2 + 2?", "4", "exactMatch", "Math")
     client(endpoint, PREFLIGHT_TIMEOUT).chat.completions.create(
         model=endpoint.model,

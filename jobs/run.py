@@ -19,7 +19,7 @@ from jobs.exam import ExamSpec, Requests, judge_identity, judge_wish, request_op
 from jobs.judging import JudgeConfig, judge, preflight
 from jobs.tasks import hle
 from orchestrator import serving
-from orchestrator.batching import cause_of, quiet_ray_data
+from orchestrator.batching import cause_of, configure_ray_data
 from orchestrator.cluster import Cluster, connect
 from orchestrator.discovery import Unreachable, check, is_this_host
 from orchestrator.endpoint import Endpoint, Wish
@@ -64,7 +64,7 @@ def open_run(spec: ExamSpec, items: list[hle.Item]) -> Iterator[Run]:
     """Connect to the cluster, lock the run folder, settle what is still to ask; give all back at the end."""
     requests = Requests(spec)
     with connect() as cluster:
-        quiet_ray_data()
+        configure_ray_data()
         folder = cluster.run_root / spec.run_name
         with _writer(folder) as writer:
             write_atomic(folder / "spec.yaml", to_yaml(spec))

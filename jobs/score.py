@@ -7,7 +7,7 @@ Neither needs a cluster, and the second not even Ray.
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -92,20 +92,67 @@ def write_metrics(path: Path, figures: Mapping[str, Any]) -> None:
 
 
 def print_figures(figures: Mapping[str, Any]) -> None:
-    """Show the figures as two small tables, a category a row in the second."""
+    """Show the score, what it rests on, and a category a row."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("figure", "value", title="score (percent)")
-    for name, value in figures.items():
-        if not isinstance(value, dict):
-            table.add_row(name, _shown(value))
-    by_category = Table("category", "accuracy", "judged", "total", title="by category (percent)")
+    by_category = Table("category", "accuracy", "judged", "asked", box=box.SIMPLE_HEAD)
+    for column in by_category.columns[1:]:
+        column.justify = "right"
     for name, row in figures["categories"].items():
-        by_category.add_row(name, _shown(row["accuracy"]), str(row["n_judged"]), str(row["n_total"]))
-    console = Console()
-    console.print(table)
+        by_category.add_row(name, _percent(row["accuracy"]), str(row["n_judged"]), str(row["n_total"]))
+    console = Console(highlight=False, soft_wrap=True)
     console.print(by_category)
+    for name, text in _summary_lines(figures):
+        console.print(f"  {name:<18} {text}", markup=False)
+
+
+def _summary_lines(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Name and text of what is worth a line; a figure that was not measured says so."""
+    yield (
+        "accuracy",
+        f"{_percent(figures['accuracy'])} ± {_shown(figures['accuracy_half_width'])}, Wilson "
+        + (" to ".join(map(_percent, figures["accuracy_wilson"])) if figures["accuracy_wilson"] else "not measured"),
+    )
+    yield "of the judged", _percent(figures["accuracy_judged"])
+    if figures["samples_per_question"] > 1:
+        k = figures["samples_per_question"]
+        yield f"k = {k}", f"avg@{k} {_percent(figures['avg_at_k'])}, pass@{k} {_percent(figures['pass_at_k'])}"
+    official = _percent(figures["calibration_error_official"])
+    yield "calibration error", f"{_percent(figures['calibration_error'])}, by the official formula {official}"
+    yield "answers", _counts(figures, "n_total", "n_answered", "n_truncated", "n_failed", "n_missing")
+    yield "verdicts", _counts(figures, "n_judged", "n_unjudged")
+    odd = _counts(
+        figures,
+        "n_confidence_defaulted",
+        "n_confidence_out_of_range",
+        "n_unknown_category",
+        "n_unknown_id",
+        only_present=True,
+    )
+    if odd:
+        yield "noticed", odd
+    if figures.get("tokens"):
+        tokens = figures["tokens"]
+        yield "tokens", f"{tokens['prompt_tokens']:,} prompt, {tokens['completion_tokens']:,} completion"
+    if figures.get("predict_seconds") is not None:
+        yield "time", f"{figures['predict_seconds']:,} s with requests under way"
+    if figures.get("cost") is not None:
+        yield "cost", str(figures["cost"])
+
+
+def _counts(figures: Mapping[str, Any], *names: str, only_present: bool = False) -> str:
+    shown = [name for name in names if figures[name] or not only_present]
+    return ", ".join(f"{figures[name]} {name.removeprefix('n_').replace('_', ' ')}" for name in shown)
+
+
+def _percent(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f} %"
+
+
+def _shown(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.2f}"
 
 
 def _parser() -> Parser:
@@ -115,12 +162,6 @@ def _parser() -> Parser:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where metrics.json and leaderboard/ are written")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return " – ".join(map(str, value))
-    return "not measured" if value is None else str(value)
 
 
 def _read_items(dataset: str) -> dict[str, hle.Item]:

@@ -65,9 +65,16 @@ def run_stage(
         raise cause_of(error) from error
 
 
-def quiet_ray_data() -> None:
-    """No progress bars and no execution reports of Ray Data: the run's own progress says what matters."""
-    DataContext.get_current().enable_progress_bars = False
+def configure_ray_data() -> None:
+    """Settings for this driver's data sets.
+
+    Ray Data ends an execution without progress for 30 minutes; one long thought, or an engine that loads anew, may take
+    longer, and requests have deadlines of their own. Its bars and reports are off: the run's own progress says what
+    matters.
+    """
+    context = DataContext.get_current()
+    context.execution_no_progress_timeout_s = -1
+    context.enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
 

@@ -218,6 +218,9 @@ def _check_socket(address: str) -> None:
 
 def _init_ray(state: State | None, address: str, namespace: str) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns about CUDA_VISIBLE_DEVICES
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nor does Ray Data start an actor that collects them
+    # Ray Data's own actors make the core worker print a warning about Ray Data. Its errors reach us as exceptions.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         ray.init(
             address=address,

@@ -157,6 +157,7 @@ def _yarn(model: str, factor: float) -> dict[str, Any]:
 def _run(name: str, model: str, spec: ServingSpec, cluster: Cluster) -> None:
     from ray import serve
 
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # of this process, which only imports it
     for logger in ("ray.serve", "ray.llm", "vllm"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     serve.start(

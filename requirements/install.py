@@ -90,6 +90,7 @@ def sync(uv: str, lock: Path, profile: str) -> None:
     The CPU build of torch is not on PyPI: uv takes it from PyTorch's own index, or from where pip was told to find it.
     """
     command = [uv, "pip", "sync", "--quiet", "--python", str(VENV / "bin" / "python"), "--require-hashes"]
+    command.append("--compile-bytecode")  # once here, or by a dozen of Ray's processes at once in the first run
     find_links = os.environ.get("PIP_FIND_LINKS", "").split()
     for place in find_links:
         command += ["--find-links", place]

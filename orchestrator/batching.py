@@ -74,8 +74,9 @@ def configure_ray_data() -> None:
     """
     context = DataContext.get_current()
     context.execution_no_progress_timeout_s = -1
+    context.raise_original_map_exception = True  # else an actor's KosenError comes as text in an error of Ray Data's
     context.enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its errors reach us as exceptions too
 
 
 def cause_of(error: RayError) -> KosenError:

@@ -119,13 +119,19 @@ class RecordLog(Generic[R]):
             raise storage_error(error, path) from error
 
     def append(self, records: Sequence[R]) -> None:
-        """Write `records` at once; after a failure nothing of them is in the file. Raises StorageFailed."""
+        """Write `records` in one go; where that fails, as many of them as still fit. Raises StorageFailed.
+
+        No record is ever in the file by half: that line would be read as damage.
+        """
         lines = [orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records]
         try:
-            _write_all(self._file, b"".join(lines))
+            self._write(b"".join(lines))
         except OSError as error:
-            os.ftruncate(self._file, self._end)  # a half-written line would be read as damage
-            raise storage_error(error, self.path) from error
+            if len(records) == 1:
+                raise storage_error(error, self.path) from error
+            for record in records:
+                self.append([record])
+            return
         for record, line in zip(records, lines, strict=True):
             self._remember(record, self._end, len(line))
             self._end += len(line)
@@ -146,6 +152,15 @@ class RecordLog(Generic[R]):
     def close(self) -> None:
         self.sync()
         os.close(self._file)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                view = view[os.write(self._file, view) :]
+        except OSError:
+            os.ftruncate(self._file, self._end)
+            raise
 
     def _load(self) -> int:
         """Index the file, cut off a torn last line, and return where the next record goes."""
@@ -299,9 +314,3 @@ def write_atomic(path: Path, text: str) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise storage_error(error, path) from error
-
-
-def _write_all(file: int, data: bytes) -> None:
-    view = memoryview(data)
-    while view:
-        view = view[os.write(file, view) :]

@@ -96,11 +96,15 @@ def test_a_full_disk_keeps_what_was_recorded_and_leaves_no_half_line(tmp_path: P
         with pytest.raises(StorageFailed):
             log.append([prediction("b", response="x" * 1000)])
         assert path.stat().st_size == size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (3 * size, hard))
+        with pytest.raises(StorageFailed):  # of five that come together, those that fit are kept
+            log.append([prediction(str(number)) for number in range(5)])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, previous)
     log.append([prediction("c")])
-    assert set(open_log(path).index) == {Key("a", 0), Key("c", 0)}
+    assert set(open_log(path).index) == {Key(name, 0) for name in ("a", "0", "1", "c")}
+    assert not open_log(path).repairs
 
 
 def test_a_killed_writer_loses_nothing_that_append_returned_for(tmp_path: Path) -> None:

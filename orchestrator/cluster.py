@@ -222,15 +222,30 @@ def _init_ray(state: State | None, address: str, namespace: str) -> None:
     # Ray Data's own actors make the core worker print a warning about Ray Data. Its errors reach us as exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        ray.init(
-            address=address,
-            namespace=namespace,
-            log_to_driver=False,  # workers' output is in the cluster's logs
-            logging_level=logging.ERROR,
-            runtime_env=_runtime_env(state),
-        )
+        with _silent_native_code():
+            ray.init(
+                address=address,
+                namespace=namespace,
+                log_to_driver=False,  # workers' output is in the cluster's logs
+                logging_level=logging.ERROR,
+                runtime_env=_runtime_env(state),
+            )
     except (ConnectionError, RuntimeError) as error:
         raise ClusterNotReady(f"cannot join the Ray cluster at {address}: {error}. {_NEXT}") from None
+
+
+@contextmanager
+def _silent_native_code() -> Iterator[None]:
+    """Nothing on file descriptor 2: Ray's C++ code announces there which log level it was told."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _runtime_env(state: State | None) -> dict[str, Any]:

@@ -26,9 +26,9 @@ import aiohttp
 from orchestrator.records import Reason
 
 # Faults of one reason that an item survives. Waits are 1, 2, 4, … s up to the cap:
-# 8 connection faults or 5xx are 91 s on average, longer than a proxy takes to drop a dead replica; a request that
+# 6 connection faults or 5xx are 31 s on average, longer than a proxy takes to drop a dead replica; a request that
 # missed its deadline has cost hours already, so three; 40 times 429 are 34 min, 30 windows of a limit per minute.
-TRIES: dict[Reason, int] = {"connection": 8, "5xx": 8, "deadline": 3, "429": 40}
+TRIES: dict[Reason, int] = {"connection": 6, "5xx": 6, "deadline": 3, "429": 40}
 CAP: dict[Reason, float] = {"connection": 30, "5xx": 30, "deadline": 30, "429": 60}  # seconds
 JITTER = 0.25  # of a wait, to either side: requests that failed together must not come back together
 RETRY_AFTER_CAP = 120.0  # seconds; a server that wants more is asked again earlier, and says so again

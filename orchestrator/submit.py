@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
-from rich.console import Console
-from rich.table import Table
 
 from orchestrator.cluster import find
 from orchestrator.errors import INTERRUPTED, ClusterNotReady, KosenError, Parser, SpecError, run_command
@@ -130,13 +128,12 @@ def _info(client: JobSubmissionClient, job_id: str) -> JobDetails:
 
 
 def _print_jobs(jobs: list[JobDetails]) -> None:
-    table = Table("id", "status", "exit code", "started", "command", box=None)
+    print(f"{'id':<28} {'status':<10} {'exit':>4}  {'started':<19}  command")
     for job in sorted(jobs, key=lambda job: job.start_time or 0, reverse=True):
         if job.submission_id:
             started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime((job.start_time or 0) / 1000))
             code = "" if job.driver_exit_code is None else str(job.driver_exit_code)
-            table.add_row(job.submission_id, str(job.status), code, started, _shorten(job.entrypoint))
-    Console(soft_wrap=True).print(table)
+            print(f"{job.submission_id:<28} {job.status!s:<10} {code:>4}  {started}  {_shorten(job.entrypoint)}")
 
 
 def _shorten(entrypoint: str) -> str:

@@ -82,11 +82,11 @@ def test_passing_faults_are_tried_again(scripted_server: ScriptedServer, text: s
 @pytest.mark.parametrize(
     ("text", "reason", "attempts", "detail"),
     [
-        ("[always500] q", "5xx", 8, "500 scripted fault 500"),
-        ("[badjson] q", "5xx", 8, "without a chat completion"),
-        ("[nochoices] q", "5xx", 8, "upstream failed"),
-        ("[drop] q", "connection", 9, "Disconnected"),  # the first drop may have been a stale connection
-        ("[dropbody] q", "connection", 8, ""),
+        ("[always500] q", "5xx", 6, "500 scripted fault 500"),
+        ("[badjson] q", "5xx", 6, "without a chat completion"),
+        ("[nochoices] q", "5xx", 6, "upstream failed"),
+        ("[drop] q", "connection", 7, "Disconnected"),  # the first drop may have been a stale connection
+        ("[dropbody] q", "connection", 6, ""),
         ("[429] q", "429", 40, "Rate limit reached"),
         ("[400] q", "4xx", 1, "400 scripted fault 400"),
         ("[422] q", "4xx", 1, "422 scripted fault 422"),
@@ -247,7 +247,7 @@ def unused_port() -> int:
 
 @pytest.mark.parametrize("mode", ["refuse", "down503", "missing"])
 def test_outage_within_patience_costs_no_item_its_tries(scripted_server: ScriptedServer, mode: str) -> None:
-    """3 s out with waits of 0.05 s are some 60 faults an item, far more than its 8 tries."""
+    """3 s out with waits of 0.05 s are some 60 faults an item, far more than its 6 tries."""
 
     async def work(client: ChatClient) -> list[Outcome]:
         await client.ask(user("before"), {})

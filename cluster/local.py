@@ -32,8 +32,10 @@ LOCK_TIMEOUT = READY_TIMEOUT + 30.0
 # Ray counts what actors reserve, not what they use. A vLLM replica reserves 2 CPUs, and a job's actors and Serve's
 # controller want some too, so a laptop with two cores would wait for ever.
 MIN_CPUS = 16
+OBJECT_STORE_LEAST = 100 * 1024**2  # bytes; Ray refuses less than 75 MiB, and uses /tmp where /dev/shm is small
 OBJECT_STORE_LIMIT = 2 * 1024**3  # bytes; records are small, model weights do not pass through it
 JOB_STOP_SECONDS = 60  # Ray kills a stopped job 3 s after its signal: too short for a checkpoint
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a proxy cannot know this machine's loopback
 
 
 class LocalClusterError(Exception):
@@ -202,7 +204,8 @@ def count_gpus() -> int:
 
 def object_store_bytes() -> int:
     """Shared memory for Ray objects: at most 30 % of what /dev/shm and the memory limit leave."""
-    return int(min(OBJECT_STORE_LIMIT, 0.3 * min(shutil.disk_usage("/dev/shm").free, memory_limit())))
+    share = int(0.3 * min(shutil.disk_usage("/dev/shm").free, memory_limit()))
+    return max(OBJECT_STORE_LEAST, min(OBJECT_STORE_LIMIT, share))
 
 
 def memory_limit() -> int:
@@ -241,7 +244,7 @@ def _get(state: ClusterState, port: int, path: str) -> bytes | None:
     try:
         token = (cluster_dir(state.name) / "token").read_text(encoding="utf-8")
         request = urllib.request.Request(f"http://{HOST}:{port}{path}", headers={"Authorization": f"Bearer {token}"})
-        with urllib.request.urlopen(request, timeout=3) as response:
+        with DIRECT.open(request, timeout=3) as response:
             return bytes(response.read())
     except OSError:  # refused, reset, timed out, 4xx and 5xx, or no token file
         return None

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
@@ -9,10 +10,12 @@ from jobs.tasks import hle
 from orchestrator.datasource import read_rows
 from orchestrator.endpoint import Wish
 from orchestrator.errors import SpecError
-from orchestrator.records import JudgeIdentity, Wanted, digest
+from orchestrator.records import JudgeIdentity, Question, Wanted, digest
 from orchestrator.spec import Budget, PriceSpec, Provider, ServingSpec, SpecModel
+from orchestrator.state import find_path
 
 RULE_JUDGE = "rule"
+TEMPLATED: tuple[Provider, ...] = ("vllm", "compatible")  # servers that take chat_template_kwargs; others refuse them
 
 
 class WandbSpec(SpecModel):
@@ -34,7 +37,7 @@ class ExamSpec(SpecModel):
     reasoning: bool = True
     num_workers: PositiveInt | Literal["auto"] = "auto"  # requests in flight
     max_samples: PositiveInt | None = None  # the first so many questions
-    judge: str = RULE_JUDGE  # `rule`, or the model that judges
+    judge: str | None = None  # `rule`, or a model; left out: what judge_base_url serves, else the rule
     judge_num_workers: PositiveInt = 100
 
     run: str | None = None  # the run folder: a name below the cluster's run root, or an absolute path
@@ -72,13 +75,14 @@ class ExamSpec(SpecModel):
     @property
     def judge_kind(self) -> Provider:
         """A judge behind a URL of one's own is `compatible` unless said otherwise, so that no OpenAI key goes there."""
-        return self.judge_provider or ("compatible" if self.judge_base_url else "openai")
+        theirs = not self.judge_base_url or urlsplit(self.judge_base_url).hostname == "api.openai.com"
+        return self.judge_provider or ("openai" if theirs else "compatible")
 
 
 def load_items(spec: ExamSpec) -> list[hle.Item]:
     """The questions that the spec asks for. Raises SpecError with the file, the row and what is wrong there."""
     try:
-        items = hle.items_from_rows(read_rows(spec.dataset, split=spec.split, columns=hle.COLUMNS))
+        items = hle.items_from_rows(read_rows(find_path(spec.dataset), split=spec.split, columns=hle.COLUMNS))
         return hle.select(
             items,
             multimodal=spec.multimodal,
@@ -98,6 +102,16 @@ def load_prompt(path: Path | None, default: str) -> tuple[str, str]:
         raise SpecError(str(error)) from None
 
 
+def load_judge_prompt(spec: ExamSpec) -> tuple[str, str]:
+    """The judge's prompt and its SHA-256, checked for its placeholders."""
+    text, sha256 = load_prompt(spec.judge_prompt, "hle_judge.txt")
+    try:
+        hle.judge_messages(hle.Item("", "", "", "exactMatch", ""), "", text)
+    except ValueError as error:
+        raise SpecError(f"{spec.judge_prompt}: {error}") from None
+    return text, sha256
+
+
 def sampling(spec: ExamSpec) -> dict[str, Any]:
     """What decides an answer beside the model and its messages, under the names of the chat API."""
     options: dict[str, Any] = {}
@@ -105,7 +119,8 @@ def sampling(spec: ExamSpec) -> dict[str, Any]:
         options["temperature"] = spec.temperature
     if spec.top_p is not None:
         options["top_p"] = spec.top_p
-    if spec.provider == "vllm" and (template := _template_options(spec)):
+    template = template_options(spec.serving, thinking=spec.reasoning)
+    if spec.provider in TEMPLATED and template:
         options["chat_template_kwargs"] = template
     return options
 
@@ -124,16 +139,16 @@ def budget_option(provider: Provider, budget: Budget) -> dict[str, Any]:
 
 def judge_wish(spec: ExamSpec) -> Wish | None:
     """The judge's endpoint as the spec names it; None for the rule."""
-    if spec.judge == RULE_JUDGE:
+    if spec.judge in (None, RULE_JUDGE):
         return None
     return Wish("judge", spec.judge_kind, spec.judge, spec.judge_base_url, spec.judge_api_key_env)
 
 
 def judge_identity(spec: ExamSpec) -> JudgeIdentity:
     """Who judges, with what prompt and sampling: it goes into every record, and another identity judges anew."""
-    if spec.judge == RULE_JUDGE:
+    if spec.judge in (None, RULE_JUDGE):
         return {"model": RULE_JUDGE, "prompt_sha256": "", "sampling": {}}
-    _, sha256 = load_prompt(spec.judge_prompt, "hle_judge.txt")
+    _, sha256 = load_judge_prompt(spec)
     return {"model": spec.judge, "prompt_sha256": sha256, "sampling": judge_sampling(spec)}
 
 
@@ -142,38 +157,57 @@ def judge_sampling(spec: ExamSpec) -> dict[str, Any]:
     if spec.judge_kind == "openai":
         return {}  # its reasoning models refuse a temperature
     if spec.judge_kind == "vllm":
-        return {"temperature": 0.0, "chat_template_kwargs": {"enable_thinking": False, "thinking": False}}
+        return {"temperature": 0.0, "chat_template_kwargs": template_options(spec.judge_serving, thinking=False)}
     return {"temperature": 0.0}
 
 
 class Requests:
-    """Turns items into what is wanted of them (small, for the plan) and into rows (with messages, for the actors)."""
+    """Turns an item into what is wanted of it and into the messages that ask for it. Travels to the actors."""
 
     def __init__(self, spec: ExamSpec) -> None:
         self._spec = spec
-        self._system, self.system_sha256 = load_prompt(spec.system_prompt, "hle_system.txt")
+        self._system, self.prompt_sha256 = load_prompt(spec.system_prompt, "hle_system.txt")
         self._sampling = sampling(spec)
         self._outcome_digest = digest(
             [spec.max_completion_tokens, spec.provider, spec.base_url, spec.serving.model_dump(mode="json")]
         )
 
+    def messages(self, item: hle.Item) -> list[dict[str, Any]]:
+        return hle.messages(item, self._system)
+
     def wanted(self, item: hle.Item) -> list[Wanted]:
         """One entry per sample of this question."""
-        fingerprint = self._fingerprint(hle.messages(item, self._system))
+        fingerprint = digest([self._spec.model, self.messages(item), self._sampling])
         return [Wanted(item.id, sample, fingerprint, self._outcome_digest) for sample in range(self._spec.samples)]
 
-    def row(self, item: hle.Item, wanted: Wanted) -> dict[str, Any]:
-        return wanted._asdict() | {"messages": hle.messages(item, self._system)}
+    def question(self, row: dict[str, Any]) -> Question:
+        """What the prediction stage asks for a stored row."""
+        item = item_of(row)
+        return Question(self.wanted(item)[row["sample"]], self.messages(item), self.prompt_sha256)
 
     def prompt_characters(self, item: hle.Item) -> int:
         """Length of the prompt's text, for the estimate of `--dry-run`."""
         return len(self._system) + len(item.question)
 
-    def _fingerprint(self, messages: list[dict[str, Any]]) -> str:
-        return digest([self._spec.model, messages, self._sampling])
+
+def row_of(item: hle.Item) -> dict[str, Any]:
+    """An item as it is stored for the stages."""
+    return {
+        "id": item.id,
+        "question": item.question,
+        "answer": item.answer,
+        "answer_type": item.answer_type,
+        "category": item.category,
+        "image": item.image,
+    }
 
 
-def _template_options(spec: ExamSpec) -> dict[str, Any]:
+def item_of(row: dict[str, Any]) -> hle.Item:
+    """The item of a stored row, whatever else the row says."""
+    return hle.Item(row["id"], row["question"], row["answer"], row["answer_type"], row["category"], row["image"])
+
+
+def template_options(serving: ServingSpec, *, thinking: bool) -> dict[str, Any]:
     """Qwen's and most templates call the switch `enable_thinking`, DeepSeek's `thinking`; others pass it over."""
-    off = {} if spec.reasoning else {"enable_thinking": False, "thinking": False}
-    return off | spec.serving.chat_template_kwargs
+    off = {} if thinking else {"enable_thinking": False, "thinking": False}
+    return off | serving.chat_template_kwargs

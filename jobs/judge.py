@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from jobs.cli import describe, parse
-from orchestrator.errors import run_command
+from orchestrator.errors import SpecError, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,6 +15,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from jobs.run import ask_and_judge, call, find_judge, open_run
 
     with open_run(command.spec, command.items) as run:
+        if len(run.todo) == run.n_wanted:
+            raise SpecError(f"{run.folder} holds no answer to judge. Check run=, or ask first: python -m jobs.predict")
         call(run.writer.abandon)  # what is not predicted yet is another job's matter
         ask_and_judge(run, None, find_judge(run))
     return report(run.folder, command.spec, command.items, as_json=command.as_json)

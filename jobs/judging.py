@@ -7,9 +7,10 @@ from typing import Any
 
 from ray.actor import ActorHandle
 
-from jobs.exam import ExamSpec, budget_option, judge_sampling, load_prompt
+from jobs.exam import ExamSpec, budget_option, item_of, judge_sampling, load_judge_prompt
 from jobs.tasks import hle
-from orchestrator.batching import Outbox, run_stage
+from orchestrator import secrets
+from orchestrator.batching import Outbox, Pick, RowStore, run_stage
 from orchestrator.client import ChatClient, Outcome
 from orchestrator.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, JudgeUnavailable
@@ -60,7 +61,7 @@ def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
 
     from orchestrator.discovery import check
 
-    template, _ = load_prompt(spec.judge_prompt, "hle_judge.txt")
+    template, _ = load_judge_prompt(spec)
     with_schema = judge_sampling(spec) | {"response_format": {"type": "json_schema", "json_schema": SCHEMA}}
     try:
         endpoint = check(endpoint, "judge")
@@ -83,21 +84,23 @@ def _ask_once(spec: ExamSpec, endpoint: Endpoint, template: str, options: dict[s
     from orchestrator.discovery import client
 
     item = hle.Item("preflight", "What is 2 + 2?", "4", "exactMatch", "Math")
-    client(endpoint, PREFLIGHT_TIMEOUT).chat.completions.create(
+    reply = client(endpoint, PREFLIGHT_TIMEOUT).chat.completions.create(
         model=endpoint.model,
         messages=hle.judge_messages(item, "Answer: 4\nConfidence: 90%", template),  # type: ignore[arg-type]
         extra_body=options | budget_option(spec.judge_kind, FIRST_BUDGET),
     )
+    choices = getattr(reply, "choices", None)  # a page of HTML comes as a str
+    if not choices:
+        raise EndpointDown(f"its answer is no chat completion ({str(reply)[:80]!r})")
+    if hle.parse_verdict(choices[0].message.content or "") is None:
+        say(f"judge={spec.judge} gave no readable verdict on a trial question; such answers stay unjudged")
 
 
-def judge(config: JudgeConfig, items: Iterable[hle.Item], samples: int, *, total: int, window: int) -> int:
-    """Judge every answer to `items` that this judge has not judged yet; returns the number of answers seen."""
-    rows = (
-        {"id": i.id, "sample": s, "question": i.question, "answer": i.answer, "answer_type": i.answer_type}
-        for i in items
-        for s in range(samples)
-    )
-    return run_stage(JudgeWorker, config, rows, total=total, window=window, rows_ahead=WAITING_ROWS)
+def judge(
+    config: JudgeConfig, store: RowStore, picks: Iterable[Pick], *, total: int, window: int, node: str | None = None
+) -> int:
+    """Judge every picked answer that this judge has not judged yet; returns the number of answers seen."""
+    return run_stage(JudgeWorker, config, store, picks, total=total, window=window, rows_ahead=WAITING_ROWS, node=node)
 
 
 class JudgeWorker:
@@ -111,6 +114,7 @@ class JudgeWorker:
         self._client = config.asked and ChatClient(config.asked.endpoint, window=window, request_timeout=JUDGE_TIMEOUT)
 
     async def work(self, rows: list[dict[str, Any]]) -> None:
+        secrets.remember(await self._config.writer.secrets.remote())
         waiting = {Key(row["id"], row["sample"]): row for row in rows}
         tasks: list[asyncio.Task[None]] = []
         try:
@@ -132,7 +136,7 @@ class JudgeWorker:
         return [asyncio.create_task(self._judge(row, prediction)) for row, prediction in pairs if prediction]
 
     async def _judge(self, row: dict[str, Any], prediction: Prediction) -> None:
-        item = hle.Item(row["id"], row["question"], row["answer"], row["answer_type"], "")
+        item = item_of(row)
         if self._client is None:
             verdict: hle.Verdict | None = hle.rule_verdict(item, prediction["response"] or "")
             trail = _Trail()

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _models(spec: ExamSpec) -> list[str]:
     """The models that this spec would deploy here."""
     models = [spec.model] if spec.provider == "vllm" else []
-    if spec.judge_provider == "vllm" and not spec.judge_base_url:
+    if spec.judge and spec.judge_provider == "vllm" and not spec.judge_base_url:
         models.append(spec.judge)
     return models
 

@@ -15,19 +15,21 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from jobs.exam import ExamSpec, Requests, judge_identity, judge_wish, request_options
+from jobs.exam import ExamSpec, Requests, judge_identity, judge_wish, request_options, row_of
 from jobs.judging import JudgeConfig, judge, preflight
 from jobs.tasks import hle
 from orchestrator import serving
-from orchestrator.batching import cause_of, configure_ray_data
+from orchestrator.batching import Pick, RowStore, cause_of, configure_ray_data
 from orchestrator.cluster import Cluster, connect
 from orchestrator.discovery import Unreachable, check, is_this_host
 from orchestrator.endpoint import Endpoint, Wish
+from orchestrator.errors import SpecError
 from orchestrator.events import Events
 from orchestrator.predicting import PredictConfig, predict
 from orchestrator.progress import Bars, bars, say
-from orchestrator.records import Owner, Wanted, digest, write_atomic
+from orchestrator.records import Owner, digest, write_atomic
 from orchestrator.spec import ServingSpec, to_yaml
+from orchestrator.state import find_path, inside_job
 from orchestrator.writer import RecordWriter
 
 PLAN_CHUNK = 2000  # items whose state is asked for in one call to the writer
@@ -47,16 +49,17 @@ class Run:
     folder: Path
     writer: ActorHandle
     events: Events
-    todo: dict[str, list[Wanted]] = field(default_factory=dict)  # by item id, what must be asked
+    todo: list[Pick] = field(default_factory=list)  # what must be asked
     deployed: list[Endpoint] = field(default_factory=list)
 
     @property
     def n_wanted(self) -> int:
         return len(self.items) * self.spec.samples
 
-    @property
-    def n_todo(self) -> int:
-        return sum(map(len, self.todo.values()))
+    def node_for(self, endpoint: Endpoint | None) -> str | None:
+        """This host, if the endpoint's address means just that."""
+        local = endpoint and not endpoint.serve_app and is_this_host(endpoint.base_url)
+        return str(ray.get_runtime_context().get_node_id()) if local else None
 
 
 @contextmanager
@@ -66,6 +69,8 @@ def open_run(spec: ExamSpec, items: list[hle.Item]) -> Iterator[Run]:
     with connect() as cluster:
         configure_ray_data()
         folder = cluster.run_root / spec.run_name
+        if cluster.state is None and inside_job() and not Path(spec.run_name).is_absolute():
+            raise SpecError("no state file says where this cluster keeps its runs. Give an absolute run=/folder")
         with _writer(folder) as writer:
             write_atomic(folder / "spec.yaml", to_yaml(spec))
             run = Run(spec, items, requests, cluster, folder, writer, Events(folder))
@@ -101,13 +106,13 @@ def call(method: Any, *args: Any) -> Any:
 def _plan(run: Run) -> None:
     """Ask the writer, chunk by chunk, which answers are missing."""
     for start in range(0, len(run.items), PLAN_CHUNK):
-        wanted = [w for item in run.items[start : start + PLAN_CHUNK] for w in run.requests.wanted(item)]
-        for one, ask in zip(wanted, call(run.writer.plan, wanted), strict=True):
-            if ask:
-                run.todo.setdefault(one.id, []).append(one)
-    reused = run.n_wanted - run.n_todo
-    run.events.add("planned", wanted=run.n_wanted, recorded=reused, to_ask=run.n_todo)
-    say(f"{run.folder}: {run.n_wanted} answers wanted, {reused} recorded already, {run.n_todo} to ask")
+        chunk = enumerate(run.items[start : start + PLAN_CHUNK], start)
+        wanted = [(place, one) for place, item in chunk for one in run.requests.wanted(item)]
+        answers = call(run.writer.plan, [one for _, one in wanted])
+        run.todo += [Pick(place, one.sample) for (place, one), ask in zip(wanted, answers, strict=True) if ask]
+    recorded, to_ask = run.n_wanted - len(run.todo), len(run.todo)
+    run.events.add("planned", wanted=run.n_wanted, recorded=recorded, to_ask=to_ask)
+    say(f"{run.folder}: {run.n_wanted} answers wanted, {recorded} recorded already, {to_ask} to ask")
 
 
 def find_judge(run: Run) -> JudgeConfig | None:
@@ -121,7 +126,7 @@ def find_judge(run: Run) -> JudgeConfig | None:
     wish = judge_wish(run.spec)
     if wish is None:
         return JudgeConfig(run.writer, identity)
-    asked = preflight(run.spec, wish.endpoint() or _deploy(run, wish, run.spec.judge_serving))
+    asked = preflight(run.spec, _share_key(run, wish.endpoint()) or _deploy(run, wish, run.spec.judge_serving))
     run.events.add("judge_ready", model=asked.endpoint.model, base_url=asked.endpoint.base_url)
     return JudgeConfig(run.writer, identity, asked)
 
@@ -130,7 +135,7 @@ def find_endpoint(run: Run) -> Endpoint:
     """The model's endpoint: the one that is named and answers, or a deployment on Ray Serve."""
     spec = run.spec
     wish = Wish("model", spec.provider, spec.model, spec.base_url, spec.api_key_env)
-    endpoint = wish.endpoint()
+    endpoint = _share_key(run, wish.endpoint())
     if endpoint is None:
         return _deploy(run, wish, spec.serving)
     try:
@@ -142,9 +147,16 @@ def find_endpoint(run: Run) -> Endpoint:
         return _deploy(run, wish, spec.serving)
 
 
+def _share_key(run: Run, endpoint: Endpoint | None) -> Endpoint | None:
+    """Let the actors have the endpoint's key as this process knows it; they read it from the writer's memory."""
+    if endpoint and endpoint.key_name and (key := endpoint.api_key()):
+        call(run.writer.keep_secrets, {endpoint.key_name: key})
+    return endpoint
+
+
 def _deploy(run: Run, wish: Wish, options: ServingSpec) -> Endpoint:
     started = time.monotonic()
-    endpoint = serving.deploy(wish.model, options, run.cluster, progress=say)
+    endpoint = serving.deploy(find_path(wish.model), options, run.cluster, progress=say)
     run.deployed.append(endpoint)
     run.events.add(
         "endpoint_ready", model=wish.model, base_url=endpoint.base_url, seconds=round(time.monotonic() - started, 1)
@@ -154,12 +166,15 @@ def _deploy(run: Run, wish: Wish, options: ServingSpec) -> Endpoint:
 
 def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | None) -> None:
     """Run the stages side by side, judging what arrives. A judge that fails does not stop the predictions."""
+    if endpoint is None and judging is None:
+        return
+    store = RowStore(map(row_of, run.items))
     stages: dict[str, Callable[[], object]] = {}
     if endpoint is not None:
-        stages["predict"] = lambda: _predict(run, endpoint)
+        stages["predict"] = lambda: _predict(run, endpoint, store)
     if judging is not None:
-        stages["judge"] = lambda: _judge(run, judging)
-    totals = {"predict": run.n_todo, "judge": run.n_wanted}
+        stages["judge"] = lambda: _judge(run, judging, store)
+    totals = {"predict": len(run.todo), "judge": run.n_wanted}
     threads = [_Stage(name, work) for name, work in stages.items()]
     with bars({name: totals[name] for name in stages}) as drawn:
         for thread in threads:
@@ -189,25 +204,28 @@ class _Stage(threading.Thread):
             self.error = error
 
 
-def _predict(run: Run, endpoint: Endpoint) -> None:
+def _predict(run: Run, endpoint: Endpoint, store: RowStore) -> None:
     spec = run.spec
     config = PredictConfig(
         writer=run.writer,
+        build=run.requests.question,
         endpoint=endpoint,
         options=request_options(spec),
         request_timeout=spec.request_timeout,
     )
-    rows = (run.requests.row(item, one) for item in run.items for one in run.todo.get(item.id, ()))
-    run.events.add("predicting", to_ask=run.n_todo, window=window(run, endpoint))
+    width = window(run, endpoint)
+    run.events.add("predicting", to_ask=len(run.todo), window=width)
     try:
-        predict(config, rows, total=run.n_todo, window=window(run, endpoint))
+        predict(config, store, run.todo, window=width, node=run.node_for(endpoint))
     finally:
         call(run.writer.abandon)
 
 
-def _judge(run: Run, config: JudgeConfig) -> None:
+def _judge(run: Run, config: JudgeConfig, store: RowStore) -> None:
     width = run.spec.judge_num_workers if config.asked else RULE_WINDOW
-    judge(config, run.items, run.spec.samples, total=run.n_wanted, window=width)
+    everything = (Pick(place, sample) for place in range(len(run.items)) for sample in range(run.spec.samples))
+    node = run.node_for(config.asked.endpoint if config.asked else None)
+    judge(config, store, everything, total=run.n_wanted, window=width, node=node)
 
 
 def window(run: Run, endpoint: Endpoint) -> int:

@@ -40,7 +40,7 @@ def _score_run(argv: Sequence[str]) -> int:
     """Score what a run folder holds, against the spec that it was made with, or another one's questions and judge."""
     from jobs.cli import parse
     from jobs.report import report
-    from orchestrator.cluster import run_root
+    from orchestrator.state import run_root
 
     command = parse("score", "Score the recorded answers and verdicts of an exam.", argv)
     folder = run_root() / command.spec.run_name
@@ -212,6 +212,7 @@ def _answer(identity: str, entry: Mapping[str, Any]) -> leaderboard.Answer:
         endpoint="",
         fingerprint="",
         spec="",
+        prompt_sha256="",
     )
     stated = entry.get("judge_response")
     return prediction, _judgement(identity, stated) if isinstance(stated, dict) else None

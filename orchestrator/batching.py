@@ -8,19 +8,21 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator
-from itertools import islice
-from typing import Any, Generic, Protocol, TypeVar
+from itertools import groupby, islice
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import orjson
 import pyarrow as pa
 import ray
 import ray.data
+from ray import cloudpickle
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayError, RayTaskError
 
 from orchestrator.errors import ClusterNotReady, KosenError
 
 MAX_BATCH = 128  # rows a block: Ray Data moved 281 rows/s with 16 a block and 1,493 with 128
+MAX_BLOCKS = 64  # in one actor's hands: each is a call that may wait at the writer
 WINDOW_PER_ACTOR = 512  # requests one client keeps in flight at 0.6 ms of CPU each
 
 T = TypeVar("T")
@@ -35,25 +37,62 @@ class Worker(Protocol):
         """Finish every row: its result is at the writer when this returns."""
 
 
+class Pick(NamedTuple):
+    """A row of a `RowStore` by its place, and which of its samples."""
+
+    place: int
+    sample: int
+
+
+class RowStore:
+    """Rows in Ray's object store, put there once for all stages; what Ray Data moves are tickets to them.
+
+    So the driver holds no copy of what it sends, however many questions an exam has.
+    """
+
+    def __init__(self, rows: Iterable[dict[str, Any]]) -> None:
+        iterator = iter(rows)
+        self._refs: list[ray.ObjectRef] = []
+        while chunk := list(islice(iterator, MAX_BATCH)):
+            self._refs.append(ray.put(orjson.dumps(chunk)))
+
+    def tickets(self, picks: Iterable[Pick], size: int) -> Iterator[pa.Table]:
+        """Tickets of at most `size` picks, each with the reference to the rows that they pick from."""
+        for block, group in groupby(picks, lambda pick: pick.place // MAX_BATCH):
+            while chunk := [(pick.place % MAX_BATCH, pick.sample) for pick in islice(group, size)]:
+                yield pa.table({"ticket": [cloudpickle.dumps((self._refs[block], chunk))]})
+
+
 def run_stage(
-    worker: type[Worker], config: Any, rows: Iterable[dict[str, Any]], *, total: int, window: int, rows_ahead: int
+    worker: type[Worker],
+    config: Any,
+    store: RowStore,
+    picks: Iterable[Pick],
+    *,
+    total: int,
+    window: int,
+    rows_ahead: int,
+    node: str | None = None,
 ) -> int:
-    """Run `rows` (`total` of them) through actors of `worker`; returns how many came through.
+    """Run `picks` (`total` of them, in the store's order) through actors of `worker`; returns how many came through.
 
     `window` requests are in flight over all actors, and at least `rows_ahead` rows are in the actors' hands, so that
-    their semaphores never run dry. The first KosenError of an actor ends the stage and is raised here.
+    their semaphores never run dry. `node` (Ray's id) ties the actors to a host, for servers that only this host can
+    reach. The first KosenError of an actor ends the stage and is raised here.
     """
     if not total:
         return 0
     actors = math.ceil(window / WINDOW_PER_ACTOR)
     share = math.ceil(window / actors)
-    batch = max(1, min(MAX_BATCH, share // 4, math.ceil(total / (4 * actors))))
+    batch = max(share // 4, math.ceil(rows_ahead / (actors * MAX_BLOCKS)))
+    batch = max(1, min(MAX_BATCH, batch, math.ceil(total / (4 * actors))))
     ahead = max(4, math.ceil(rows_ahead / (actors * batch)))
-    dataset = ray.data.from_blocks(list(_blocks(rows, batch))).map_batches(
+    dataset = ray.data.from_blocks(list(store.tickets(picks, batch))).map_batches(
         _Actor,
         fn_constructor_args=(worker, config, share),
-        batch_size=None,  # a block is a batch
+        batch_size=None,  # a block is a ticket
         batch_format="pyarrow",
+        label_selector={"ray.io/node-id": node} if node else None,
         num_cpus=0.01,  # waits for the network; engines have booked the CPUs
         compute=ActorPoolStrategy(
             size=actors, max_tasks_in_flight_per_actor=ahead, max_concurrent_calls_per_actor=ahead
@@ -101,21 +140,15 @@ class _Actor:
         self._worker = worker(config, window)
 
     async def __call__(self, block: pa.Table) -> Any:
-        rows = [orjson.loads(text) for text in block.column("row").to_pylist()]
-        await self._worker.work(rows)
-        yield pa.table({"rows": [len(rows)]})
-
-
-def _blocks(rows: Iterable[dict[str, Any]], size: int) -> Iterator[pa.Table]:
-    """Rows travel as JSON: Arrow would give every row the union of all fields' types."""
-    iterator = iter(rows)
-    while chunk := [orjson.dumps(row) for row in islice(iterator, size)]:
-        yield pa.table({"row": pa.array(chunk, pa.large_binary())})
+        reference, picks = cloudpickle.loads(block.column("ticket")[0].as_py())
+        stored = orjson.loads(await reference)
+        await self._worker.work([stored[place] | {"sample": sample} for place, sample in picks])
+        yield pa.table({"rows": [len(picks)]})
 
 
 def _last_line(error: BaseException) -> str:
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__
+    return lines[-1].strip().rstrip(".") if lines else type(error).__name__
 
 
 class Outbox(Generic[T]):

@@ -10,7 +10,6 @@ import random
 import re
 import socket
 import time
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -20,13 +19,23 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from orchestrator.discovery import auth_headers, proxy_for
 from orchestrator.endpoint import Endpoint
 from orchestrator.errors import EndpointDown
 from orchestrator.records import Reason, Status, Usage
 from orchestrator.repetition import has_loop
-from orchestrator.retry import PATIENCE, SERVE_PATIENCE, Fault, Health, Tries, fault_of_error, fault_of_status
+from orchestrator.retry import (
+    CONNECT_TIMEOUT,
+    PATIENCE,
+    PAUSE_SPREAD,
+    SERVE_PATIENCE,
+    Fault,
+    Health,
+    Tries,
+    fault_of_error,
+    fault_of_status,
+)
 
-CONNECT_TIMEOUT = 30.0  # seconds; only a host that drops packets needs longer than one
 # Seconds an idle connection is kept: less than the 5 s after which uvicorn, under vLLM and Serve, closes it.
 KEEP_ALIVE = 4.0
 DETAIL_LIMIT = 1000  # characters of a server's message that a record keeps
@@ -35,6 +44,7 @@ _CONTEXT = re.compile(
     r"context.{0,20}(length|window|size|exceed)|max_(completion_)?tokens.{0,40}too large", re.I | re.S
 )
 _KEY_REFUSED = (401, 402)  # wrong or unpaid; never about the one item that was asked
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _UNFINISHED = ("abort", "error")  # finish reasons of engines that were shut down in mid-answer
 
 
@@ -50,8 +60,8 @@ class Outcome:
     finish_reason: str | None
     usage: Usage | None
     attempts: int  # requests that were sent
-    started_at: str  # ISO 8601, UTC
-    seconds: float  # waits between attempts included
+    started_at: str  # when the first request was sent; ISO 8601, UTC
+    seconds: float  # from then to the end, waits between attempts included
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +85,15 @@ class _Item:
     body: bytes
     tries: Tries = field(default_factory=Tries)
     attempts: int = 0
+    started_at: datetime | None = None  # when the first request was sent, after the wait for a free slot
+    start: float = 0.0  # the same on the monotonic clock
     resent: bool = False  # over a fresh connection, the first one had been stale
+
+    def count(self) -> None:
+        """A request is about to be sent."""
+        if self.started_at is None:
+            self.started_at, self.start = datetime.now(UTC), time.monotonic()
+        self.attempts += 1
 
 
 class ChatClient:
@@ -102,10 +120,10 @@ class ChatClient:
 
         Raises EndpointDown when the endpoint is gone for good, or refuses us whatever we ask.
         """
-        started_at, start = datetime.now(UTC).isoformat(timespec="milliseconds"), time.monotonic()
         request = {"model": self._endpoint.model, "messages": messages, **options}
         item = _Item(request, _encode(request))
         reply = await self._persist(item)
+        assert item.started_at  # a reply is an answer to something
         return Outcome(
             status=reply.status,
             reason=reply.reason,
@@ -115,8 +133,8 @@ class ChatClient:
             finish_reason=reply.finish_reason,
             usage=reply.usage,
             attempts=item.attempts,
-            started_at=started_at,
-            seconds=round(time.monotonic() - start, 3),
+            started_at=item.started_at.isoformat(timespec="milliseconds"),
+            seconds=round(time.monotonic() - item.start, 3),
         )
 
     async def close(self) -> None:
@@ -159,9 +177,9 @@ class ChatClient:
             async with self._slots:
                 wait = self._health.pause()
                 if not wait:
-                    item.attempts += 1
+                    item.count()
                     return await self._exchange(item.body)
-            await asyncio.sleep(wait * random.uniform(1, 1.1))
+            await asyncio.sleep(wait * random.uniform(1, 1 + PAUSE_SPREAD))
 
     async def _exchange(self, body: bytes) -> Reply | Fault:
         session = self._session or self._open()
@@ -199,10 +217,10 @@ class ChatClient:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            headers={"Content-Type": "application/json", **self._endpoint.headers()},
+            headers={"Content-Type": "application/json", **auth_headers(self._endpoint)},
             timeout=self._timeout,
             cookie_jar=aiohttp.DummyCookieJar(),
-            proxy=_proxy(self._url),
+            proxy=proxy_for(self._endpoint),  # asked once, aiohttp would read it for every request
         )
         return self._session
 
@@ -217,8 +235,8 @@ class ChatClient:
 def read_reply(content: bytes) -> Reply | Fault:
     """Read the body of a 200. A Fault where it holds no finished chat completion."""
     try:
-        return _read_completion(orjson.loads(content))
-    except (orjson.JSONDecodeError, AttributeError, LookupError, TypeError):
+        return _read_completion(_decode(content))
+    except (ValueError, RecursionError, AttributeError, LookupError, TypeError):
         return Fault("5xx", f"200 without a chat completion: {read_message(content)}")
 
 
@@ -235,12 +253,24 @@ def _read_completion(body: dict[str, Any]) -> Reply | Fault:
 def read_message(content: bytes) -> str:
     """The server's sentence in the body of an error, in the shapes that OpenAI, vLLM, FastAPI and Ollama use."""
     try:
-        body = orjson.loads(content)
-    except orjson.JSONDecodeError:
+        body = _decode(content)
+    except (ValueError, RecursionError):
         return _one_line(content.decode(errors="replace"))
     while isinstance(body, dict):
         body = next((body[key] for key in ("error", "message", "detail") if body.get(key)), str(body))
     return _one_line(str(body))
+
+
+def _decode(content: bytes) -> Any:
+    """The value of a JSON text. Half of an emoji, which orjson refuses to read and to write, becomes U+FFFD.
+
+    Raises ValueError for what is no JSON, RecursionError for thousands of brackets.
+    """
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError:
+        value = json.loads(content.decode(errors="replace"))
+        return orjson.loads(_SURROGATE.sub("\ufffd", json.dumps(value, ensure_ascii=False)))
 
 
 def _one_line(text: str) -> str:
@@ -314,11 +344,3 @@ def _keepalive_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 8)
     return sock
-
-
-def _proxy(url: URL) -> str | None:
-    """The proxy that the environment names for this host; asked once, aiohttp would read it for every request."""
-    host = url.host or ""
-    if host in ("localhost", "127.0.0.1", "::1") or urllib.request.proxy_bypass(host):
-        return None
-    return urllib.request.getproxies().get(url.scheme)

@@ -11,8 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,13 +20,23 @@ from typing import Any, cast
 import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
+from orchestrator import secrets
 from orchestrator.errors import ClusterNotReady
+from orchestrator.state import (
+    ANSWER_TIMEOUT,
+    State,
+    clusters_dir,
+    current,
+    inside_job,
+    only_running,
+    read_state,
+    states,
+    status_code,
+)
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-ANSWER_TIMEOUT = 5.0  # seconds; ray.init with a wrong token hangs 21 s and says little
 LEASE_TIMEOUT = 60.0  # seconds that another job's `down` may take
 NOT_CODE = ["runs/", ".git/", ".venv/", "*.safetensors", "*.parquet", "__pycache__/", "wandb/"]
-State = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +67,7 @@ def connect(*, namespace: str = "kosen") -> Iterator[Cluster]:
     The lease is held meanwhile; a cluster that a job started goes down with the last job that leaves it.
     Raises ClusterNotReady when there is none, or it does not answer to its token.
     """
+    secrets.load_into_environment()
     with ExitStack() as stack:
         state = _find_state(stack)
         address = state["ray_address"] if state else os.environ["RAY_ADDRESS"]
@@ -74,13 +83,13 @@ def find(*, start: bool) -> State:
 
     `start`: where there is none, start a local one that stays. Raises ClusterNotReady.
     """
-    name = os.environ.get("KOSEN_CLUSTER") or _only_running()
-    state = _read_state(name) if name else None
-    if state is None and start and name in (None, "local"):
-        state = _start_local(ephemeral=False)
+    state = current()
+    if start and (state is None or (state["name"] == "local" and state["ephemeral"])):
+        state = _start_local(ephemeral=False)  # one that a job started becomes one that stays
     if state is None:
-        raise ClusterNotReady(f"no cluster {name or 'that we know of'} is running. {_NEXT}")
+        raise ClusterNotReady(f"no cluster that we know of is running. {_NEXT}")
     _use_token(state)
+    os.environ.pop("RAY_ADDRESS", None)  # it would win over the address that we found
     return state
 
 
@@ -88,37 +97,27 @@ def _find_state(stack: ExitStack) -> State | None:
     address = os.environ.get("RAY_ADDRESS")
     name = os.environ.get("KOSEN_CLUSTER")
     if address:
-        known = [state for state in _states() if address in (state["ray_address"], state["dashboard_url"])]
+        known = [state for state in states() if address in (state["ray_address"], state["dashboard_url"])]
         name = known[0]["name"] if known else None
         if name is None:
             return None
     elif name is None:
-        name = _only_running() or "local"
+        name = only_running() or "local"
     stack.callback(_leave, name)
     stack.enter_context(_lease(name))
-    state = _read_state(name)
+    state = read_state(name)
     if name == "local" and not address:
         return _start_local(ephemeral=True)  # does nothing when it is healthy
     if state is None:
-        raise ClusterNotReady(f"there is no cluster {name!r}. Known: {[s['name'] for s in _states()]}. {_NEXT}")
+        raise ClusterNotReady(f"there is no cluster {name!r}. Known: {[s['name'] for s in states()]}. {_NEXT}")
     return state
 
 
 _NEXT = "Start one with `python -m cluster.local up`, or unset KOSEN_CLUSTER and RAY_ADDRESS"
 
 
-def _only_running() -> str | None:
-    """The local cluster if it runs, else the only other one that does, else None."""
-    running = [state["name"] for state in _states() if state["phase"] == "ready" and _status_code(state) == 200]
-    if "local" in running:
-        return "local"
-    if len(running) > 1:
-        raise ClusterNotReady(f"several clusters run: {', '.join(running)}. Choose one with KOSEN_CLUSTER=<name>")
-    return running[0] if running else None
-
-
 def _start_local(*, ephemeral: bool) -> State:
-    if _read_state("local") is None:
+    if read_state("local") is None:
         print("no Ray cluster is running: starting one on this machine", file=sys.stderr)
     command = [sys.executable, "-m", "cluster.local", "up", "--json", *(["--ephemeral"] if ephemeral else [])]
     done = subprocess.run(command, cwd=Path.cwd(), env=_importable(), capture_output=True, text=True, check=False)
@@ -129,8 +128,8 @@ def _start_local(*, ephemeral: bool) -> State:
 
 def _leave(name: str) -> None:
     """After the lease is given back: bring an ephemeral cluster down, unless others use it or we run inside it."""
-    state = _read_state(name)
-    if state and state["ephemeral"] and "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:
+    state = read_state(name)
+    if state and state["ephemeral"] and not inside_job():
         command = [sys.executable, "-m", "cluster.local", "down", "--name", name, "--if-unused"]
         subprocess.run(command, env=_importable(), stdout=subprocess.DEVNULL, check=False)
 
@@ -143,7 +142,7 @@ def _importable() -> dict[str, str]:
 @contextmanager
 def _lease(name: str) -> Iterator[None]:
     """A shared lock, which `down --if-unused` respects. The kernel gives it back when this process dies."""
-    folder = _clusters_dir() / name
+    folder = clusters_dir() / name
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     deadline = time.monotonic() + LEASE_TIMEOUT
     with (folder / "lease").open("a") as file:
@@ -158,26 +157,10 @@ def _lease(name: str) -> Iterator[None]:
         yield
 
 
-def _clusters_dir() -> Path:
-    return Path(os.environ.get("KOSEN_HOME", "~/.kosen")).expanduser().absolute() / "clusters"
-
-
-def _read_state(name: str) -> State | None:
-    try:
-        return cast(State, json.loads((_clusters_dir() / name / "state.json").read_text(encoding="utf-8")))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return None
-
-
-def _states() -> list[State]:
-    folders = sorted(_clusters_dir().iterdir()) if _clusters_dir().is_dir() else []
-    return [state for folder in folders if (state := _read_state(folder.name))]
-
-
 def _use_token(state: State | None) -> None:
     if state:
         os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(_clusters_dir() / state["name"] / "token")
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(clusters_dir() / state["name"] / "token")
         Config.initialize("")  # Ray read its environment when it was imported; this is how it does it again
         AuthenticationTokenLoader.instance().reset_cache()
 
@@ -186,24 +169,10 @@ def _check_answer(state: State | None, address: str) -> None:
     if state is None:
         _check_socket(address)
         return
-    code = _status_code(state)
+    code = status_code(state)
     if code != 200:
         seen = "does not answer" if code is None else f"answers {code} to its token"
         raise ClusterNotReady(f"cluster {state['name']!r} at {state['dashboard_url']} {seen}. {_NEXT}")
-
-
-def _status_code(state: State) -> int | None:
-    """What the dashboard answers to the cluster's token, None when it does not."""
-    try:
-        token = (_clusters_dir() / state["name"] / "token").read_text(encoding="utf-8").strip()
-        headers = {"Authorization": f"Bearer {token}"}
-        request = urllib.request.Request(f"{state['dashboard_url']}/api/version", headers=headers)
-        with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT) as response:
-            return int(response.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return None
 
 
 def _check_socket(address: str) -> None:
@@ -251,8 +220,8 @@ def _silent_native_code() -> Iterator[None]:
 def _runtime_env(state: State | None) -> dict[str, Any]:
     """How workers find our packages. A job that Ray runs has its working directory already; a cluster on this machine
     reads the repository where it is, which saves packing and unpacking; others get a copy."""
-    hook = {"worker_process_setup_hook": "orchestrator.secrets.load_into_environment"}
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+    hook = {"worker_process_setup_hook": "orchestrator.secrets.set_up_worker"}
+    if inside_job():
         return hook
     if state and state["scheduler"] == "local":
         return hook | {"env_vars": {"PYTHONPATH": str(REPOSITORY)}}
@@ -272,15 +241,3 @@ def _describe(state: State | None, address: str) -> Cluster:
         gpus=gpus,
         state=state,
     )
-
-
-def run_root() -> Path:
-    """Where runs are kept, without connecting: the running cluster's run root, else `runs/` here."""
-    state = _read_state(os.environ.get("KOSEN_CLUSTER", "local"))
-    return Path(state["run_root"]) if state else Path("runs").absolute()
-
-
-def known_gpus() -> int | None:
-    """GPUs of the running cluster as its state file says, None where there is no such file."""
-    state = _read_state(os.environ.get("KOSEN_CLUSTER", "local"))
-    return sum(node["gpus"] for node in state["nodes"]) if state else None

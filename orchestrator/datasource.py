@@ -120,7 +120,7 @@ def _hub_advice(name: str, error: Exception, offline: bool) -> str:
     if "gated" in str(error).lower():
         return (
             f"the data set {name} is gated. Accept its terms at https://huggingface.co/datasets/{name}, then put "
-            f"HF_TOKEN=… of that account into {secrets.SECRETS_FILE} (mode 0600)"
+            f"HF_TOKEN=… of that account into {secrets.secrets_file()} (mode 0600)"
         )
     if isinstance(error, ConnectionError) or (offline and "cache" in text):
         why = "HF_HUB_OFFLINE is set" if offline else "the hub is not reachable from here"

@@ -1,24 +1,39 @@
 """From what a spec says about an endpoint to one that answers with the right model."""
 
+import errno
+import http.client
+import json
 import socket
+import ssl
+import time
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import openai
-
 from orchestrator.endpoint import Endpoint
-from orchestrator.errors import EndpointDown
+from orchestrator.errors import EndpointDown, SpecError
 
-PROBE_SECONDS = 10.0
+if TYPE_CHECKING:
+    import openai  # a second of imports that the batching actors need not wait for
+
+PROBE_SECONDS = 10.0  # for one answer
+CONNECT_SECONDS = 5.0
+TRY_FOR = 20.0  # seconds that a server which listens may need until it lists its models
+FIRST_WAIT = 0.5  # seconds before the second try; doubles
+CLIENT_RETRIES = 4  # the openai package waits 0.5, 1, 2 and 4 s between them
+_NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL)
 
 
 class Unreachable(EndpointDown):
-    """Nothing listens at the address."""
+    """Nothing listens at the address: a connection was refused, or there is no such host or no way to it."""
 
 
 def check(endpoint: Endpoint, role: str) -> Endpoint:
     """Ask the endpoint for its models; returns it with the id under which it serves ours.
 
-    Raises Unreachable if nothing listens, EndpointDown if it refuses the key or serves other models.
+    Raises SpecError for what is no address, Unreachable if nothing listens there, EndpointDown if what listens does not
+    answer, refuses the key, is no such API or serves other models.
     """
     served = _list_models(endpoint)
     if served is None or endpoint.model in served:
@@ -31,12 +46,12 @@ def check(endpoint: Endpoint, role: str) -> Endpoint:
 
 def is_this_host(url: str) -> bool:
     """Whether an address points at the machine that we run on."""
-    host = urlsplit(url).hostname or ""
-    if host in ("localhost", "0.0.0.0", "::", "::1", socket.gethostname()) or host.startswith("127."):
-        return True
     try:
+        host = urlsplit(url).hostname or ""
+        if host in ("localhost", "0.0.0.0", "::", "::1", socket.gethostname()) or host.startswith("127."):
+            return True
         addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except OSError:
+    except (OSError, ValueError):  # no such name; what is no address at all
         return False
     return any(_is_bindable(str(address)) for address in addresses)
 
@@ -52,32 +67,169 @@ def _is_bindable(address: str) -> bool:
     return True
 
 
-def client(endpoint: Endpoint, timeout: float = PROBE_SECONDS) -> openai.OpenAI:
-    """The openai package's client, for the few calls where its load does not matter."""
+def proxy_for(endpoint: Endpoint) -> str | None:
+    """The proxy that the environment names for an endpoint; none stands before our own deployments and this host."""
+    address = urlsplit(endpoint.base_url)
+    proxy = urllib.request.getproxies().get(address.scheme)
+    if not proxy or _is_ours(endpoint):
+        return None
+    return None if urllib.request.proxy_bypass(address.hostname or "") else proxy
+
+
+def _is_ours(endpoint: Endpoint) -> bool:
+    return endpoint.serve_app is not None or is_this_host(endpoint.base_url)
+
+
+def auth_headers(endpoint: Endpoint) -> dict[str, str]:
+    """The endpoint's headers. Raises EndpointDown, naming the key and not its value, if no header can carry it."""
     key = endpoint.api_key()
-    if endpoint.key_name and key is None:
+    if key and not (key.isascii() and key.isprintable()):
+        raise EndpointDown(
+            f"the key {endpoint.key_name} for {endpoint.base_url} holds characters that no header can carry (a line "
+            f"break, a control character or a letter outside ASCII). Set {endpoint.key_name} again"
+        )
+    return endpoint.headers()
+
+
+def client(endpoint: Endpoint, timeout: float = PROBE_SECONDS) -> "openai.OpenAI":
+    """The openai package's client, for the few calls where its load does not matter."""
+    import openai
+
+    _require_key(endpoint)
+    direct = openai.DefaultHttpxClient(trust_env=False) if _is_ours(endpoint) else None
+    return openai.OpenAI(
+        base_url=endpoint.base_url,
+        api_key=endpoint.api_key() or "none",
+        timeout=timeout,
+        max_retries=CLIENT_RETRIES,
+        http_client=direct,
+    )
+
+
+def _require_key(endpoint: Endpoint) -> dict[str, str]:
+    """The headers, once the key that the endpoint wants is known to be there and fit for use."""
+    if endpoint.key_name and endpoint.api_key() is None:
         raise EndpointDown(
             f"{endpoint.base_url} wants a key, but {endpoint.key_name} is not set. "
             f"Export it, or write {endpoint.key_name}=… into ~/.kosen/secrets.env (chmod 600)"
         )
-    return openai.OpenAI(base_url=endpoint.base_url, api_key=key or "none", timeout=timeout, max_retries=1)
+    return auth_headers(endpoint)
 
 
 def _list_models(endpoint: Endpoint) -> set[str] | None:
     """The ids that /v1/models lists, or None where the server has no such list."""
     try:
-        return {model.id for model in client(endpoint).models.list()}
-    except openai.APIConnectionError as error:
-        reason = error.__cause__ or error
+        proxy = proxy_for(endpoint)
+        headers = _require_key(endpoint)
+        if not proxy:
+            _check_listening(endpoint)
+        content = _get_models(endpoint, headers, proxy)
+    except (ValueError, http.client.InvalidURL) as error:
+        raise SpecError(
+            f"base_url={endpoint.base_url} is no address ({error}). Expected something like http://localhost:8000/v1"
+        ) from None
+    return None if content is None else _read_ids(endpoint, content)
+
+
+def _check_listening(endpoint: Endpoint) -> None:
+    """A plain connection. Whether nobody is there decides what is started here, so it is asked separately."""
+    address = urlsplit(endpoint.base_url)
+    port = address.port or (443 if address.scheme == "https" else 80)
+    failures: list[Exception] = []
+    try:
+        socket.create_connection((address.hostname, port), CONNECT_SECONDS, all_errors=True).close()
+    except OSError as error:  # the name has no address
+        failures = [error]
+    except ExceptionGroup as group:  # one for each address of the name
+        failures = list(group.exceptions)
+    if not failures:
+        return
+    seen = ", ".join(dict.fromkeys(str(failure) for failure in failures))
+    if all(_is_absence(failure) for failure in failures):
         raise Unreachable(
-            f"nothing usable answers at {endpoint.base_url} ({reason}). Start the server, or change base_url="
+            f"nothing listens at {endpoint.base_url} ({seen}). Start the server, or change base_url="
         ) from None
-    except openai.AuthenticationError:
+    raise EndpointDown(
+        f"{endpoint.base_url} neither takes nor refuses a connection ({seen}). Look after the server, or "
+        "change base_url="
+    ) from None
+
+
+def _is_absence(error: Exception) -> bool:
+    if isinstance(error, ConnectionRefusedError | socket.gaierror):
+        return True
+    return isinstance(error, OSError) and error.errno in _NO_ROUTE
+
+
+def _get_models(endpoint: Endpoint, headers: dict[str, str], proxy: str | None) -> bytes | None:
+    """The body of /v1/models, None where there is no such page. A server that is only busy is asked again."""
+    opener = urllib.request.build_opener(
+        urllib.request.ProxyHandler({urlsplit(endpoint.base_url).scheme: proxy} if proxy else {})
+    )
+    request = urllib.request.Request(f"{endpoint.base_url}/models", headers={"User-Agent": "kosen"})
+    for name, value in headers.items():
+        request.add_unredirected_header(name, value)  # a key goes to no other server
+    deadline, wait = time.monotonic() + TRY_FOR, FIRST_WAIT
+    while True:
+        left = deadline - time.monotonic()
+        try:
+            with opener.open(request, timeout=max(1.0, min(PROBE_SECONDS, left))) as response:
+                return bytes(response.read())
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return None
+            failure, may_pass = _refusal(endpoint, error), error.code == 429 or error.code >= 500
+        except http.client.InvalidURL:
+            raise
+        except (OSError, http.client.HTTPException) as error:
+            failure, may_pass = _silence(endpoint, error), not _is_tls(error)
+        if not may_pass or deadline - time.monotonic() < wait:
+            raise failure
+        time.sleep(wait)
+        wait *= 2
+
+
+def _refusal(endpoint: Endpoint, error: urllib.error.HTTPError) -> EndpointDown:
+    if error.code == 401:
+        key = f" {endpoint.key_name}" if endpoint.key_name else ""
+        return EndpointDown(
+            f"{endpoint.base_url} refuses the key{key}. Check it, or name another variable with api_key_env="
+        )
+    try:
+        words = " ".join(error.read(300).decode(errors="replace").split())
+    except (OSError, http.client.HTTPException):
+        words = error.reason
+    return EndpointDown(
+        f"{endpoint.base_url}/models answers {error.code}: {words}. Mend the server, or change base_url="
+    )
+
+
+def _silence(endpoint: Endpoint, error: Exception) -> EndpointDown:
+    reason = getattr(error, "reason", None) or error
+    return EndpointDown(
+        f"{endpoint.base_url} accepts connections but does not answer ({reason or type(reason).__name__}). "
+        "Look after the server, or change base_url="
+    )
+
+
+def _is_tls(error: Exception) -> bool:
+    """A certificate, or a server that speaks no TLS: the same the next time."""
+    return isinstance(getattr(error, "reason", error), ssl.SSLError)
+
+
+def _read_ids(endpoint: Endpoint, content: bytes) -> set[str]:
+    try:
+        return {str(entry["id"]) for entry in json.loads(content)["data"] or ()}  # Ollama without models: null
+    except (ValueError, RecursionError, TypeError, LookupError):
+        seen = " ".join(content[:80].decode(errors="replace").split()) or "an empty page"
         raise EndpointDown(
-            f"{endpoint.base_url} refuses the key{f' {endpoint.key_name}' if endpoint.key_name else ''}. "
-            "Check it, or name another variable with api_key_env="
+            f"{endpoint.base_url}/models gives {seen!r}, expected an OpenAI-compatible list of models. Change base_url="
         ) from None
-    except openai.NotFoundError:
-        return None
-    except openai.APIStatusError as error:
-        raise EndpointDown(f"{endpoint.base_url}/models answers {error.status_code}: {error.message}") from None
+
+
+def only_model(endpoint: Endpoint, role: str) -> str:
+    """The one model that an endpoint serves. Raises SpecError where it serves several, so that `role`= must choose."""
+    served = sorted(_list_models(endpoint) or ())
+    if len(served) != 1:
+        raise SpecError(f"{endpoint.base_url} serves {', '.join(served[:5]) or 'no list of models'}. Give {role}=")
+    return served[0]

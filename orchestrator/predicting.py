@@ -1,15 +1,16 @@
 """The prediction stage: each row's messages go to the endpoint, each final answer goes to the writer at once."""
 
-from collections.abc import Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ray.actor import ActorHandle
 
-from orchestrator.batching import Outbox, gather_all, run_stage
+from orchestrator import secrets
+from orchestrator.batching import Outbox, Pick, RowStore, gather_all, run_stage
 from orchestrator.client import ChatClient, Outcome
 from orchestrator.endpoint import Endpoint
-from orchestrator.records import Key, Prediction
+from orchestrator.records import Key, Prediction, Question
 
 
 @dataclass(frozen=True)
@@ -17,17 +18,20 @@ class PredictConfig:
     """What every prediction actor needs."""
 
     writer: ActorHandle
+    build: Callable[[dict[str, Any]], Question]  # from a stored row to what is asked
     endpoint: Endpoint
     options: dict[str, Any]  # sampling and budget, as the endpoint's API names them
     request_timeout: float  # seconds for one attempt
 
 
-def predict(config: PredictConfig, rows: Iterable[dict[str, Any]], *, total: int, window: int) -> int:
-    """Ask all `rows` (`id, sample, messages, fingerprint, spec`); returns how many were asked.
+def predict(config: PredictConfig, store: RowStore, picks: list[Pick], *, window: int, node: str | None = None) -> int:
+    """Ask all `picks` of the stored rows; returns how many were asked.
 
     Raises EndpointDown when the endpoint is gone for good, StorageFailed when the records cannot be written.
     """
-    return run_stage(PredictWorker, config, rows, total=total, window=window, rows_ahead=2 * window)
+    return run_stage(
+        PredictWorker, config, store, picks, total=len(picks), window=window, rows_ahead=2 * window, node=node
+    )
 
 
 class PredictWorker:
@@ -39,22 +43,25 @@ class PredictWorker:
         self._outbox = Outbox[Prediction](self._send)
 
     async def work(self, rows: list[dict[str, Any]]) -> None:
+        secrets.remember(await self._config.writer.secrets.remote())
         by_key = {Key(row["id"], row["sample"]): row for row in rows}
         todo = await self._config.writer.still_open.remote(list(by_key))
         await gather_all(self._ask(by_key[Key(*key)]) for key in todo)
 
     async def _ask(self, row: dict[str, Any]) -> None:
-        outcome = await self._client.ask(row["messages"], self._config.options)
-        await self._outbox.put(_record(row, outcome, self._config.endpoint))
+        question = self._config.build(row)
+        outcome = await self._client.ask(question.messages, self._config.options)
+        await self._outbox.put(_record(question, outcome, self._config.endpoint))
 
     async def _send(self, records: list[Prediction]) -> None:
         await self._config.writer.append_predictions.remote(records)
 
 
-def _record(row: dict[str, Any], outcome: Outcome, endpoint: Endpoint) -> Prediction:
+def _record(question: Question, outcome: Outcome, endpoint: Endpoint) -> Prediction:
+    wanted = question.wanted
     return {
-        "id": row["id"],
-        "sample": row["sample"],
+        "id": wanted.id,
+        "sample": wanted.sample,
         "status": outcome.status,
         "reason": outcome.reason,
         "detail": outcome.detail,
@@ -67,6 +74,7 @@ def _record(row: dict[str, Any], outcome: Outcome, endpoint: Endpoint) -> Predic
         "seconds": outcome.seconds,
         "model": endpoint.model,
         "endpoint": endpoint.base_url,
-        "fingerprint": row["fingerprint"],
-        "spec": row["spec"],
+        "fingerprint": wanted.fingerprint,
+        "spec": wanted.spec,
+        "prompt_sha256": question.prompt_sha256,
     }

@@ -10,6 +10,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
 
@@ -56,6 +57,7 @@ class Prediction(TypedDict):
     endpoint: str
     fingerprint: str  # of what decides the answer: model, messages, sampling
     spec: str  # of what can turn a failure into an answer: budget, serving options, endpoint
+    prompt_sha256: str  # of the system prompt's file
 
 
 class Wanted(NamedTuple):
@@ -65,6 +67,15 @@ class Wanted(NamedTuple):
     sample: int
     fingerprint: str
     spec: str
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One request, and what its record must say of it."""
+
+    wanted: Wanted
+    messages: list[dict[str, Any]]
+    prompt_sha256: str
 
 
 class JudgeIdentity(TypedDict):

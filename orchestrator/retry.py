@@ -32,14 +32,17 @@ TRIES: dict[Reason, int] = {"connection": 6, "5xx": 6, "deadline": 3, "429": 40}
 CAP: dict[Reason, float] = {"connection": 30, "5xx": 30, "deadline": 30, "429": 60}  # seconds
 JITTER = 0.25  # of a wait, to either side: requests that failed together must not come back together
 RETRY_AFTER_CAP = 120.0  # seconds; a server that wants more is asked again earlier, and says so again
+PAUSE_SPREAD = 0.1  # of a pause that the server asked for, on top of it: not all requests come back at once
+CONNECT_TIMEOUT = 30.0  # seconds; only a host that drops packets needs longer than one
 
 # A kept connection that the server has just closed shows within a round trip; later, the request itself was dropped.
 STALE_WITHIN = 1.0  # seconds
 
 OUT_AFTER = 3  # faults of the endpoint in a row; one or two can be a single lost replica
-# A streak is over when it pauses: while the endpoint is out, faults arrive at least every cap + jitter + connect
-# timeout = 68 s, even from a single item.
-QUIET = 90.0
+# A streak is over when it pauses for 90 s, not counting pauses that the server asked for: while the endpoint is out,
+# even a single item is back within its longest wait, the spread of the longest pause, and the time to connect. The 10 s
+# are for the refusal itself.
+QUIET = 10 + (1 + JITTER) * CAP["connection"] + PAUSE_SPREAD * RETRY_AFTER_CAP + CONNECT_TIMEOUT
 GIVEN_UP_LIMIT = 50  # items in a row; more than the unlucky ones that gather at the end of a run
 PATIENCE = 120.0  # seconds, for endpoints that others run
 SERVE_PATIENCE = 900.0  # seconds, for our own: a large engine that died reloads its weights within this
@@ -103,10 +106,10 @@ class Health:
         self._streak = self._given_up = 0
 
     def fault(self, fault: Fault) -> None:
-        if fault.retry_after:
-            self._paused_until = max(self._paused_until, self.clock() + fault.retry_after)
         if fault.of_endpoint:
             self._extend_streak(fault)
+        if fault.retry_after:
+            self._paused_until = max(self._paused_until, self.clock() + fault.retry_after)
 
     def give_up(self, fault: Fault) -> None:
         """An item has used all its tries."""
@@ -123,7 +126,7 @@ class Health:
 
     def _extend_streak(self, fault: Fault) -> None:
         now = self.clock()
-        if self._streak == 0 or now - self._last_fault > QUIET:
+        if self._streak == 0 or now - max(self._last_fault, self._paused_until) > QUIET:
             self._streak, self._streak_start = 0, now
         self._streak += 1
         self._last_fault = now

@@ -7,22 +7,41 @@ shared home folder brings to every node.
 import hashlib
 import hmac
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.errors import ClusterNotReady, SpecError
 
-SECRETS_FILE = Path("~/.kosen/secrets.env")
+
+def secrets_file() -> Path:
+    """~/.kosen/secrets.env; KOSEN_HOME moves the folder, as it does for cluster states."""
+    return Path(os.environ.get("KOSEN_HOME", "~/.kosen")).expanduser() / "secrets.env"
+
+
+_handed: dict[str, str] = {}  # by the driver to this process, over Ray's own channel
 
 
 def find(name: str) -> str | None:
-    """The secret `name` from the environment, else from the secrets file, else None."""
-    return os.environ.get(name) or _read_file().get(name)
+    """The secret `name`: as the driver handed it on, else from the environment, else from the secrets file."""
+    value = _handed.get(name) or os.environ.get(name) or _read_file().get(name)
+    return value.strip() if value else None
+
+
+def remember(secrets: dict[str, str]) -> None:
+    """Keep what the driver knows: a cluster's workers have the environment of whoever started the cluster."""
+    _handed.update(secrets)
 
 
 def load_into_environment() -> None:
-    """Ray's worker_process_setup_hook: libraries that read tokens from the environment (HF_TOKEN) find them."""
+    """Libraries that read tokens from the environment (HF_TOKEN) find them. Raises SpecError for an open file."""
     for name, value in _read_file().items():
         os.environ.setdefault(name, value)
+
+
+def set_up_worker() -> None:
+    """Ray's worker_process_setup_hook. An error here would keep the worker from starting; the driver has told it."""
+    with suppress(SpecError):
+        load_into_environment()
 
 
 def endpoint_key(app: str) -> str:
@@ -41,7 +60,7 @@ def _cluster_token() -> str:
 
 
 def _read_file() -> dict[str, str]:
-    path = SECRETS_FILE.expanduser()
+    path = secrets_file()
     try:
         if path.stat().st_mode & 0o077:
             raise SpecError(f"{path} can be read by others. Give: chmod 600 {path}")

@@ -14,6 +14,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +23,14 @@ import ray
 from orchestrator.cluster import REPOSITORY, Cluster
 from orchestrator.endpoint import Endpoint
 from orchestrator.engine_log import engine_log, meaningful_lines
+from orchestrator.engine_options import deployment_config, engine_kwargs, max_num_seqs, model_source
 from orchestrator.errors import EndpointDown, SpecError
 from orchestrator.secrets import endpoint_key
 from orchestrator.spec import ServingSpec
 
 POLL = 0.5  # seconds between looks at a starting deployment
-MAX_ONGOING = 1024  # requests that Serve hands to a replica; vLLM queues them better than Serve does
-CPU_MAX_NUM_SEQS = 32
+STARTS = 2  # of one application that somebody else deletes before it is ready
 CPU_KV_CACHE_GIB = 1
-GPU_MAX_NUM_SEQS = 256  # vLLM's default for a server; 1024 on GPUs with 70 GiB and more
 QUEUE_FACTOR = 1.25  # requests in flight for each one that decodes: the next is there when one ends
 # Serve LLM ends a request after 600 s; an answer with long reasoning takes longer. The client's deadline decides.
 REQUEST_TIMEOUT = 86_400
@@ -50,7 +50,43 @@ def deploy(model: str, spec: ServingSpec, cluster: Cluster, *, progress: Progres
     base_url = f"http://{cluster.serve_host}:{cluster.serve_port}/{name}/v1"
     endpoint = Endpoint(base_url=base_url, model=model, serve_app=name)
     _take_lease(name)
-    deadline = time.monotonic() + spec.startup_timeout
+    try:
+        _delete_abandoned(name, progress)
+        _bring_up(endpoint, spec, cluster, progress)
+    except BaseException:  # an interrupted job too must not leave GPUs occupied
+        release(endpoint, cluster)
+        raise
+    return endpoint
+
+
+def release(endpoint: Endpoint, cluster: Cluster) -> None:
+    """Give the endpoint back; its application is deleted unless another live job holds a lease on it."""
+    name = endpoint.serve_app
+    if name is None:
+        return
+    _drop_lease(name)  # first: of two jobs that leave together, the later one sees no other lease
+    if _app_status(name) not in (None, "DELETING") and not _leases_on(name):
+        _delete(name)
+
+
+def _bring_up(endpoint: Endpoint, spec: ServingSpec, cluster: Cluster, progress: Progress) -> None:
+    name, deadline = str(endpoint.serve_app), time.monotonic() + spec.startup_timeout
+    for _ in range(STARTS):
+        try:
+            _start(name, endpoint.model, spec, cluster, progress)
+            _wait_running(name, deadline, spec, progress)
+            _wait_first_token(endpoint, deadline, spec)
+            return
+        except _Vanished:
+            progress(f"somebody else deleted {name} before it was ready")
+    raise EndpointDown(
+        f"{name} was deleted {STARTS} times before it was ready, though this job holds it. See who calls serve.delete "
+        "or `serve shutdown` on this cluster, then give the command again"
+    )
+
+
+def _start(name: str, model: str, spec: ServingSpec, cluster: Cluster, progress: Progress) -> None:
+    """Deploy, unless the application runs or another job is starting it."""
     status = _app_status(name)
     if status == "RUNNING":
         progress(f"using the running deployment {name}")
@@ -58,24 +94,32 @@ def deploy(model: str, spec: ServingSpec, cluster: Cluster, *, progress: Progres
         progress(f"another job is starting {name}: waiting for it")
     else:
         progress(f"deploying {describe(model, spec, cluster.gpus)} as {name}")
+        if status == "DELETING":
+            _delete(name)  # returns when it is gone
         _run(name, model, spec, cluster)
-    _wait_running(name, deadline, spec, progress)
-    _wait_first_token(endpoint, deadline, spec)
-    return endpoint
 
 
-def release(endpoint: Endpoint, cluster: Cluster) -> None:
-    """Give the endpoint back; its application is deleted unless another live job holds a lease on it."""
+def _delete_abandoned(wanted: str, progress: Progress) -> None:
+    """Delete our applications that no living job holds; a driver that was killed left them on their GPUs.
+
+    A job takes its lease before it looks for its application, and leases are read at the last moment. Should a job
+    come between the two, it finds its application gone and starts it again.
+    """
+    for name, status in _app_statuses().items():
+        if name.startswith("kosen-") and name != wanted and status != "DELETING" and not _leases_on(name):
+            progress(f"deleting {name}: the job that started it is gone")
+            _delete(name)
+
+
+def _delete(name: str) -> None:
     from ray import serve
 
-    name = endpoint.serve_app
-    if name is None or _app_status(name) is None:
-        return
-    lease = _leases.pop(name, None)
-    if lease is not None:
-        ray.kill(lease)
-    if not _other_leases(name):
+    with suppress(TimeoutError):  # Serve goes on deleting
         serve.delete(name)
+
+
+class _Vanished(Exception):
+    """An application that was there is there no more."""
 
 
 def describe(model: str, spec: ServingSpec, gpus: int | None) -> str:
@@ -87,9 +131,7 @@ def describe(model: str, spec: ServingSpec, gpus: int | None) -> str:
 
 def capacity(spec: ServingSpec, gpus: int) -> int:
     """Requests to keep in flight: what all replicas decode at once, times a factor that keeps their queues fed."""
-    default = GPU_MAX_NUM_SEQS if gpus else CPU_MAX_NUM_SEQS
-    sequences = int(engine_kwargs("", spec, gpus).get("max_num_seqs") or default)
-    return int(QUEUE_FACTOR * sequences * (spec.max_replicas or spec.replicas))
+    return int(QUEUE_FACTOR * max_num_seqs(spec, gpus) * (spec.max_replicas or spec.replicas))
 
 
 def app_name(model: str, spec: ServingSpec, gpus: int) -> str:
@@ -108,50 +150,6 @@ def check_model(model: str) -> None:
             raise SpecError(f"{model} has no config.json, so it is no Hugging Face model folder. Give model=<folder>")
     elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model) or model.startswith((".", "/")) or model.count("/") != 1:
         raise SpecError(f"there is no model folder {model}, and it is no hub name (organisation/model). Check model=")
-
-
-def engine_kwargs(model: str, spec: ServingSpec, gpus: int) -> dict[str, Any]:
-    """vLLM's engine options: the spec's, those that a CPU needs, and last what `engine_kwargs` says."""
-    names = (
-        *("max_model_len", "gpu_memory_utilization", "max_num_seqs", "max_num_batched_tokens"),
-        *("enable_chunked_prefill", "reasoning_parser"),
-    )
-    options = {name: value for name in names if (value := getattr(spec, name)) is not None}
-    options |= {
-        "tensor_parallel_size": spec.tensor_parallel_size,
-        "pipeline_parallel_size": spec.pipeline_parallel_size,
-        "dtype": spec.dtype,
-        "enforce_eager": spec.enforce_eager,
-    }
-    overrides = (_yarn(model, spec.yarn_factor) if spec.yarn_factor else {}) | spec.hf_overrides
-    if overrides:
-        options["hf_overrides"] = overrides
-    if not gpus:
-        options = _cpu_options(options)
-    return options | spec.engine_kwargs
-
-
-def _cpu_options(options: dict[str, Any]) -> dict[str, Any]:
-    """Small and quick to start: half precision is emulated on most CPUs, and compiling takes minutes."""
-    options.pop("gpu_memory_utilization", None)
-    return options | {
-        "dtype": "float32" if options["dtype"] == "auto" else options["dtype"],
-        "enforce_eager": True,
-        "max_num_seqs": options.get("max_num_seqs", CPU_MAX_NUM_SEQS),
-        # Without it a small model under a JSON grammar may write white space until its budget is spent.
-        "structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True},
-    }
-
-
-def _yarn(model: str, factor: float) -> dict[str, Any]:
-    """YaRN as vLLM takes it since 0.11.1; the original length is what the model's own config says."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(model)
-    parameters = dict(getattr(config, "rope_parameters", None) or {})
-    original = parameters.get("original_max_position_embeddings") or config.max_position_embeddings
-    parameters |= {"rope_type": "yarn", "factor": factor, "original_max_position_embeddings": original}
-    return {"rope_parameters": parameters}
 
 
 def _run(name: str, model: str, spec: ServingSpec, cluster: Cluster) -> None:
@@ -212,31 +210,14 @@ def _llm_config(model: str, spec: ServingSpec, cluster: Cluster) -> Any:
 
     options = engine_kwargs(model, spec, cluster.gpus)
     return LLMConfig(
-        model_loading_config=ModelLoadingConfig(model_id=model, model_source=_source(model)),
+        model_loading_config=ModelLoadingConfig(model_id=model, model_source=model_source(model)),
         accelerator_config={"kind": "gpu" if cluster.gpus else "cpu"},
         placement_group_config=_placement(spec, cluster),
-        deployment_config=_deployment_config(spec, options),
+        deployment_config=deployment_config(spec, options),
         engine_kwargs=options,
         runtime_env=_runtime_env(cluster),
         callback_config={"callback_class": EngineStart},
     )
-
-
-def _deployment_config(spec: ServingSpec, options: dict[str, Any]) -> dict[str, Any]:
-    ongoing = max(MAX_ONGOING, 2 * int(options.get("max_num_seqs") or 0))
-    scale: dict[str, Any] = {"num_replicas": spec.replicas}
-    if spec.max_replicas and spec.max_replicas > spec.replicas:
-        target = int(options.get("max_num_seqs") or GPU_MAX_NUM_SEQS)
-        limits = {"min_replicas": spec.replicas, "max_replicas": spec.max_replicas}
-        scale = {"autoscaling_config": limits | {"target_ongoing_requests": target}}
-    return scale | {
-        "name": "engine",
-        "max_ongoing_requests": ongoing,
-        "health_check_period_s": 1,  # a dead engine fails fast, so it draws requests until Serve has noticed
-        "max_constructor_retry_count": 1,  # what is wrong with a model or its memory is wrong the second time too
-        "graceful_shutdown_wait_loop_s": 0.5,
-        "graceful_shutdown_timeout_s": 5,
-    }
 
 
 def _placement(spec: ServingSpec, cluster: Cluster) -> dict[str, Any]:
@@ -262,7 +243,7 @@ def _runtime_env(cluster: Cluster) -> dict[str, Any]:
             "VLLM_CPU_OMP_THREADS_BIND": "nobind",  # Ray reserves logical CPUs, not cores to bind to
             "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 2) // 2)),
         }
-    hook = "orchestrator.secrets.load_into_environment"
+    hook = "orchestrator.secrets.set_up_worker"
     return inherited | {"env_vars": variables, "worker_process_setup_hook": hook}
 
 
@@ -274,12 +255,6 @@ def _world_size(spec: ServingSpec) -> int:
     return spec.tensor_parallel_size * spec.pipeline_parallel_size
 
 
-def _source(model: str) -> str:
-    """Workers have another working directory, so a folder is given as an absolute path."""
-    folder = Path(model).expanduser()
-    return str(folder.absolute()) if folder.is_dir() else model
-
-
 def _files(model: str) -> list[tuple[str, int, int]]:
     """Name, size and time of a local model's files: a folder that was trained again is another model."""
     folder = Path(model).expanduser()
@@ -287,24 +262,30 @@ def _files(model: str) -> list[tuple[str, int, int]]:
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in found]
 
 
-def _app_status(name: str) -> str | None:
+def _app_statuses() -> dict[str, str]:
     from ray import serve
 
-    app = serve.status().applications.get(name)
-    return str(app.status.value) if app else None
+    return {name: str(app.status.value) for name, app in serve.status().applications.items()}
+
+
+def _app_status(name: str) -> str | None:
+    return _app_statuses().get(name)
 
 
 def _wait_running(name: str, deadline: float, spec: ServingSpec, progress: Progress) -> None:
+    """Wait for an application that is deployed; raises _Vanished when it is deleted meanwhile."""
     from ray import serve
 
     shown = ""
     while True:
         app = serve.status().applications.get(name)
-        status = str(app.status.value) if app else "NOT_STARTED"
+        if app is None or app.status.value == "DELETING":
+            raise _Vanished
+        status = str(app.status.value)
         if status == "RUNNING":
             return
-        if status in ("DEPLOY_FAILED", "UNHEALTHY", "DELETING"):
-            message = "; ".join(d.message for d in app.deployments.values() if d.message) if app else ""
+        if status in ("DEPLOY_FAILED", "UNHEALTHY"):
+            message = "; ".join(d.message for d in app.deployments.values() if d.message)
             raise _failed(name, f"the deployment is {status}", message)
         if time.monotonic() > deadline:
             raise _failed(name, f"it is still {status} after startup_timeout={spec.startup_timeout:.0f} s", "")
@@ -318,24 +299,23 @@ def _wait_running(name: str, deadline: float, spec: ServingSpec, progress: Progr
 def _progress_line(app: Any) -> str:
     parts = [
         f"{name.removeprefix('LLMServer:')} {' '.join(f'{count} {state.lower()}' for state, count in states.items())}"
-        for name, deployment in sorted((app.deployments if app else {}).items())
+        for name, deployment in sorted(app.deployments.items())
         if (states := {str(getattr(k, "value", k)): v for k, v in deployment.replica_states.items() if v})
     ]
     return "starting: " + (", ".join(parts) or "waiting for Serve")
 
 
 def _failed(name: str, seen: str, message: str) -> EndpointDown:
-    """The error to raise, with what the engine wrote last; the broken application is deleted."""
-    from ray import serve
-
+    """The error to raise, with what the engine wrote last."""
     log = "\n".join(meaningful_lines(engine_log(name)) + meaningful_lines(message))
-    serve.delete(name)
     return EndpointDown(f"{name} did not start: {seen}. The end of the engine's log:\n{log}")
 
 
 def _wait_first_token(endpoint: Endpoint, deadline: float, spec: ServingSpec) -> None:
     """Until `/v1/models` lists our id and a chat request brings a token, through the proxy as clients go."""
     while (seen := _try_first_token(endpoint)) is not None:
+        if _app_status(str(endpoint.serve_app)) in (None, "DELETING"):
+            raise _Vanished
         if time.monotonic() > deadline:
             reason = f"no token within startup_timeout={spec.startup_timeout:.0f} s ({seen})"
             raise _failed(str(endpoint.serve_app), reason, "")
@@ -366,7 +346,8 @@ def _call(endpoint: Endpoint, path: str, body: dict[str, Any] | None = None) -> 
     data = json.dumps(body).encode() if body else None
     headers = endpoint.headers() | {"Content-Type": "application/json"}
     request = urllib.request.Request(endpoint.base_url + path, data=data, headers=headers)
-    with urllib.request.urlopen(request, timeout=120) as response:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows a way into the cluster
+    with direct.open(request, timeout=120) as response:
         answer: dict[str, Any] = json.load(response)
     return answer
 
@@ -374,12 +355,17 @@ def _call(endpoint: Endpoint, path: str, body: dict[str, Any] | None = None) -> 
 def _take_lease(name: str) -> None:
     """An actor that lives as long as this job: others see by its name that the application is in use."""
     if name not in _leases:
-        _leases[name] = (
-            ray.remote(_Lease).options(num_cpus=0, name=f"kosen-lease-{name}-{uuid.uuid4().hex[:8]}").remote()
-        )
+        lease = f"kosen-lease-{name}-{uuid.uuid4().hex[:8]}"
+        _leases[name] = ray.remote(_Lease).options(num_cpus=0, max_restarts=-1, name=lease).remote()
 
 
-def _other_leases(name: str) -> list[str]:
+def _drop_lease(name: str) -> None:
+    lease = _leases.pop(name, None)
+    if lease is not None:
+        ray.kill(lease)
+
+
+def _leases_on(name: str) -> list[str]:
     prefix = f"kosen-lease-{name}-"
     return [found for found in ray.util.list_named_actors() if str(found).startswith(prefix)]
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
-from yaml import YAMLError
 
 from orchestrator.errors import SpecError
 
@@ -20,7 +20,7 @@ Budget = PositiveInt | Literal["auto"]
 class SpecModel(BaseModel):
     """A group of keys: unknown ones are errors, values are fixed once read."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
 
 
 class ServingSpec(SpecModel):
@@ -66,10 +66,13 @@ def load_spec(schema: type[S], config: Path | None, overrides: Sequence[str]) ->
     try:
         base = OmegaConf.load(config) if config else OmegaConf.create()
         merged = OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides)))
+        for key, text in (override.split("=", 1) for override in overrides):
+            if _is_text(schema, key) and text not in ("", "null", "~"):
+                OmegaConf.update(merged, key, yaml.load(text, yaml.BaseLoader) if text.startswith("[") else text)
         values = OmegaConf.to_container(merged, resolve=True)
     except FileNotFoundError:
         raise SpecError(f"there is no spec file {config}. The shipped ones are in conf/") from None
-    except (OSError, YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
+    except (OSError, yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read the spec {config or ''} {' '.join(overrides)}: {first_line(error)}") from None
     if not isinstance(values, dict):
         raise SpecError(f"{config} holds a {type(values).__name__}, expected key: value lines")
@@ -77,6 +80,17 @@ def load_spec(schema: type[S], config: Path | None, overrides: Sequence[str]) ->
         return schema.model_validate(values)
     except ValidationError as error:
         raise SpecError(_explain(schema, error)) from None
+
+
+def _is_text(schema: type[SpecModel], key: str) -> bool:
+    """Whether a key holds text or a list of texts: `run=2026_11_20` and `question_ids=[66e2]` are no numbers."""
+    name, _, rest = key.partition(".")
+    field = schema.model_fields.get(name)
+    if field is None:
+        return False
+    if isinstance(field.annotation, type) and issubclass(field.annotation, SpecModel):
+        return _is_text(field.annotation, rest)
+    return not rest and field.annotation in (str, str | None, list[str])
 
 
 def first_line(error: BaseException) -> str:

@@ -53,7 +53,10 @@ def _submit(job: str, arguments: list[str], *, wait: bool) -> int:
     client = _client(start=True)
     entrypoint = f"{shlex.quote(sys.executable)} -m jobs.{job} {shlex.join(arguments)}".strip()
     runtime_env = {"working_dir": str(root), "excludes": EXCLUDES}
-    job_id = _retry(lambda: client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env))
+    try:
+        job_id = _retry(lambda: client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env))
+    except ValueError as error:  # the working directory is too large to travel
+        raise SpecError(f"{root} cannot be sent to the cluster: {error}") from None
     print(f"submitted {job_id}", file=sys.stderr)
     if not wait:
         print(job_id)
@@ -90,7 +93,10 @@ def _logs(client: JobSubmissionClient, job_id: str) -> int:
         async for chunk in client.tail_job_logs(job_id):
             print(chunk, end="", flush=True)
 
-    asyncio.run(follow())
+    try:
+        asyncio.run(follow())
+    except (RuntimeError, OSError) as error:
+        raise ClusterNotReady(f"lost the log of job {job_id}: {error}. make logs ID={job_id} tries again") from None
     details = _wait_for_end(client, job_id)
     if details.driver_exit_code is not None:
         return int(details.driver_exit_code)

@@ -46,7 +46,8 @@ class RecordWriter:
 
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
-        self._planned: set[Key] = set()
+        self._secrets: dict[str, str] = {}
+        self._planned: dict[Key, str] = {}  # to the fingerprint that the spec wants
         self._open: set[Key] = set()  # still to be predicted in this session
         self._arrived = asyncio.Condition()
         self._unsynced = False
@@ -65,11 +66,18 @@ class RecordWriter:
         self._syncer = asyncio.create_task(self._sync_regularly())
         return self._predictions.repairs + self._judgements.repairs
 
+    async def keep_secrets(self, secrets: dict[str, str]) -> None:
+        """Hold the driver's keys in memory for the actors of this run: no file, spec or listing of Ray shows them."""
+        self._secrets.update(secrets)
+
+    async def secrets(self) -> dict[str, str]:
+        return self._secrets
+
     async def plan(self, wanted: Sequence[Wanted]) -> list[bool]:
         """Which of `wanted` must be asked; they stay open until their record is appended."""
         todo = [not self._has(item) for item in wanted]
         self._open.update(Key(item.id, item.sample) for item, ask in zip(wanted, todo, strict=True) if ask)
-        self._planned.update(Key(item.id, item.sample) for item in wanted)
+        self._planned.update({Key(item.id, item.sample): item.fingerprint for item in wanted})
         return todo
 
     async def still_open(self, keys: Sequence[Key]) -> list[Key]:
@@ -152,8 +160,8 @@ class RecordWriter:
 
     def _needs_verdict(self, key: Key, judge: str) -> bool:
         entry = self._predictions.index.get(key)
-        if entry is None or entry.state[0] == "failed":
-            return False
+        if entry is None or entry.state[0] == "failed" or entry.state[2] != self._planned.get(key):
+            return False  # nothing to judge, or an answer to what another spec asked
         judged = self._judgements.index.get(key)
         return judged is None or judged.state != (entry.state[4], judge, "judged")
 

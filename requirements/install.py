@@ -20,7 +20,8 @@ SUPPORTED = ("3.12", "3.11")
 
 
 def main() -> None:
-    profile = sys.argv[1] if len(sys.argv) > 1 and sys.argv[1] else detect_profile()
+    given = sys.argv[1] if len(sys.argv) > 1 else ""
+    profile = given or stamped_profile() or detect_profile()
     lock = ROOT / "requirements" / f"{profile}.txt"
     if not lock.exists():
         sys.exit(f"install: there is no profile {profile!r}. Give PROFILE=cpu or PROFILE=gpu")
@@ -36,6 +37,11 @@ def main() -> None:
     print(f"install: .venv holds the {profile} profile after {time.monotonic() - started:.0f} s")
 
 
+def stamped_profile() -> str:
+    """The profile that the environment has already: on a shared file system a login node must not change it."""
+    return STAMP.read_text().split()[0] if STAMP.exists() else ""
+
+
 def detect_profile() -> str:
     """The `gpu` profile where the NVIDIA driver lists a GPU."""
     tool = shutil.which("nvidia-smi")
@@ -43,15 +49,13 @@ def detect_profile() -> str:
         listed = subprocess.run([tool, "-L"], capture_output=True, text=True)
         gpus = [line for line in listed.stdout.splitlines() if line.startswith("GPU")]
         if listed.returncode == 0 and gpus:
-            announce("gpu", f"nvidia-smi lists {len(gpus)} GPU(s)")
-            return "gpu"
-    announce("cpu", "nvidia-smi lists no GPU" if tool else "there is no nvidia-smi")
-    return "cpu"
+            return announce("gpu", f"nvidia-smi lists {len(gpus)} GPU(s)")
+    return announce("cpu", "nvidia-smi lists no GPU" if tool else "there is no nvidia-smi")
 
 
-def announce(profile: str, reason: str) -> None:
-    if not STAMP.exists():
-        print(f"install: profile {profile}, because {reason} (PROFILE= overrides)")
+def announce(profile: str, reason: str) -> str:
+    print(f"install: profile {profile}, because {reason} (PROFILE= overrides)")
+    return profile
 
 
 def find_python() -> str:

@@ -216,7 +216,7 @@ def _text(row: Mapping[str, Any], field: str, where: str, numbers: tuple[type, .
         raise ValueError(f"{where}: {field} is {seen}, expected text")
     if not value.strip():
         raise ValueError(f"{where}: {field} is empty")
-    return value
+    return value.encode(errors="replace").decode()  # half of a surrogate pair, which no UTF-8 log can hold
 
 
 def _image(row: Mapping[str, Any], where: str) -> str:

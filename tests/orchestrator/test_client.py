@@ -6,9 +6,11 @@ import socket
 import time
 import warnings
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from itertools import pairwise
 from typing import Any
 
+import orjson
 import pytest
 from scripted_server import ScriptedServer
 
@@ -156,6 +158,18 @@ def test_backing_off_frees_the_slot(scripted_server: ScriptedServer, monkeypatch
     bad, good = use(scripted_server.base_url, work, window=1)
     assert bad.seconds > 1.4
     assert good.seconds < 0.7
+
+
+def test_the_wait_for_a_free_slot_is_not_the_answers_time(scripted_server: ScriptedServer) -> None:
+    scripted_server.latency = 0.3
+
+    async def work(client: ChatClient) -> list[Outcome]:
+        return await asyncio.gather(*(client.ask(user(f"q{i}"), {}) for i in range(4)))
+
+    outcomes = use(scripted_server.base_url, work, window=1)
+    assert max(outcome.seconds for outcome in outcomes) < 0.6
+    starts = sorted(datetime.fromisoformat(outcome.started_at) for outcome in outcomes)
+    assert all((later - earlier).total_seconds() >= 0.29 for earlier, later in pairwise(starts))
 
 
 def test_retry_after_pauses_the_whole_client(scripted_server: ScriptedServer) -> None:
@@ -375,6 +389,34 @@ def test_older_name_of_the_thought_and_the_shapes_of_errors() -> None:
 
 def test_half_an_emoji_in_a_question_is_asked(scripted_server: ScriptedServer) -> None:
     assert ask(scripted_server.base_url, "what is \ud83d say: x").status == "ok"
+
+
+def test_half_an_emoji_in_an_answer_is_replaced() -> None:
+    body = b'{"choices":[{"message":{"content":"a \\ud83d b \\ud83d\\ude00 \\\\ud83d"},"finish_reason":"stop"}]}'
+    reply = read_reply(body)
+    assert not isinstance(reply, Fault)
+    assert (reply.status, reply.response) == ("ok", "a \ufffd b \U0001f600 \\ud83d")
+    assert orjson.loads(orjson.dumps(reply.response)) == reply.response
+    assert read_message(b'{"error":{"message":"bad \\udc00"}}') == "bad \ufffd"
+
+
+def test_a_body_of_brackets_is_a_fault_of_the_server() -> None:
+    assert isinstance(read_reply(b"[" * 200_000), Fault)
+
+
+def test_a_key_that_no_header_carries_is_not_shown(
+    scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_KEY", "sesa\nme")
+
+    async def one() -> None:
+        client = ChatClient(Endpoint(scripted_server.base_url, "m", key_name="LAB_KEY"), window=1, request_timeout=5)
+        await client.ask(user("q"), {})
+
+    with pytest.raises(EndpointDown, match="LAB_KEY") as raised:
+        asyncio.run(one())
+    assert "sesa" not in str(raised.value)
+    assert scripted_server.requests()["total"] == 0
 
 
 @pytest.mark.parametrize("message", [b"null", b"7", b'{"content":7}', b"[]"])

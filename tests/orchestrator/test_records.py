@@ -36,6 +36,7 @@ def prediction(identity: str, sample: int = 0, **fields: Any) -> Prediction:
         "endpoint": "http://localhost/v1",
         "fingerprint": "f",
         "spec": "s",
+        "prompt_sha256": "p",
     }
     return record | fields  # type: ignore[return-value]
 

@@ -7,8 +7,11 @@ import pytest
 
 from orchestrator.records import Reason
 from orchestrator.retry import (
+    CONNECT_TIMEOUT,
     GIVEN_UP_LIMIT,
+    PAUSE_SPREAD,
     QUIET,
+    RETRY_AFTER_CAP,
     TRIES,
     Fault,
     Health,
@@ -65,6 +68,26 @@ def test_hours_of_silence_are_long_answers_not_an_outage(clock: Clock) -> None:
         clock.now += QUIET + 1
     assert health.verdict is None
     assert not health.out
+
+
+def test_a_pause_that_the_server_asked_for_is_no_silence(clock: Clock) -> None:
+    """A permanent 503 with a long Retry-After: all come back up to a tenth later, or wait to connect."""
+    health = Health(patience=120, clock=clock)
+    unavailable = Fault("5xx", "503", of_endpoint=True, retry_after=parse_retry_after("300"))
+    health.fault(unavailable)
+    for _ in range(2):
+        assert health.verdict is None
+        clock.now += (1 + PAUSE_SPREAD) * RETRY_AFTER_CAP + CONNECT_TIMEOUT
+        health.fault(unavailable)
+    assert health.verdict == "no answer for 324 s (last: 503)"
+
+
+def test_silence_after_a_pause_ends_the_streak(clock: Clock) -> None:
+    health = Health(patience=120, clock=clock)
+    for _ in range(10):
+        health.fault(Fault("5xx", "503", of_endpoint=True, retry_after=60))
+        clock.now += 60 + QUIET + 1
+    assert health.verdict is None
 
 
 def test_faults_that_may_be_the_items_never_make_an_outage(clock: Clock) -> None:

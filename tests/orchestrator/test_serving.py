@@ -7,15 +7,18 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
+from scripted_server import ScriptedServer
 from tiny_model import make_tiny_model
 
 from orchestrator import serving
 from orchestrator.cluster import Cluster, connect
 from orchestrator.endpoint import Endpoint
 from orchestrator.engine_log import meaningful_lines
+from orchestrator.engine_options import engine_kwargs
 from orchestrator.errors import EndpointDown, SpecError
 from orchestrator.spec import ServingSpec
 
@@ -75,16 +78,122 @@ def test_the_application_changes_its_name_with_what_it_serves(model: str) -> Non
 
 def test_engine_options_are_the_specs_with_yarn_and_engine_kwargs_last(model: str) -> None:
     spec = ServingSpec(yarn_factor=4, tensor_parallel_size=2, engine_kwargs={"enforce_eager": True, "block_size": 32})
-    options = serving.engine_kwargs(model, spec, gpus=2)
+    options = engine_kwargs(model, spec, gpus=2)
     rope = options["hf_overrides"]["rope_parameters"]
     assert (rope["rope_type"], rope["factor"], rope["original_max_position_embeddings"]) == ("yarn", 4, 512)
     assert (options["tensor_parallel_size"], options["enforce_eager"], options["block_size"]) == (2, True, 32)
-    assert serving.engine_kwargs(model, ServingSpec(), gpus=0)["dtype"] == "float32"
+    assert engine_kwargs(model, ServingSpec(), gpus=0)["dtype"] == "float32"
 
 
 def test_capacity_follows_replicas_and_sequences() -> None:
     assert serving.capacity(ServingSpec(max_num_seqs=100, replicas=2), gpus=8) == 250
     assert serving.capacity(ServingSpec(engine_kwargs={"max_num_seqs": 16}), gpus=0) == 20
+
+
+def test_capacity_needs_no_look_at_the_model() -> None:
+    assert serving.capacity(ServingSpec(max_num_seqs=100, yarn_factor=4), gpus=1) == 125
+    assert serving.capacity(ServingSpec(yarn_factor=4), gpus=0) == 40
+
+
+def test_yarn_reads_the_config_of_a_folder_in_the_home(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path(model).parent))
+    options = engine_kwargs(f"~/{Path(model).name}", ServingSpec(yarn_factor=2), gpus=1)
+    assert options["hf_overrides"]["rope_parameters"]["factor"] == 2
+
+
+@pytest.mark.parametrize("config", ["no JSON", '{"model_type": "unheard-of"}', '{"model_type": "bloom"}'])
+def test_yarn_of_a_config_that_cannot_serve_is_a_mistake_in_the_spec(tmp_path: Path, config: str) -> None:
+    (tmp_path / "config.json").write_text(config, encoding="utf-8")
+    with pytest.raises(SpecError, match="yarn_factor") as told:
+        engine_kwargs(str(tmp_path), ServingSpec(yarn_factor=4), gpus=1)
+    assert "hf_overrides" in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+class FakeServe:
+    """Applications as Serve would show them, each with the states that it goes through, look by look."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, **states: list[str | None]) -> None:
+        self.states = {name.replace("_", "-"): list(reversed(given)) for name, given in states.items()}
+        self.started: list[str] = []
+        self.deleted: list[str] = []
+        self.leases: list[str] = []
+        patch.setattr("ray.serve.status", self.status)
+        patch.setattr("ray.serve.delete", self.delete)
+        patch.setattr("ray.util.list_named_actors", lambda: self.leases)
+        patch.setattr(serving, "_run", lambda name, *_: self.started.append(name))
+        patch.setattr(serving, "_take_lease", lambda name: None)
+        patch.setattr(serving, "_wait_first_token", lambda *_: None)
+        patch.setattr(serving, "POLL", 0.0)
+
+    def status(self) -> SimpleNamespace:
+        seen = {name: states.pop() if len(states) > 1 else states[0] for name, states in self.states.items()}
+        return SimpleNamespace(
+            applications={
+                name: SimpleNamespace(status=SimpleNamespace(value=state), deployments={})
+                for name, state in seen.items()
+                if state
+            }
+        )
+
+    def delete(self, name: str) -> None:
+        self.deleted.append(name)
+        self.states[name] = [None]
+
+
+HERE = Cluster("local", Path("runs"), "127.0.0.1", 8000, 0, None)
+APP = Endpoint("http://127.0.0.1:8000/kosen-m/v1", "m", serve_app="kosen-m")
+
+
+@pytest.mark.parametrize("gone", [None, "DELETING"])
+def test_an_application_that_vanishes_is_started_again(gone: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another job started it, and deleted it when its own start failed."""
+    fake = FakeServe(monkeypatch, kosen_m=["DEPLOYING", "DEPLOYING", gone, None, "DEPLOYING", "RUNNING"])
+    lines: list[str] = []
+    serving._bring_up(APP, SPEC, HERE, lines.append)
+    assert fake.started == ["kosen-m"]
+    assert [line for line in lines if "somebody else deleted kosen-m" in line]
+
+
+def test_an_application_that_vanishes_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    fake = FakeServe(monkeypatch, kosen_m=[None])
+    with pytest.raises(EndpointDown, match="was deleted 2 times"):
+        serving._bring_up(APP, SPEC, HERE, print)
+    assert fake.started == ["kosen-m"] * 2
+
+
+def test_an_endpoint_that_vanishes_before_its_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    wait = serving._wait_first_token
+    FakeServe(monkeypatch, kosen_m=[None])
+    monkeypatch.setattr(serving, "_try_first_token", lambda _: "404")
+    with pytest.raises(serving._Vanished):
+        wait(APP, time.monotonic() + 60, SPEC)
+
+
+@pytest.mark.parametrize(("others", "deleted"), [([], True), (["kosen-lease-{name}-1234abcd"], False)])
+def test_an_interrupted_start_gives_the_application_back(
+    model: str, others: list[str], deleted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake = FakeServe(monkeypatch)
+    name = serving.app_name(model, SPEC, 0)
+    fake.states[name] = ["DEPLOYING"]
+    fake.leases = [lease.format(name=name) for lease in others]
+
+    def interrupt(line: str) -> None:
+        if line.startswith("starting"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        serving.deploy(model, SPEC, HERE, progress=interrupt)
+    assert fake.deleted == [name] * deleted
+
+
+def test_our_endpoints_are_asked_without_a_proxy(
+    scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    assert serving._call(Endpoint(scripted_server.base_url, "scripted"), "/models")["data"]
 
 
 def test_an_error_log_is_cut_down_to_what_says_something() -> None:
@@ -141,6 +250,30 @@ def test_an_engine_that_cannot_start_says_why_and_is_removed(cluster: Cluster, m
     with pytest.raises(EndpointDown, match="max_model_len"):
         serving.deploy(model, too_long, cluster, progress=print)
     assert serving._app_status(serving.app_name(model, too_long, 0)) in (None, "DELETING")
+
+
+@pytest.mark.timeout(200)
+def test_what_a_killed_job_left_is_deleted_unless_somebody_holds_it(endpoint: Endpoint, cluster: Cluster) -> None:
+    from ray import serve
+
+    @serve.deployment(ray_actor_options={"num_cpus": 0})
+    class Idle:
+        pass
+
+    names = ["kosen-left-00000000", "kosen-held-00000000", "kosen-wanted-00000000", "another"]
+    apps = [serve.RunTarget(Idle.bind(), name=name, route_prefix=f"/{name}") for name in names]  # type: ignore[attr-defined]
+    serve.run_many(apps, wait_for_applications_running=False)
+    serving._take_lease(names[1])
+    lines: list[str] = []
+    serving._delete_abandoned(names[2], lines.append)
+    left = {name for name, status in serving._app_statuses().items() if status != "DELETING"}
+    assert left == {*names[1:], str(endpoint.serve_app)}
+    assert len(lines) == 1
+    assert names[0] in lines[0]
+    serving.release(Endpoint("", "", serve_app=names[1]), cluster)
+    assert names[1] not in serving._app_statuses()
+    for name in names[2:]:
+        serve.delete(name)
 
 
 def test_release_deletes_what_nobody_else_uses(endpoint: Endpoint, cluster: Cluster) -> None:

@@ -22,6 +22,14 @@ def test_overrides_win_over_the_file_and_nest(tmp_path: Path) -> None:
     assert (spec.max_samples, spec.serving.max_model_len, spec.serving.dtype) == (7, 200, "bfloat16")
 
 
+def test_text_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
+    spec = load("model=m", "run=2026_11_20", "question_ids=[1,66882e58,007]", "judge=3")
+    assert (spec.run, spec.question_ids, spec.judge) == ("2026_11_20", ["1", "66882e58", "007"], "3")
+    (tmp_path / "spec.yaml").write_text("model: m\nquestion_ids: [12]\nrun: 7\n")
+    spec = load("run=null", config=tmp_path / "spec.yaml")
+    assert (spec.run, spec.question_ids) == (None, ["12"])
+
+
 def test_the_resolved_spec_reads_back_as_itself(tmp_path: Path) -> None:
     spec = load("model=m", "judge=j", "judge_base_url=http://localhost:1/v1", "categories=[Math,Physics]")
     (tmp_path / "spec.yaml").write_text(to_yaml(spec))

@@ -1,0 +1,94 @@
+"""What is known of clusters from their state files, ~/.kosen/clusters/<name>/state.json. Needs no Ray.
+
+Whoever wrote such a file, a scheduler's bootstrapper or the local one, a job reads the same.
+"""
+
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, cast
+
+from orchestrator.errors import ClusterNotReady
+
+State = dict[str, Any]
+ANSWER_TIMEOUT = 5.0  # seconds; ray.init with a wrong token hangs 21 s and says little
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # clusters are not behind a web proxy
+
+
+def current() -> State | None:
+    """The state of the cluster that `connect` would choose, without connecting; None where it would start one."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        return next((s for s in states() if address in (s["ray_address"], s["dashboard_url"])), None)
+    name = os.environ.get("KOSEN_CLUSTER") or only_running()
+    return read_state(name) if name else None
+
+
+def inside_job() -> bool:
+    """Whether Ray runs this process as a job's driver, in a working directory that it deletes afterwards."""
+    return "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+
+
+def run_root() -> Path:
+    """Where runs are kept, without connecting."""
+    state = current()
+    return Path(state["run_root"]) if state else Path("runs").absolute()
+
+
+def find_path(text: str) -> str:
+    """A relative path that is not in the working directory, from where the cluster was started; else `text`.
+
+    Ray copies a job's code into a temporary folder, where models and data that git ignores do not come along.
+    """
+    if Path(text).is_absolute() or Path(text).expanduser().exists():
+        return text
+    there = run_root().parent / text
+    return str(there) if there.exists() else text
+
+
+def known_gpus() -> int | None:
+    """GPUs of the running cluster as its state file says, None where there is no such file."""
+    state = current()
+    return sum(node["gpus"] for node in state["nodes"]) if state else None
+
+
+def only_running() -> str | None:
+    """The local cluster if it runs, else the only other one that does, else None."""
+    running = [state["name"] for state in states() if state["phase"] == "ready" and status_code(state) == 200]
+    if "local" in running:
+        return "local"
+    if len(running) > 1:
+        raise ClusterNotReady(f"several clusters run: {', '.join(running)}. Choose one with KOSEN_CLUSTER=<name>")
+    return running[0] if running else None
+
+
+def clusters_dir() -> Path:
+    return Path(os.environ.get("KOSEN_HOME", "~/.kosen")).expanduser().absolute() / "clusters"
+
+
+def read_state(name: str) -> State | None:
+    try:
+        return cast(State, json.loads((clusters_dir() / name / "state.json").read_text(encoding="utf-8")))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
+def states() -> list[State]:
+    folders = sorted(clusters_dir().iterdir()) if clusters_dir().is_dir() else []
+    return [state for folder in folders if (state := read_state(folder.name))]
+
+
+def status_code(state: State) -> int | None:
+    """What the dashboard answers to the cluster's token, None when it does not."""
+    try:
+        token = (clusters_dir() / state["name"] / "token").read_text(encoding="utf-8").strip()
+        headers = {"Authorization": f"Bearer {token}"}
+        request = urllib.request.Request(f"{state['dashboard_url']}/api/version", headers=headers)
+        with DIRECT.open(request, timeout=ANSWER_TIMEOUT) as response:
+            return int(response.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None

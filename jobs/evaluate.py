@@ -1,8 +1,9 @@
 """Run an exam end to end: predict, judge while answers arrive, score, write the leaderboard folder."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
-from jobs.cli import describe, parse
+from jobs.cli import Command, describe, parse
 from orchestrator.errors import run_command
 
 
@@ -12,13 +13,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(describe(command))
         return 0
     from jobs.report import report
+
+    folder = _run(command)
+    return report(folder, command.spec, command.items, as_json=command.as_json)
+
+
+def _run(command: Command) -> Path:
     from jobs.run import ask_and_judge, find_endpoint, find_judge, open_run
 
     with open_run(command.spec, command.items) as run:
         judging = find_judge(run)
-        endpoint = find_endpoint(run) if run.todo else None
-        ask_and_judge(run, endpoint, judging)
-    return report(run.folder, command.spec, command.items, as_json=command.as_json)
+        ask_and_judge(run, find_endpoint(run) if run.todo else None, judging)
+        return run.folder
 
 
 if __name__ == "__main__":

@@ -87,7 +87,7 @@ def _ask_once(spec: ExamSpec, endpoint: Endpoint, template: str, options: dict[s
     reply = client(endpoint, PREFLIGHT_TIMEOUT).chat.completions.create(
         model=endpoint.model,
         messages=hle.judge_messages(item, "Answer: 4\nConfidence: 90%", template),  # type: ignore[arg-type]
-        extra_body=options | budget_option(spec.judge_kind, FIRST_BUDGET),
+        extra_body=options if spec.judge_kind == "vllm" else options | budget_option(spec.judge_kind, FIRST_BUDGET),
     )
     choices = getattr(reply, "choices", None)  # a page of HTML comes as a str
     if not choices:

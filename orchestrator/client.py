@@ -41,7 +41,7 @@ KEEP_ALIVE = 4.0
 DETAIL_LIMIT = 1000  # characters of a server's message that a record keeps
 _BUDGET_OPTIONS = ("max_tokens", "max_completion_tokens")
 _CONTEXT = re.compile(
-    r"context.{0,20}(length|window|size|exceed)|max_(completion_)?tokens.{0,40}too large", re.I | re.S
+    r"context.{0,20}(length|window|size|exceed)|max_(completion_)?tokens.{0,40}(too large|greater than)", re.I | re.S
 )
 _KEY_REFUSED = (401, 402)  # wrong or unpaid; never about the one item that was asked
 _SURROGATE = re.compile("[\ud800-\udfff]")

@@ -56,6 +56,10 @@ class Wish:
             return None
         if url is None:
             raise SpecError(f"provider {self.provider} needs a base_url for {self.role}={self.model}")
-        if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+        try:
+            valid = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
+        except ValueError:
+            valid = False
+        if not valid:
             raise SpecError(f"base_url={url} is no address. Expected something like http://localhost:8000/v1")
         return Endpoint(url.rstrip("/"), self.model, self.key_name or key_name)

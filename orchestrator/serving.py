@@ -156,7 +156,7 @@ def _run(name: str, model: str, spec: ServingSpec, cluster: Cluster) -> None:
     from ray import serve
 
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # of this process, which only imports it
-    for logger in ("ray.serve", "ray.llm", "vllm"):
+    for logger in ("ray.serve", "ray.llm", "vllm", "httpx", "httpx2", "openai"):
         logging.getLogger(logger).setLevel(logging.ERROR)
     serve.start(
         proxy_location="HeadOnly",

@@ -195,7 +195,7 @@ def _item(row: Mapping[str, Any], number: int) -> Item:
     if answer_type not in ANSWER_TYPES:
         raise ValueError(f"{where}: answer_type is {answer_type!r}, expected {' or '.join(ANSWER_TYPES)}")
     return Item(
-        id=identity,
+        id=sys.intern(identity),
         question=_text(row, "question", where),
         answer=_text(row, "answer", where, numbers=(int, float)),
         answer_type=sys.intern(answer_type),  # few distinct values among many rows
@@ -216,7 +216,12 @@ def _text(row: Mapping[str, Any], field: str, where: str, numbers: tuple[type, .
         raise ValueError(f"{where}: {field} is {seen}, expected text")
     if not value.strip():
         raise ValueError(f"{where}: {field} is empty")
-    return value.encode(errors="replace").decode()  # half of a surrogate pair, which no UTF-8 log can hold
+    return _writable(value)
+
+
+def _writable(text: str) -> str:
+    """Without halves of surrogate pairs, which JSON can escape and no UTF-8 log can hold."""
+    return text.encode(errors="replace").decode()
 
 
 def _image(row: Mapping[str, Any], where: str) -> str:
@@ -287,8 +292,8 @@ def _from_values(values: Mapping[str, Any]) -> Verdict | None:
     reasoning = values.get("reasoning")
     return Verdict(
         verdict,
-        None if extracted in (None, "None", "") else str(extracted),
-        reasoning if isinstance(reasoning, str) else "",
+        None if extracted in (None, "None", "") else _writable(str(extracted)),
+        _writable(reasoning) if isinstance(reasoning, str) else "",
         answers.percent(values.get("confidence")),
     )
 

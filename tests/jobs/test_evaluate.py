@@ -216,3 +216,27 @@ def test_a_new_spec_asks_again_only_what_it_may_change(scripted_server: Scripted
     )
     assert scored.returncode == 3, scored.stderr
     assert json.loads(scored.stdout)["n_judged"] == 5
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_an_endpoint_that_is_gone_for_good_ends_the_job_and_fails_no_item(tmp_path: Path) -> None:
+    with ScriptedServer(latency=0.5) as server:
+        exam = write_exam(tmp_path / "exam.jsonl", numbered(200))
+        folder = tmp_path / "run"
+        job = arguments(server, exam, folder, "num_workers=8")
+        first = start("jobs.evaluate", *job)
+        wait_for(lambda: len(records(folder / "predictions.jsonl")) >= 20, 120, "20 answers")
+        server.control("refuse")
+        _, err = first.communicate(timeout=240)
+        assert first.returncode == 4, err
+        assert "cannot be used: no answer for" in err and "Traceback" not in err
+        kept = records(folder / "predictions.jsonl")
+        assert {record["status"] for record in kept} == {"ok"}
+        server.control("ok")
+        server.latency = 0.0
+        again = run("jobs.evaluate", *job)
+        assert again.returncode == 0, again.stderr
+        assert sorted(record["id"] for record in records(folder / "predictions.jsonl")) == [
+            f"{n:024x}" for n in range(200)
+        ]

@@ -45,3 +45,34 @@ def test_a_killed_engine_costs_time_and_no_answers(tmp_path: Path) -> None:
     assert again.returncode == job.returncode, again.stderr
     assert "0 to ask" in again.stderr and "deploying" not in again.stderr
     assert len(records(folder / "predictions.jsonl")) == 60
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_a_local_judge_answers_in_the_schema(tmp_path: Path) -> None:
+    """Model and judge side by side on one Serve; random weights under HLE's JSON schema still give verdicts."""
+    model, judge = tmp_path / "tiny", tmp_path / "judge"
+    make_tiny_model(model)
+    make_tiny_model(judge, seed=1)
+    exam = write_exam(tmp_path / "exam.jsonl", numbered(3))
+    prompt = tmp_path / "judge.txt"  # short: the toy model reads 512 characters
+    prompt.write_text("{question} {response} {correct_answer}")
+    folder = tmp_path / "run"
+    done = run(
+        "jobs.evaluate",
+        f"dataset={exam}",
+        f"model={model}",
+        "max_completion_tokens=16",
+        f"judge={judge}",
+        "judge_provider=vllm",
+        f"judge_prompt={prompt}",
+        f"run={folder}",
+        timeout=500,
+    )
+    assert done.returncode in (0, 3), done.stderr
+    verdicts = records(folder / "judgements.jsonl")
+    answered = [record for record in records(folder / "predictions.jsonl") if record["status"] != "failed"]
+    assert {record["id"] for record in verdicts} == {record["id"] for record in answered}
+    assert {record["verdict"] for record in verdicts} <= {"yes", "no", "unjudged"}
+    assert {record["judge"]["model"] for record in verdicts} == {str(judge)}
+    assert {record["reason"] for record in verdicts} <= {None, "4xx", "length", "malformed", "repetition"}

@@ -221,6 +221,7 @@ def test_the_same_configuration_is_reused_at_once(endpoint: Endpoint, model: str
 
 
 @pytest.mark.timeout(400)
+@pytest.mark.slow
 def test_a_killed_engine_comes_back(endpoint: Endpoint, cluster: Cluster) -> None:
     engine = next(process for process in psutil.process_iter() if _is_engine_of(process, cluster))
     engine.kill()

@@ -112,6 +112,20 @@ def test_every_fault_ends_in_the_right_record_at_once(scripted_server: ScriptedS
     assert_official_layout(folder, figures, scripted_server.model)
 
 
+def test_one_slow_thinker_holds_nobody_up(scripted_server: ScriptedServer, tmp_path: Path) -> None:
+    exam = write_exam(tmp_path / "exam.jsonl", ["Question 0 [slow:20] say: 0", *numbered(40)[1:]])
+    folder = tmp_path / "run"
+    watch = DiskWatch(folder / "predictions.jsonl")
+    watch.start()
+    job = start("jobs.evaluate", *arguments(scripted_server, exam, folder, *llm_judge(scripted_server)))
+    wait_for(lambda: len(records(folder / "judgements.jsonl")) == 39, 60, "verdicts on the fast ones")
+    assert len(records(folder / "predictions.jsonl")) == 39  # the slow one thinks on; judging did not wait for it
+    _, err = job.communicate(timeout=60)
+    watch.ended.set()
+    assert job.returncode == 0, err
+    assert len(watch.delays) == 40 and max(watch.delays.values()) < 1.0
+
+
 def assert_official_layout(folder: Path, figures: dict[str, Any], model: str) -> None:
     predictions = json.loads((folder / f"exports/predictions/hle_{model}.json").read_text())
     judged = json.loads((folder / f"exports/judged/judged_hle_{model}.json").read_text())

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-GRACE = 8.0  # seconds between SIGTERM and SIGKILL: the raylet ends its workers within 5
+GRACE = 3.0  # seconds from SIGTERM to SIGKILL; runs lie on disk, so nothing in Ray is worth a longer wait
 
 
 def processes_of(temp_dir: str) -> set[int]:
@@ -30,7 +30,8 @@ def end_processes(find: Callable[[], set[int]], first: int | None = None) -> int
     ended = set(found)
     if first in found:
         _signal({first}, signal.SIGTERM)
-        found = _wait_gone(find, GRACE)
+        _wait_gone(lambda: find() & {first}, GRACE)
+        found = _wait_gone(find, 1.0)  # what it has not ended by then is not going to end by itself
     for number in (signal.SIGTERM, signal.SIGKILL):
         _signal(found, number)
         found = _wait_gone(find, GRACE / 2 if found else 0)

@@ -55,16 +55,14 @@ class JudgeConfig:
 def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
     """One cheap verdict from the judge. Raises JudgeUnavailable, naming `judge=`, before anything costly starts.
 
-    A server that does not know JSON schemas is asked without; the parser finds the verdict in its words.
+    The call itself is the test, whatever models the server lists. One that does not know JSON schemas is asked without;
+    the parser finds the verdict in its words.
     """
     import openai  # a second of imports that the judging actors need not wait for
-
-    from orchestrator.discovery import check
 
     template, _ = load_judge_prompt(spec)
     with_schema = judge_sampling(spec) | {"response_format": {"type": "json_schema", "json_schema": SCHEMA}}
     try:
-        endpoint = check(endpoint, "judge")
         try:
             _ask_once(spec, endpoint, template, with_schema)
         except (openai.BadRequestError, openai.UnprocessableEntityError):
@@ -72,7 +70,7 @@ def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
             with_schema.pop("response_format")
             say(f"judge={spec.judge} does not take a JSON schema: its verdicts are read from its text")
     except (EndpointDown, openai.OpenAIError) as error:
-        told = error.message if isinstance(error, openai.APIStatusError) else str(error)
+        told = error.message if isinstance(error, openai.APIStatusError) else str(error.__cause__ or error)
         retired = f" ({RETIRED[spec.judge]})" if spec.judge in RETIRED else ""
         raise JudgeUnavailable(
             f"judge={spec.judge}{retired} gives no verdict at {endpoint.base_url}: {told}. {ALTERNATIVES}"

@@ -23,7 +23,7 @@ from orchestrator.batching import Pick, RowStore, cause_of, configure_ray_data
 from orchestrator.cluster import Cluster, connect
 from orchestrator.discovery import Unreachable, check, is_this_host
 from orchestrator.endpoint import Endpoint, Wish
-from orchestrator.errors import SpecError
+from orchestrator.errors import EndpointDown, JudgeUnavailable, SpecError
 from orchestrator.events import Events
 from orchestrator.predicting import PredictConfig, predict
 from orchestrator.progress import Bars, bars, say
@@ -179,8 +179,8 @@ def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | No
     with bars({name: totals[name] for name in stages}) as drawn:
         for thread in threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads):
-            threads[0].join(PROGRESS_INTERVAL) if threads[0].is_alive() else threads[-1].join(PROGRESS_INTERVAL)
+        while alive := [thread for thread in threads if thread.is_alive()]:
+            alive[0].join(PROGRESS_INTERVAL)
             _show(run, drawn, stages)
         _show(run, drawn, stages)
     for thread in threads:
@@ -225,7 +225,10 @@ def _judge(run: Run, config: JudgeConfig, store: RowStore) -> None:
     width = run.spec.judge_num_workers if config.asked else RULE_WINDOW
     everything = (Pick(place, sample) for place in range(len(run.items)) for sample in range(run.spec.samples))
     node = run.node_for(config.asked.endpoint if config.asked else None)
-    judge(config, store, everything, total=run.n_wanted, window=width, node=node)
+    try:
+        judge(config, store, everything, total=run.n_wanted, window=width, node=node)
+    except EndpointDown as error:
+        raise JudgeUnavailable(f"judge={run.spec.judge}: {error}") from error
 
 
 def window(run: Run, endpoint: Endpoint) -> int:

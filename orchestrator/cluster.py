@@ -10,6 +10,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,7 +22,7 @@ import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from orchestrator import secrets
-from orchestrator.errors import ClusterNotReady
+from orchestrator.errors import ClusterNotReady, interrupt_on_sigterm
 from orchestrator.state import (
     ANSWER_TIMEOUT,
     State,
@@ -201,6 +202,8 @@ def _init_ray(state: State | None, address: str, namespace: str) -> None:
             )
     except (ConnectionError, RuntimeError) as error:
         raise ClusterNotReady(f"cannot join the Ray cluster at {address}: {error}. {_NEXT}") from None
+    if threading.current_thread() is threading.main_thread():
+        interrupt_on_sigterm()
 
 
 @contextmanager

@@ -71,7 +71,7 @@ class Parser(argparse.ArgumentParser):
 
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a command's `main` and exit with its code; a user's mistake ends in one sentence on standard error."""
-    signal.signal(signal.SIGTERM, _interrupt)  # `ray job stop` and schedulers send SIGTERM
+    interrupt_on_sigterm()
     try:
         code = main()
     except KosenError as error:
@@ -82,6 +82,14 @@ def run_command(main: Callable[[], int]) -> NoReturn:
         code = INTERRUPTED
     sys.stdout.flush()
     sys.exit(code)
+
+
+def interrupt_on_sigterm() -> None:
+    """Take SIGTERM, which `ray job stop` and schedulers send, as Ctrl-C: what was deployed is released on the way out.
+
+    To be called again after ray.init, which installs a handler that ends the process at once. Main thread only.
+    """
+    signal.signal(signal.SIGTERM, _interrupt)
 
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:

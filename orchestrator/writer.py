@@ -36,8 +36,6 @@ class Progress(NamedTuple):
     needless: int  # answers that had their verdict, or that no verdict is needed for
     by_status: dict[str, int]
     by_verdict: dict[str, int]
-    completion_tokens: int
-    retries: int
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
@@ -51,7 +49,7 @@ class RecordWriter:
         self._open: set[Key] = set()  # still to be predicted in this session
         self._arrived = asyncio.Condition()
         self._unsynced = False
-        self._predicted = self._judged = self._needless = self._tokens = self._retries = 0
+        self._predicted = self._judged = self._needless = 0
         self._by_status: dict[str, int] = {}
         self._by_verdict: dict[str, int] = {}
 
@@ -92,8 +90,6 @@ class RecordWriter:
         for record in new:
             self._open.discard(Key(record["id"], record["sample"]))
             self._by_status[record["status"]] = self._by_status.get(record["status"], 0) + 1
-            self._tokens += record["usage"]["completion_tokens"] if record["usage"] else 0
-            self._retries += record["attempts"] - 1
         self._predicted += len(new)
         async with self._arrived:
             self._arrived.notify_all()
@@ -140,8 +136,6 @@ class RecordWriter:
             needless=self._needless,
             by_status=self._by_status,
             by_verdict=self._by_verdict,
-            completion_tokens=self._tokens,
-            retries=self._retries,
         )
 
     async def close(self) -> None:

@@ -254,3 +254,21 @@ def test_an_endpoint_that_is_gone_for_good_ends_the_job_and_fails_no_item(tmp_pa
         assert sorted(record["id"] for record in records(folder / "predictions.jsonl")) == [
             f"{n:024x}" for n in range(200)
         ]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_interrupted_job_says_so_and_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    with ScriptedServer(latency=1.0) as server:
+        exam = write_exam(tmp_path / "exam.jsonl", numbered(60))
+        folder = tmp_path / "run"
+        job = arguments(server, exam, folder, "num_workers=4")
+        first = start("jobs.evaluate", *job)
+        wait_for(lambda: len(records(folder / "predictions.jsonl")) >= 4, 90, "4 answers")
+        first.send_signal(number)
+        _, err = first.communicate(timeout=60)
+        assert first.returncode == 130, err
+        assert "give the same command to go on" in err and "Traceback" not in err
+        kept = len(records(folder / "predictions.jsonl"))
+        server.latency = 0.0
+        again = run("jobs.evaluate", *job)
+        assert again.returncode == 0 and f"{kept} recorded already" in again.stderr, again.stderr

@@ -105,7 +105,7 @@ READ += "try: print(list(read_rows({!r}, split='test', columns=['id', 'question'
 
 def read_elsewhere(home: Path, name: str, **environment: str) -> str:
     """Read in a process of its own: the hub's client takes its settings from the environment when it is imported."""
-    environment = os.environ | {"HF_HOME": str(home), "HOME": str(home)} | environment
+    environment = os.environ | {"HF_HOME": str(home), "KOSEN_HOME": str(home / ".kosen")} | environment
     command = [sys.executable, "-c", READ.format(name)]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout
 

@@ -253,7 +253,8 @@ def _get(state: ClusterState, port: int, path: str) -> bytes | None:
 def _remove(state: ClusterState) -> int:
     write_state(dataclasses.replace(state, phase="stopping"))
     temp_dir = str(state.temp_dir)
-    count = end_processes(lambda: processes_of(temp_dir), first=state.pids.get("head"))
+    head, started = state.pids.get("head", 0), state.pids.get("head_started", 0)
+    count = end_processes(lambda: processes_of(temp_dir, head, started), first=head)
     _keep_logs(state.name, Path(temp_dir))
     shutil.rmtree(temp_dir, ignore_errors=True)
     forget(state.name)

@@ -10,15 +10,17 @@ from pathlib import Path
 GRACE = 3.0  # seconds from SIGTERM to SIGKILL; runs lie on disk, so nothing in Ray is worth a longer wait
 
 
-def processes_of(temp_dir: str) -> set[int]:
-    """The live processes that carry `temp_dir` in their environment (RAY_TMPDIR), which children inherit.
+def processes_of(temp_dir: str, head: int = 0, head_started: int = 0) -> set[int]:
+    """The live processes that carry `temp_dir` in their environment (RAY_TMPDIR), or belong to the head's session.
 
-    A name can be changed (Ray's workers rename themselves) and a parent can die; the environment stays.
-    This process and its ancestors are never among them.
+    Parents can die, and Ray's agents rename themselves over their own environment where that is short; these stay in the session that the head (`head`, started at tick `head_started`) opened. A session whose leader is by now
+    another process is nobody's business. This process and its ancestors are never among them.
     """
     mark = f"RAY_TMPDIR={temp_dir}".encode()
-    mine = _ancestry(os.getpid())
-    return {pid for pid in _all_pids() if pid not in mine and mark in _environment(pid)}
+    found = {pid for pid in _all_pids() if mark in _environment(pid)}
+    if head and start_time(head) in (0, head_started):
+        found |= {pid for pid in _all_pids() if _stat(pid).get("session") == str(head) and is_running(pid)}
+    return found - _ancestry(os.getpid())
 
 
 def end_processes(find: Callable[[], set[int]], first: int | None = None) -> int:
@@ -79,7 +81,7 @@ def _stat(pid: int) -> dict[str, str]:
     except OSError:
         return {}
     fields = text.rpartition(")")[2].split()  # the name before may hold spaces and parentheses
-    return {"state": fields[0], "ppid": fields[1], "starttime": fields[19]}
+    return {"state": fields[0], "ppid": fields[1], "session": fields[3], "starttime": fields[19]}
 
 
 def _ancestry(pid: int) -> set[int]:

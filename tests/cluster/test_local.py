@@ -15,7 +15,7 @@ import pytest
 
 from cluster import local
 from cluster.ports import BLOCK, SERVICES, ephemeral_floor, plan_ports
-from cluster.processes import end_processes, is_running, processes_of
+from cluster.processes import end_processes, is_running, processes_of, start_time
 from cluster.state import ClusterState, cluster_dir, read_state, write_state, write_token
 
 REPOSITORY = Path(__file__).parents[2]
@@ -84,6 +84,20 @@ def test_only_processes_with_the_mark_are_ended(tmp_path: Path) -> None:
         ours.wait()
 
 
+def test_a_session_is_ended_only_while_it_can_be_the_heads() -> None:
+    leader = subprocess.Popen(["sleep", "60"], start_new_session=True)
+    try:
+        assert processes_of("/none", leader.pid, start_time(leader.pid)) == {leader.pid}
+        assert processes_of("/none", leader.pid, start_time(leader.pid) - 1) == set()  # the number was given anew
+    finally:
+        leader.kill()
+        leader.wait()
+
+
+def title(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[0].strip()
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     home = tmp_path_factory.mktemp("home")
@@ -111,9 +125,13 @@ def test_a_cluster_comes_up_once_and_goes_down_without_a_trace(home: Path) -> No
         assert "stays up" in command(home, "down", "--if-unused").stdout
     assert command(home, "status").returncode == 0
 
+    session = (state["pids"]["head"], state["pids"]["head_started"])
+    agents = {pid for pid in processes_of(state["temp_dir"], *session) if title(pid) == "ray::DashboardAgent"}
+    assert agents  # also where its new name has overwritten its environment
     os.kill(state["pids"]["head"], 9)  # a stale state is cleaned away, orphans included
     assert "is down" in command(home, "down", "--if-unused").stdout
-    assert processes_of(state["temp_dir"]) == set()
+    assert processes_of(state["temp_dir"], *session) == set()
+    assert not any(map(is_running, agents))
     assert not Path(state["temp_dir"]).exists()
     assert sorted(path.name for path in (home / "clusters" / "local").iterdir()) == ["lease", "lock", "logs"]
 

@@ -13,7 +13,8 @@ GRACE = 3.0  # seconds from SIGTERM to SIGKILL; runs lie on disk, so nothing in 
 def processes_of(temp_dir: str, head: int = 0, head_started: int = 0) -> set[int]:
     """The live processes that carry `temp_dir` in their environment (RAY_TMPDIR), or belong to the head's session.
 
-    Parents can die, and Ray's agents rename themselves over their own environment where that is short; these stay in the session that the head (`head`, started at tick `head_started`) opened. A session whose leader is by now
+    Parents can die, and Ray's agents rename themselves over their own environment where that is short; these stay in
+    the session that the head (`head`, started at tick `head_started`) opened. A session whose leader is by now
     another process is nobody's business. This process and its ancestors are never among them.
     """
     mark = f"RAY_TMPDIR={temp_dir}".encode()

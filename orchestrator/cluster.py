@@ -98,10 +98,10 @@ def _find_state(stack: ExitStack) -> State | None:
     address = os.environ.get("RAY_ADDRESS")
     name = os.environ.get("KOSEN_CLUSTER")
     if address:
-        known = [state for state in states() if address in (state["ray_address"], state["dashboard_url"])]
-        name = known[0]["name"] if known else None
-        if name is None:
+        found = current()
+        if found is None:
             return None
+        name = found["name"]
     elif name is None:
         name = only_running() or "local"
     stack.callback(_leave, name)

@@ -7,11 +7,17 @@ JOB ?= evaluate
 CONFIG ?= conf/hle.yaml
 ARGS ?=
 ID ?=
+SITE ?= local
+NODES ?= 1
+NAME ?=
 .DEFAULT_GOAL := help
 .PHONY: help install lock demo check test test-all submit jobs logs stop
+.PHONY: cluster-up cluster-status cluster-tunnel cluster-down preflight
+named = $(if $(NAME),--name $(NAME))
+placed = --site $(SITE) --nodes $(NODES) $(named)
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
 install: ## .venv from the pinned requirements; PROFILE=cpu or gpu overrides what the machine suggests
 	@$(PYTHON) requirements/install.py $(PROFILE)
@@ -30,6 +36,21 @@ test: install ## the tests, 20 minutes at most
 
 test-all: install ## all tests, the long ones too, 60 minutes at most
 	@.venv/bin/pytest
+
+cluster-up: install ## SITE=osk NODES=2 [NAME=…] [ARGS="time=04:00:00 …"]: a Ray cluster; SITE=local is this machine
+	@$(PY) -m cluster up $(placed) $(ARGS)
+
+cluster-status: install ## [NAME=…]: nodes, GPUs, applications, jobs and time left
+	@$(PY) -m cluster status $(named) $(ARGS)
+
+cluster-tunnel: install ## [NAME=…]: the ssh line for your laptop
+	@$(PY) -m cluster tunnel $(named)
+
+cluster-down: install ## [NAME=…]: end this cluster and nothing else
+	@$(PY) -m cluster down $(named)
+
+preflight: install ## SITE=osk NODES=2: check nodes and links without starting Ray
+	@$(PY) -m cluster preflight $(placed) $(ARGS)
 
 submit: install ## JOB=evaluate CONFIG=conf/hle.yaml ARGS="key=value …": as a Ray Job; ends with the job's exit code
 	@$(PY) -m orchestrator.submit submit $(JOB) --config $(CONFIG) $(ARGS)

@@ -6,13 +6,15 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, TypedDict, cast
 
-Phase = Literal["starting", "ready", "stopping"]
+Phase = Literal["queued", "starting", "ready", "degraded", "stopping", "failed"]
 
 
 class Node(TypedDict):
+    name: str  # the scheduler's, or the host's
     ip: str
+    cpus: int
     gpus: int
 
 
@@ -33,6 +35,10 @@ class ClusterState:
     pids: Mapping[str, int] = field(default_factory=dict)  # what `up` started itself
     ephemeral: bool = False  # started by a job: the last job that leaves brings it down
     temp_dir: str | None = None
+    host: str = ""  # where the local cluster lives: several hosts may share ~/.kosen
+    site: str = "local"
+    expected_nodes: int = 1
+    problem: str | None = None  # why it failed, or is degraded
 
 
 def clusters_dir() -> Path:
@@ -44,35 +50,100 @@ def cluster_dir(name: str) -> Path:
     return clusters_dir() / name
 
 
+def known() -> list[str]:
+    """The names of this user's clusters that have a state, also of those on other hosts."""
+    folders = sorted(clusters_dir().iterdir()) if clusters_dir().is_dir() else []
+    return [folder.name for folder in folders if read_state(folder.name)]
+
+
 def read_state(name: str) -> ClusterState | None:
     """The state of cluster `name`, or None where there is none that this version understands."""
     try:
         values: dict[str, Any] = json.loads((cluster_dir(name) / "state.json").read_text(encoding="utf-8"))
-        return ClusterState(**values)
-    except (FileNotFoundError, json.JSONDecodeError, TypeError):
+        return ClusterState(**{key: value for key, value in values.items() if key in ClusterState.__slots__})
+    except (FileNotFoundError, json.JSONDecodeError, TypeError, AttributeError):
         return None
 
 
 def write_state(state: ClusterState) -> None:
     """Write `state.json` by rename, so that a reader never sees half of it."""
     text = json.dumps(dataclasses.asdict(state), indent=2)
-    _replace(cluster_dir(state.name) / "state.json", text + "\n", mode=0o644)
+    replace(cluster_dir(state.name) / "state.json", text + "\n", mode=0o644)
+
+
+def helpers(name: str) -> list[str]:
+    """The jobs that `up --heal` asked Slurm for, oldest first; some may have ended."""
+    return [str(job_id) for job_id in (read_published(_helpers_path(name)) or {}).get("jobs", [])]
+
+
+def add_helper(name: str, job_id: str) -> None:
+    """Note a job of `up --heal`, which holds the cluster's lock. The state file has the batch job as its writer."""
+    publish(_helpers_path(name), {"jobs": [*helpers(name), job_id]})
+
+
+def _helpers_path(name: str) -> Path:
+    return cluster_dir(name) / "helpers.json"
 
 
 def write_token(name: str, token: str) -> Path:
     """Write the cluster's token, readable by its owner only, and return its path."""
-    path = cluster_dir(name) / "token"
-    _replace(path, token, mode=0o600)
+    path = token_path(name)
+    replace(path, token, mode=0o600)
     return path
 
 
+def token_path(name: str) -> Path:
+    return cluster_dir(name) / "token"
+
+
+def job_dir(name: str, job_id: str) -> Path:
+    """Logs and published files of one scheduler job, on the shared file system."""
+    return cluster_dir(name) / "logs" / job_id
+
+
+def batch_log(name: str, job_id: str) -> Path:
+    """What the batch script prints. Beside the job's folder, because Slurm opens it before anybody makes that."""
+    return cluster_dir(name) / "logs" / f"{job_id}.log"
+
+
+def publish(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file by rename, for readers on other nodes."""
+    replace(path, json.dumps(values, indent=2) + "\n", mode=0o600)
+
+
+def read_published(path: Path) -> dict[str, Any] | None:
+    """What another node published, or None so far.
+
+    The folder is listed first: that makes an NFS client ask the server again, where a plain open may be answered for
+    half a minute from its memory of a file that did not exist.
+    """
+    try:
+        if path.name not in os.listdir(path.parent):  # noqa: PTH208
+            return None
+        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return None
+
+
+def client_variables(state: ClusterState) -> dict[str, str]:
+    """What a process needs in its environment to find this cluster: Ray's own commands, and our jobs."""
+    return {
+        "RAY_ADDRESS": state.ray_address,
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(token_path(state.name)),
+        "KOSEN_CLUSTER": state.name,
+    }
+
+
 def forget(name: str) -> None:
-    """Remove state and token; the logs stay."""
-    for file in ("state.json", "token"):
+    """Remove state, token, the list of helpers and the ledger, which has what jobs had in their environments. The logs
+    stay."""
+    for file in ("state.json", "token", "helpers.json", "ledger.jsonl"):
         (cluster_dir(name) / file).unlink(missing_ok=True)
 
 
-def _replace(path: Path, text: str, mode: int) -> None:
+def replace(path: Path, text: str, mode: int) -> None:
+    """Write a file by rename; it has `mode` from its first byte on."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)

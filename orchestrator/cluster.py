@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import psutil
 import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
@@ -25,6 +26,7 @@ from orchestrator import secrets
 from orchestrator.errors import ClusterNotReady, interrupt_on_sigterm
 from orchestrator.state import (
     ANSWER_TIMEOUT,
+    UP,
     State,
     clusters_dir,
     current,
@@ -74,6 +76,7 @@ def connect(*, namespace: str = "kosen") -> Iterator[Cluster]:
         address = state["ray_address"] if state else os.environ["RAY_ADDRESS"]
         _use_token(state)
         _check_answer(state, address)
+        _check_place(state)
         _init_ray(state, address, namespace)
         stack.callback(ray.shutdown)
         yield _describe(state, address)
@@ -90,6 +93,7 @@ def find(*, start: bool) -> State:
     if state is None:
         raise ClusterNotReady(f"no cluster that we know of is running. {_NEXT}")
     _use_token(state)
+    _check_answer(state, state["ray_address"])
     os.environ.pop("RAY_ADDRESS", None)  # it would win over the address that we found
     return state
 
@@ -114,13 +118,13 @@ def _find_state(stack: ExitStack) -> State | None:
     return state
 
 
-_NEXT = "Start one with `python -m cluster.local up`, or unset KOSEN_CLUSTER and RAY_ADDRESS"
+_NEXT = "Start one with `make cluster-up`, or unset KOSEN_CLUSTER and RAY_ADDRESS"
 
 
 def _start_local(*, ephemeral: bool) -> State:
     if read_state("local") is None:
         print("no Ray cluster is running: starting one on this machine", file=sys.stderr)
-    command = [sys.executable, "-m", "cluster.local", "up", "--json", *(["--ephemeral"] if ephemeral else [])]
+    command = [sys.executable, "-m", "cluster", "up", "--json", *(["--ephemeral"] if ephemeral else [])]
     done = subprocess.run(command, cwd=Path.cwd(), env=_importable(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise ClusterNotReady(done.stderr.strip().removeprefix("error: "))
@@ -131,12 +135,12 @@ def _leave(name: str) -> None:
     """After the lease is given back: bring an ephemeral cluster down, unless others use it or we run inside it."""
     state = read_state(name)
     if state and state["ephemeral"] and not inside_job():
-        command = [sys.executable, "-m", "cluster.local", "down", "--name", name, "--if-unused"]
-        subprocess.run(command, env=_importable(), stdout=subprocess.DEVNULL, check=False)
+        command = [sys.executable, "-m", "cluster", "down", "--name", name, "--if-unused"]
+        subprocess.run(command, env=_importable(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
 
 def _importable() -> dict[str, str]:
-    """The environment in which `python -m cluster.local` finds the repository from any working directory."""
+    """The environment in which `python -m cluster` finds the repository from any working directory."""
     return os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
 
 
@@ -170,10 +174,25 @@ def _check_answer(state: State | None, address: str) -> None:
     if state is None:
         _check_socket(address)
         return
+    if state["phase"] not in UP:
+        raise ClusterNotReady(
+            f"cluster {state['name']!r} is {state['phase']}. make cluster-status NAME={state['name']}"
+        )
     code = status_code(state)
     if code != 200:
         seen = "does not answer" if code is None else f"answers {code} to its token"
         raise ClusterNotReady(f"cluster {state['name']!r} at {state['dashboard_url']} {seen}. {_NEXT}")
+
+
+def _check_place(state: State | None) -> None:
+    """A driver needs a node of its cluster on its own machine, else Ray fails late and says little."""
+    if state is None or state["scheduler"] == "local":
+        return
+    addresses = {address.address for found in psutil.net_if_addrs().values() for address in found}
+    if not addresses & {node["ip"] for node in state["nodes"]}:
+        raise ClusterNotReady(
+            f"cluster {state['name']!r} runs on other machines than this one. Send the job there: make submit JOB=…"
+        )
 
 
 def _check_socket(address: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any, cast
 from orchestrator.errors import ClusterNotReady
 
 State = dict[str, Any]
+UP = ("ready", "degraded")  # phases in which a cluster takes jobs
 ANSWER_TIMEOUT = 5.0  # seconds; ray.init with a wrong token hangs 21 s and says little
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # clusters are not behind a web proxy
 
@@ -56,11 +57,18 @@ def known_gpus() -> int | None:
 
 def only_running() -> str | None:
     """The local cluster if it runs, else the only other one that does, else None."""
-    running = [state["name"] for state in states() if state["phase"] == "ready" and status_code(state) == 200]
+    answers = {state["name"]: status_code(state) for state in states() if state["phase"] in UP}
+    running = [name for name, code in answers.items() if code == 200]
     if "local" in running:
         return "local"
     if len(running) > 1:
         raise ClusterNotReady(f"several clusters run: {', '.join(running)}. Choose one with KOSEN_CLUSTER=<name>")
+    closed = [name for name, code in answers.items() if code in (401, 403) and name != "local"]
+    if closed and not running:  # to start another one here would be a surprise
+        raise ClusterNotReady(
+            f"cluster {closed[0]!r} answers {answers[closed[0]]} to its token. "
+            f"If it is another's by now, make cluster-down NAME={closed[0]} forgets it"
+        )
     return running[0] if running else None
 
 

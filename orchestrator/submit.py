@@ -53,8 +53,9 @@ def _submit(job: str, arguments: list[str], *, wait: bool) -> int:
     client = _client(start=True)
     entrypoint = f"{shlex.quote(sys.executable)} -m jobs.{job} {shlex.join(arguments)}".strip()
     runtime_env = {"working_dir": str(root), "excludes": EXCLUDES}
+    metadata = {"working_dir": str(root)}  # where the successor of a cluster runs the job again
     try:
-        job_id = _retry(lambda: client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env))
+        job_id = _retry(lambda: client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env, metadata=metadata))
     except ValueError as error:  # the working directory is too large to travel
         raise SpecError(f"{root} cannot be sent to the cluster: {error}") from None
     print(f"submitted {job_id}", file=sys.stderr)

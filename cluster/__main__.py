@@ -1,0 +1,267 @@
+"""Ray clusters from a Slurm allocation or on this machine: python -m cluster up|run|preflight|status|tunnel|env|down"""
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from cluster import local, up
+from cluster.errors import ClusterError, ProfileError
+from cluster.heal import heal, wait_healed
+from cluster.network import no_proxy
+from cluster.profile import load_site, to_yaml
+from cluster.request import Mode, Request, load_request
+from cluster.state import ClusterState, client_variables, job_dir, known, read_state
+from cluster.status import exit_code, gather, render
+from cluster.tunnel import tunnel_lines
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
+DETACHED = 130
+PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
+
+
+class Parser(argparse.ArgumentParser):
+    """Complains like everything else here: one sentence, exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ProfileError(f"{message}; {self.prog} --help shows all arguments")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; a user's mistake is one sentence on standard error and an exit code."""
+    try:
+        args = _parse(list(sys.argv[1:] if argv is None else argv))
+        return int(args.function(args))
+    except ClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return ClusterError.exit_code
+    except KeyboardInterrupt:
+        print("no longer waiting; what was submitted goes on: make cluster-status, make cluster-down", file=sys.stderr)
+        return DETACHED
+
+
+def _parse(argv: list[str]) -> argparse.Namespace:
+    parser = Parser(prog="python -m cluster", description=__doc__)
+    commands = parser.add_subparsers(dest="verb", required=True)
+
+    def add(verb: str, function: Callable[[argparse.Namespace], int], purpose: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(verb, help=purpose, description=purpose)
+        sub.set_defaults(function=function)
+        return sub
+
+    starting = [
+        add("up", _up, "bring a cluster up and wait until it is healthy"),
+        add("run", _run, "bring a cluster up, run the command after -- on its head, take it down"),
+        add("preflight", _preflight, "check the nodes and the links between them, without Ray"),
+    ]
+    for sub in starting:
+        sub.add_argument("--site", default="local", help="a profile of conf/sites, or a path to one (default: local)")
+        sub.add_argument("--nodes", type=int, default=1)
+        sub.add_argument("--name", help="default: the site's")
+        sub.add_argument("--dry-run", action="store_true", help="write batch script and profile, submit nothing")
+        sub.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the profile")
+    starting[0].add_argument("--heal", action="store_true", help="ask Slurm for replacements of lost nodes")
+    starting[0].add_argument("--ephemeral", action="store_true", help="local: the last job that leaves takes it down")
+    starting[1].add_argument("--no-wait", action="store_true", help="print the batch job's id and return")
+    running = {
+        "status": add("status", _status, "nodes, GPUs, applications and jobs, as Ray and Slurm see them"),
+        "tunnel": add("tunnel", _tunnel, "how to reach dashboard and models from a laptop"),
+        "env": add("env", _env, 'what a plain `ray job submit` needs: eval "$(python -m cluster env)"'),
+        "down": add("down", _down, "end this cluster and nothing else"),
+    }
+    for sub in running.values():
+        sub.add_argument("--name", help="default: the only one there is")
+    for sub in (starting[0], running["status"]):
+        sub.add_argument("--json", action="store_true", help="print JSON")
+    running["down"].add_argument("--if-unused", action="store_true", help="local: only when no job works on it")
+    place = argv.index("--") if "--" in argv else len(argv)
+    args = parser.parse_args(argv[:place])
+    args.command = argv[place + 1 :]
+    return args
+
+
+def _request(args: argparse.Namespace, mode: Mode) -> Request:
+    site = load_site(args.site, args.overrides)
+    site_name = Path(args.site).stem
+    suffix = {"up": "", "run": time.strftime("-run-%d%H%M%S"), "preflight": time.strftime("-preflight-%d%H%M%S")}[mode]
+    name = args.name or site_name + suffix
+    _checked(name)
+    if args.nodes < 1:
+        raise ProfileError(f"--nodes={args.nodes}: a cluster has at least one node")
+    if site.scheduler == "local" and args.nodes != 1:
+        raise ProfileError(f"--nodes={args.nodes}: SITE={args.site} is this machine alone. Choose a Slurm site")
+    if mode == "run" and not args.command:
+        raise ProfileError("there is no command. Expected: python -m cluster run … -- python -m jobs.evaluate …")
+    return Request(
+        name=name,
+        site_name=site_name,
+        site=site,
+        nodes=args.nodes,
+        mode=mode,
+        run_root=str(Path("runs").absolute()),
+        cwd=str(Path.cwd()),
+        command=args.command,
+    )
+
+
+def _checked(name: str) -> str:
+    """It becomes a folder's name."""
+    if not NAME.fullmatch(name):
+        raise ProfileError(f"{name!r} is no name for a cluster: letters, digits and . _ - only, 41 at most")
+    return name
+
+
+def _up(args: argparse.Namespace) -> int:
+    if args.heal:
+        name = _known_name(args.name)
+        heal(name, _say)
+        return _show_ready(wait_healed(name, _say), args.json)
+    request = _request(args, "up")
+    if args.dry_run:
+        return _dry_run(request)
+    if request.site.scheduler == "local":
+        state, started = local.up(request.name, ephemeral=args.ephemeral, site=request.site)
+        verb = "is ready" if started else "is already running"
+        _say(f"cluster {state.name!r} {verb} at {state.ray_address}, dashboard {state.dashboard_url}")
+        return _print_state(state) if args.json else 0
+    state = up.start(request, _say)
+    return _show_ready(up.wait_ready(request.name, str(state.job_id), _say), args.json)
+
+
+def _run(args: argparse.Namespace) -> int:
+    request = _request(args, "run")
+    if args.dry_run:
+        return _dry_run(request)
+    if request.site.scheduler == "local":
+        return local.run(request)
+    state = up.start(request, _say)
+    if args.no_wait:
+        print(state.job_id)
+        return 0
+    return up.follow(request.name, str(state.job_id), _say)
+
+
+def _preflight(args: argparse.Namespace) -> int:
+    request = _request(args, "preflight")
+    if args.dry_run:
+        return _dry_run(request)
+    if request.site.scheduler == "local":
+        return local.preflight(request)
+    return up.follow(request.name, str(up.start(request, _say).job_id), _say)
+
+
+def _status(args: argparse.Namespace) -> int:
+    status = gather(_state(args.name))
+    print(json.dumps(dataclasses.asdict(status), indent=2) if args.json else render(status))
+    return exit_code(status)
+
+
+def _tunnel(args: argparse.Namespace) -> int:
+    state = _reachable(args.name)
+    print("\n".join(tunnel_lines(state, _login_host(state))))
+    return 0
+
+
+def _reachable(name: str | None) -> ClusterState:
+    state = _state(name)
+    if state.phase not in ("ready", "degraded"):
+        raise ClusterError(
+            f"cluster {state.name!r} is {state.phase}; there is nothing to reach yet. make cluster-status"
+        )
+    return state
+
+
+def _login_host(state: ClusterState) -> str | None:
+    return load_request(state.name).site.login_host if state.scheduler == "slurm" else None
+
+
+def _env(args: argparse.Namespace) -> int:
+    state = _reachable(args.name)
+    variables = client_variables(state)
+    if any(key.lower() in PROXIES for key in os.environ):  # Ray's own commands would ask the proxy for the cluster
+        names = [name for node in state.nodes for name in (node["name"], node["ip"])]
+        variables |= no_proxy(os.environ, names)
+    for key, value in variables.items():
+        print(f"export {key}={shlex.quote(value)}")
+    return 0
+
+
+def _down(args: argparse.Namespace) -> int:
+    name = _known_name(args.name, or_else="local")
+    state = read_state(name)
+    if state and state.scheduler == "slurm":
+        _say(up.down(name))
+    else:
+        _say(local.down(name, if_unused=args.if_unused))
+    return 0
+
+
+def _state(name: str | None) -> ClusterState:
+    chosen = _known_name(name)
+    state = read_state(chosen)
+    if state is None:
+        there = ", ".join(known()) or "none"
+        raise ClusterError(f"there is no cluster {chosen!r}; there is {there}. Start it: make cluster-up NAME={chosen}")
+    return state
+
+
+def _known_name(name: str | None, or_else: str | None = None) -> str:
+    if name:
+        return _checked(name)
+    names = known()
+    if len(names) == 1:
+        return names[0]
+    if not names:
+        if or_else:
+            return or_else
+        raise ClusterError("there is no cluster. Start one on this machine: make cluster-up SITE=local")
+    raise ProfileError(f"there are several clusters: {', '.join(names)}. Choose one with NAME=")
+
+
+def _dry_run(request: Request) -> int:
+    if request.site.scheduler == "local":
+        print(to_yaml(request.site), end="")
+        return 0
+    script, profile = up.write_dry_run(request)
+    print(script.read_text(encoding="utf-8"), end="")
+    _say(f"wrote {script} and {profile}; nothing was submitted")
+    return 0
+
+
+def _show_ready(state: ClusterState, as_json: bool) -> int:
+    if as_json:
+        return _print_state(state)
+    gpus = sum(node["gpus"] for node in state.nodes)
+    print(f"cluster {state.name!r} is {state.phase}: {len(state.nodes)} nodes, {gpus} GPUs, Ray at {state.ray_address}")
+    if state.problem:
+        print(f"  {state.problem}")
+    print(f"dashboard  {state.dashboard_url} (inside the cluster's network)")
+    print("\n".join(tunnel_lines(state, _login_host(state))))
+    print(f"submit     make submit JOB=evaluate CONFIG=conf/hle.yaml    (KOSEN_CLUSTER={state.name} where several run)")
+    print(f'or plainly eval "$(python -m cluster env --name {state.name})"')
+    print("           ray job submit --working-dir . -- python -m jobs.evaluate --config conf/hle.yaml")
+    print(f"logs       {job_dir(state.name, str(state.job_id))}")
+    return 0
+
+
+def _print_state(state: ClusterState) -> int:
+    print(json.dumps(dataclasses.asdict(state), indent=2))
+    return 0
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,58 @@
+"""Asking a cluster's own HTTP services, with its token."""
+
+import json
+import urllib.error
+import urllib.request
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any
+
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a web proxy cannot know these addresses
+
+
+def get(url: str, token: Path, *, timeout: float = 3) -> bytes | None:
+    """What `url` answers to the token in the file `token`; None when nobody does, or not with 200."""
+    return _call(urllib.request.Request(url), token, timeout)
+
+
+def get_json(url: str, token: Path, *, timeout: float = 3) -> Any:
+    """The JSON that `url` answers, or None."""
+    answer = get(url, token, timeout=timeout)
+    try:
+        return json.loads(answer) if answer else None
+    except ValueError:
+        return None
+
+
+def post(url: str, token: Path, body: object = None, *, timeout: float = 10) -> bytes | None:
+    """What `url` answers to a POST of `body` as JSON, or None."""
+    return _call(_post_request(url, body), token, timeout)
+
+
+def post_status(url: str, token: Path, body: object = None, *, timeout: float = 10) -> int | None:
+    """The HTTP status of a POST of `body` as JSON, or None when nobody answers."""
+    try:
+        _open(_post_request(url, body), token, timeout)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, HTTPException):
+        return None
+    return 200
+
+
+def _post_request(url: str, body: object) -> urllib.request.Request:
+    data = b"" if body is None else json.dumps(body).encode()
+    return urllib.request.Request(url, data=data, headers={"Content-Type": "application/json"}, method="POST")
+
+
+def _call(request: urllib.request.Request, token: Path, timeout: float) -> bytes | None:
+    try:
+        return _open(request, token, timeout)
+    except (OSError, HTTPException):  # refused, reset, cut short, timed out, 4xx and 5xx, or no token file
+        return None
+
+
+def _open(request: urllib.request.Request, token: Path, timeout: float) -> bytes:
+    request.add_header("Authorization", f"Bearer {token.read_text(encoding='utf-8').strip()}")
+    with DIRECT.open(request, timeout=timeout) as response:
+        return bytes(response.read())

@@ -1,0 +1,123 @@
+"""An all-reduce between processes, timed and checked: what training and tensor parallelism do all day.
+
+`all_reduce` is one rank of it and imports torch, so it belongs into a process of its own.
+"""
+
+import os
+import statistics
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Literal
+
+Backend = Literal["nccl", "gloo"]
+SMALL = 8  # bytes of the message whose time is the latency
+LATENCY_ROUNDS = 20
+# Bytes. The smaller one shows a link that stalls, the larger one its bandwidth: 128 MiB fill an H100's links, and a
+# gigabit Ethernet carries 8 MiB in 70 ms.
+SIZES: dict[Backend, tuple[int, ...]] = {"nccl": (2**20, 2**27), "gloo": (2**18, 2**23)}
+SECONDS_A_SIZE = 0.3  # the repetitions of a size stop after about this time
+REPETITIONS_MOST = 20
+PERIOD = 251  # of the pattern that is sent: whole numbers, so that sums in float32 are exact
+
+
+@dataclass(frozen=True, slots=True)
+class Meeting:
+    """Where the ranks of one process group meet, and which one of them this is."""
+
+    backend: Backend
+    ip: str  # of the host whose TCPStore introduces the ranks to each other
+    port: int
+    topic: str  # keeps the meetings apart that use one store
+    rank: int
+    world_size: int
+    device: int  # index of the GPU; unused with Gloo
+    timeout: float  # seconds for each step
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """`latency` in seconds: the median time of an all-reduce of 8 bytes. `bus_bandwidth` in bytes/s by message size.
+
+    As nccl-tests define it, the bus bandwidth of an all-reduce over n ranks is size / time * 2 * (n - 1) / n: what
+    each rank's link carries, whatever n is.
+    """
+
+    correct: bool
+    latency: float
+    bus_bandwidth: dict[int, float]
+
+
+def all_reduce(meeting: Meeting, environment: dict[str, str]) -> Measured:
+    """Run one rank. `environment` chooses the interface. Raises RuntimeError, as torch does, when a peer fails."""
+    os.environ.update({**environment, "NCCL_NVLS_ENABLE": "0", "TORCH_NCCL_BLOCKING_WAIT": "1"})
+    import torch
+    import torch.distributed as dist
+
+    torch.set_num_threads(1)
+    device = torch.device("cuda", meeting.device) if meeting.backend == "nccl" else torch.device("cpu")
+    if meeting.backend == "nccl":
+        torch.cuda.set_device(device)
+    timeout = timedelta(seconds=meeting.timeout)
+    store = dist.PrefixStore(meeting.topic, open_store(meeting.ip, meeting.port, meeting.timeout, serve=False))
+    dist.init_process_group(
+        meeting.backend, store=store, rank=meeting.rank, world_size=meeting.world_size, timeout=timeout
+    )
+    try:
+        return _measure(meeting, device)
+    finally:
+        dist.destroy_process_group()
+
+
+def open_store(ip: str, port: int, timeout: float, *, serve: bool) -> Any:
+    """torch's TCPStore at ip:port, as its server or as a client that waits `timeout` seconds for it.
+
+    Raises RuntimeError when the port is taken, or when nobody serves there in time.
+    """
+    import torch.distributed as dist
+
+    return dist.TCPStore(ip, port, is_master=serve, timeout=timedelta(seconds=timeout), wait_for_workers=False)
+
+
+def _measure(meeting: Meeting, device: Any) -> Measured:
+    import torch
+
+    small = torch.zeros(SMALL // 4, device=device)
+    for _ in range(3):  # the first ones open the connections
+        _timed(small)
+    latency = statistics.median(_timed(small) for _ in range(LATENCY_ROUNDS))
+    correct, bandwidth = True, {}
+    for size in SIZES[meeting.backend]:
+        pattern = torch.arange(size // 4, device=device, dtype=torch.float32) % PERIOD
+        message = pattern * (meeting.rank + 1)
+        first = _timed(message)
+        total = meeting.world_size * (meeting.world_size + 1) // 2
+        correct = correct and bool(torch.equal(message, pattern * total))
+        seconds = statistics.median(_timed(message.zero_()) for _ in range(_repetitions(first, device)))
+        if meeting.world_size > 1:  # alone, nothing is sent
+            bandwidth[size] = size / seconds * 2 * (1 - 1 / meeting.world_size)
+    return Measured(correct, latency, bandwidth)
+
+
+def _repetitions(first: float, device: Any) -> int:
+    """How often a size is sent; all ranks follow the slowest, or they would wait for each other for ever."""
+    import torch
+    import torch.distributed as dist
+
+    slowest = torch.tensor([first], device=device)
+    dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
+    return max(1, min(REPETITIONS_MOST, int(SECONDS_A_SIZE / slowest.item())))
+
+
+def _timed(tensor: Any) -> float:
+    """Seconds of one all-reduce, until its result is there."""
+    import torch
+    import torch.distributed as dist
+
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+    started = time.perf_counter()
+    dist.all_reduce(tensor)
+    if tensor.is_cuda:
+        torch.cuda.synchronize()
+    return time.perf_counter() - started

@@ -1,0 +1,145 @@
+"""What the NVIDIA driver says of this node's GPUs, asked through nvidia-smi: a hung driver hangs only that process."""
+
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+TIMEOUT = 30.0  # seconds for both questions together; without persistence mode each of 8 GPUs takes some to wake
+FIELDS = (
+    "index",
+    "name",
+    "uuid",
+    "driver_version",
+    "memory.total",
+    "memory.used",
+    "ecc.errors.uncorrected.volatile.total",
+    "clocks_throttle_reasons.active",  # newer drivers print it as clocks_event_reasons.active and still take this name
+)
+PROCESS_FIELDS = ("gpu_uuid", "pid", "used_memory")
+NO_DRIVER = (9, 12)  # nvidia-smi's exit codes for "driver not loaded" and "its library not found"
+# Bits of the clocks' event reasons (nvml.h) that mean a GPU in trouble. The others are daily life: idle, clocks set by
+# an administrator, the power cap.
+SLOWED = {0x08: "hardware slowdown", 0x20: "too hot (software)", 0x40: "too hot (hardware)", 0x80: "power brake"}
+MIB = 1024**2
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that holds memory of a GPU. `user_id` is None where it cannot be seen from here."""
+
+    pid: int
+    user_id: int | None
+    memory: int | None  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU; None is what the driver does not tell. Memory in bytes, ECC errors since the driver was loaded."""
+
+    index: int
+    name: str
+    uuid: str
+    driver: str | None
+    memory_total: int | None
+    memory_used: int | None
+    ecc_errors: int | None
+    slowed_by: list[str] | None
+    processes: list[Process] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Gpus:
+    """The GPUs that this process may see, or why the driver does not answer."""
+
+    found: list[Gpu]
+    problem: str | None = None
+
+
+def read_gpus(visible: str | None = None, timeout: float = TIMEOUT) -> Gpus | None:
+    """The GPUs in `visible` (as in CUDA_VISIBLE_DEVICES; None: all), within `timeout` seconds. None: no driver."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    deadline = time.monotonic() + timeout
+    answers = [_ask(program, "--query-gpu", FIELDS), _ask(program, "--query-compute-apps", PROCESS_FIELDS)]
+    (code, rows), (_, users) = [_answer(process, deadline) for process in answers]
+    if code in NO_DRIVER:
+        return None
+    if code is None:
+        return Gpus([], f"nvidia-smi did not answer within {timeout:g} s")
+    if code:
+        return Gpus([], f"nvidia-smi failed with code {code}: {' '.join(rows[-1]) if rows else 'without a word'}")
+    processes = [(row[0], _process(row)) for row in users if len(row) == len(PROCESS_FIELDS) and row[1].isdigit()]
+    found = [_gpu(row, processes) for row in rows if len(row) == len(FIELDS)]
+    return Gpus([gpu for gpu in found if _is_visible(gpu, visible)])
+
+
+def of_others(gpu: Gpu) -> list[Process]:
+    """The processes on `gpu` that are some other user's."""
+    return [process for process in gpu.processes if process.user_id not in (None, os.getuid())]
+
+
+def _ask(program: str, question: str, fields: Sequence[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [program, f"{question}={','.join(fields)}", "--format=csv,noheader,nounits"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _answer(process: "subprocess.Popen[str]", deadline: float) -> tuple[int | None, list[list[str]]]:
+    """The exit code and the rows, or None after the deadline. One that hangs in the driver cannot even be reaped."""
+    try:
+        output, _ = process.communicate(timeout=max(deadline - time.monotonic(), 0))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return None, []
+    return process.returncode, [[cell.strip() for cell in line.split(",")] for line in output.splitlines()]
+
+
+def _gpu(row: Sequence[str], processes: Sequence[tuple[str, Process]]) -> Gpu:
+    index, name, uuid, driver, total, used, ecc, slowed = row
+    return Gpu(
+        index=int(index),
+        name=name,
+        uuid=uuid,
+        driver=driver if driver[:1].isdigit() else None,
+        memory_total=_bytes(total),
+        memory_used=_bytes(used),
+        ecc_errors=int(ecc) if ecc.isdigit() else None,
+        slowed_by=_reasons(slowed),
+        processes=[process for owner, process in processes if owner == uuid],
+    )
+
+
+def _process(row: Sequence[str]) -> Process:
+    pid = int(row[1])
+    try:
+        user_id = Path(f"/proc/{pid}").stat().st_uid
+    except OSError:  # gone, hidden, or of another namespace
+        user_id = None
+    return Process(pid, user_id, _bytes(row[2]))
+
+
+def _bytes(mebibytes: str) -> int | None:
+    return int(mebibytes) * MIB if mebibytes.isdigit() else None
+
+
+def _reasons(mask: str) -> list[str] | None:
+    try:
+        bits = int(mask, 16)
+    except ValueError:  # [N/A]
+        return None
+    return [reason for bit, reason in SLOWED.items() if bits & bit]
+
+
+def _is_visible(gpu: Gpu, visible: str | None) -> bool:
+    """Whether CUDA would show it; an entry is an index or the beginning of a UUID."""
+    wanted = [] if visible is None else [entry.strip() for entry in visible.split(",")]
+    return visible is None or any(entry == str(gpu.index) or (entry and gpu.uuid.startswith(entry)) for entry in wanted)

@@ -1,0 +1,200 @@
+"""Site profiles: what differs from one cluster of machines to the next. conf/sites/<site>.yaml, key=value overrides."""
+
+import difflib
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    PositiveInt,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+
+from cluster.errors import ProfileError
+
+SITES = Path(__file__).resolve().parents[1] / "conf" / "sites"
+SECRET = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
+PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")  # http://user:password@proxy
+NO_PLACE = "a batch script is no place for it. Put it into ~/.kosen/secrets.env (chmod 600)"
+LOCAL_KEYS = ("scheduler", "env", "interface", "ports", "temp_dir")
+
+
+class Words(yaml.SafeLoader):
+    """YAML whose scalars stay as they are written; only null is special.
+
+    To YAML 1.1 24:00:00 is 86400, which sbatch takes for 60 days, 0123 is 83 and on is true. Site knows the types.
+    """
+
+    yaml_implicit_resolvers = {
+        first: [rule for rule in rules if rule[0] == "tag:yaml.org,2002:null"]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+class Site(BaseModel):
+    """One site. Unknown keys are errors; `null` leaves a thing to the scheduler or to the machine."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    scheduler: Literal["slurm", "local"] = "slurm"
+    # what to ask Slurm for; the words are sbatch's own
+    partition: str | None = None
+    nodelist: str | None = None
+    account: str | None = None
+    time: str | None = Field(default=None, pattern=r"^(\d+-)?\d+(:\d\d){0,2}$")  # days-hours:minutes:seconds
+    exclusive: bool = True
+    gpus_per_node: NonNegativeInt = 0
+    cpus_per_node: PositiveInt | None = None
+    memory: str | None = Field(default=None, pattern=r"^\d+[KMGT]?$")  # per node, as sbatch --mem; 0 is all of it
+    sbatch: list[str] = []  # any further options, one a line, for example --qos=long
+    # what the processes on the nodes get
+    modules: list[str] = []
+    venv: str | None = None  # a folder; without it and `conda`, the Python that runs this command
+    conda: str | None = None  # a name or a folder
+    env: dict[str, str] = {}
+    # how the nodes talk
+    interface: str | None = None  # the one with the route to the other nodes
+    ports: str = Field(default="20000-32767", pattern=r"^\d+-\d+$")  # every port of a cluster lies in here
+    temp_dir: str = "/tmp"  # on each node; short, because a Unix socket's path has 107 bytes
+    login_host: str | None = None  # where `ssh -L` goes through
+    # how long
+    ready_timeout: PositiveInt = 600  # seconds from the allocation to a healthy cluster
+    grace: PositiveInt = 300  # seconds before the walltime ends that jobs are told to stop
+    resubmit: NonNegativeInt = 0  # successors after a walltime or a lost node
+
+    @field_validator("env")
+    @classmethod
+    def _no_secrets(cls, env: dict[str, str]) -> dict[str, str]:
+        secret = [name for name in env if SECRET.search(name)]
+        if secret:
+            raise ValueError(f"{secret[0]} looks like a secret; {NO_PLACE}")
+        if secret := [name for name, value in env.items() if PASSWORD.search(value)]:
+            raise ValueError(f"{secret[0]} has a password in an address; {NO_PLACE}")
+        if wrong := [name for name in env if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)]:
+            raise ValueError(f"{wrong[0]!r} is no name of an environment variable")
+        return env
+
+    @field_validator("sbatch")
+    @classmethod
+    def _no_secret_options(cls, options: list[str]) -> list[str]:
+        """`--export=HF_TOKEN` would have Slurm store its value; so would `--export=HF_TOKEN=hf_…`."""
+        for option in options:
+            names = re.findall(r"\w+" if option.startswith("--export") else r"\w+(?==)", option)
+            if secret := [name for name in names if SECRET.search(name)]:
+                raise ValueError(f"{secret[0]} in an option of sbatch looks like a secret; {NO_PLACE}")
+        return options
+
+    @field_validator("ports")
+    @classmethod
+    def _a_range(cls, ports: str) -> str:
+        first, last = map(int, ports.split("-"))
+        if not 1024 <= first < last <= 65535:
+            raise ValueError("expected first-last, from 1024 to 65535")
+        return ports
+
+    @model_validator(mode="after")
+    def _only_what_this_machine_has(self) -> Self:
+        """A local cluster that silently ignored `time` or `gpus_per_node` would not be the one that was asked for."""
+        fields = type(self).model_fields
+        asked = [key for key in fields if key not in LOCAL_KEYS and getattr(self, key) != fields[key].default]
+        if self.scheduler == "local" and asked:
+            raise ValueError(
+                f"{asked[0]} is for a Slurm site, and this one has scheduler: local. That knows {', '.join(LOCAL_KEYS)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_grace_within_the_time(self) -> Self:
+        limit = _seconds(self.time) if self.time else 0
+        if limit and self.grace >= limit:  # to Slurm no minutes are no limit
+            raise ValueError(
+                f"grace={self.grace} seconds leave nothing of time={self.time}, which are {limit}: Slurm would tell "
+                "the jobs to stop as soon as they start. Give more time, or less grace"
+            )
+        return self
+
+    @property
+    def job_stop_seconds(self) -> int:
+        """What of the grace jobs get to stop in; the rest is for the cluster's own end."""
+        return max(10, self.grace - 30)
+
+    @property
+    def port_range(self) -> range:
+        first, last = map(int, self.ports.split("-"))
+        return range(first, last + 1)
+
+
+def load_site(site: str, overrides: Sequence[str] = ()) -> Site:
+    """The profile of `site`, a name in conf/sites or a path, with `key=value` overrides.
+
+    Raises ProfileError, which names the file, the key and, for an unknown key, the nearest valid one.
+    """
+    path = Path(site) if site.endswith((".yaml", ".yml")) else SITES / f"{site}.yaml"
+    if not path.exists():
+        raise ProfileError(
+            f"there is no site profile {path}. Known are {', '.join(known_sites())}; copy one and edit it"
+        )
+    wrong = [text for text in overrides if "=" not in text or text.startswith(("-", "="))]
+    if wrong:
+        raise ProfileError(f"{wrong[0]!r} is not an override. Expected key=value, for example time=04:00:00")
+    try:
+        merged = OmegaConf.create(_plain(yaml.load(path.read_text(encoding="utf-8"), Words)) or {})
+        for key, text in (override.split("=", 1) for override in overrides):
+            OmegaConf.update(merged, key, _plain(yaml.load(text, Words)), force_add=True)
+        values = OmegaConf.to_container(merged, resolve=False)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ProfileError(f"cannot read the site profile {path}: {str(error).splitlines()[0]}") from None
+    try:
+        return Site.model_validate(values)
+    except ValidationError as error:
+        raise ProfileError(f"{path}: {'; '.join(_explain(dict(problem)) for problem in error.errors()[:3])}") from None
+
+
+def _plain(values: Any) -> Any:
+    """OmegaConf would expand `${oc.env:HF_TOKEN}`, and a secret would stand in a batch script."""
+    if "${" in str(values):
+        raise ProfileError("a profile's values are not expanded, and ${…} is none. Write what it stands for; "
+                           "a secret belongs into ~/.kosen/secrets.env (chmod 600)")  # fmt: skip
+    return values
+
+
+def known_sites() -> list[str]:
+    return sorted(path.stem for path in SITES.glob("*.yaml"))
+
+
+def to_yaml(site: Site) -> str:
+    """The resolved profile, as --dry-run writes it."""
+    return yaml.safe_dump(site.model_dump(), sort_keys=False)
+
+
+def _seconds(time: str) -> int:
+    """sbatch's forms of a time limit, in seconds; Slurm counts begun minutes as whole ones."""
+    days, dash, clock = time.rpartition("-")
+    parts = [int(part) for part in clock.split(":")]
+    if dash or len(parts) == 3:  # days-hours[:minutes[:seconds]] and hours:minutes:seconds
+        hours, minutes, seconds = [*parts, 0, 0][:3]
+    else:  # minutes[:seconds]
+        hours, minutes, seconds = 0, *[*parts, 0][:2]
+    return (int(days or 0) * 24 + hours) * 3600 + minutes * 60 + -(-seconds // 60) * 60
+
+
+def _explain(problem: dict[str, Any]) -> str:
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        nearest = difflib.get_close_matches(name, list(Site.model_fields), n=1, cutoff=0)[0]
+        return f"unknown key {name}. Did you mean {nearest}?"
+    message = problem["msg"].removeprefix("Value error, ")
+    whole = not name  # about the profile, not about one key
+    return (
+        message if whole or message.endswith("(chmod 600)") else f"{name}={problem['input']!r} does not fit: {message}"
+    )

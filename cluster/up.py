@@ -1,0 +1,313 @@
+"""The user's side of a Slurm cluster: submit, wait and show what is waited for, follow, take down."""
+
+import dataclasses
+import os
+import secrets
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cluster import slurm
+from cluster.bringup import node_reports
+from cluster.errors import ClusterError, PreflightFailed, ProfileError
+from cluster.events import read_events
+from cluster.ledger import open_ledger
+from cluster.lock import locked
+from cluster.logs import tail
+from cluster.profile import Site, to_yaml
+from cluster.request import Request, save_request
+from cluster.state import (
+    ClusterState,
+    batch_log,
+    cluster_dir,
+    forget,
+    helpers,
+    job_dir,
+    read_state,
+    write_state,
+    write_token,
+)
+
+ROOT = Path(__file__).resolve().parents[1]
+QUEUE_TIMEOUT = 1800.0  # seconds that `up` watches a queue; the job stays in it
+END_TIMEOUT = 90.0  # seconds for a job to end after it was asked to; then scancel, which Slurm enforces
+LOCK_TIMEOUT = 120.0  # seconds; another `up` holds the lock for a few commands of Slurm, each of 30 at most
+POLL = 0.5  # seconds between looks at the state file; Slurm's controller is asked every SLURM_POLL
+SLURM_POLL = 5.0
+
+
+def write_script(request: Request, predecessor: str | None = None) -> Path:
+    """The batch script, the request that it reads, and the resolved profile, in the cluster's folder.
+
+    With `predecessor` it is the script of the batch job that takes over from that one.
+    """
+    save_request(request)
+    folder = cluster_dir(request.name)
+    _save_profile(folder, request.site)
+    script = folder / ("successor.sh" if predecessor else "batch.sh")
+    return save_script(script, request, ["cluster.batch", request.name, *([predecessor] if predecessor else [])])
+
+
+def write_dry_run(request: Request) -> list[Path]:
+    """What `start` would submit, and the resolved profile, beside the files of a cluster that may live; their paths."""
+    folder = cluster_dir(request.name) / "dry-run"
+    profile = _save_profile(folder, request.site)
+    return [save_script(folder / "batch.sh", request, ["cluster.batch", request.name]), profile]
+
+
+def _save_profile(folder: Path, site: Site) -> Path:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / "site.yaml"
+    path.write_text(to_yaml(site), encoding="utf-8")
+    return path
+
+
+def save_script(
+    path: Path,
+    request: Request,
+    module: Sequence[str],
+    *,
+    site: Site | None = None,
+    suffix: str = "",
+    nodes: int | None = None,
+) -> Path:
+    """A batch script that runs `python -m` with `module`, on the request's nodes and site unless others are given."""
+    site = site or request.site
+    python = "python" if site.venv or site.conda else sys.executable
+    text = slurm.batch_script(
+        site,
+        name=request.name + suffix,
+        nodes=nodes or request.nodes,
+        output=batch_log(request.name, "%j"),
+        command=[python, "-m", *module],
+        root=ROOT,
+    )
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def start(request: Request, say: Callable[[str], None]) -> ClusterState:
+    """Submit a cluster, unless one of this name queues or runs already; its state.
+
+    Several at once: one submits, the others find its cluster.
+    """
+    with locked(request.name, LOCK_TIMEOUT):
+        return _start(request, say)
+
+
+def _start(request: Request, say: Callable[[str], None]) -> ClusterState:
+    state = _running(read_state(request.name))
+    if state and state.phase != "failed":
+        if request.mode != "up":
+            raise ProfileError(
+                f"there is a cluster {request.name!r} already (job {state.job_id}). Choose another NAME="
+            )
+        say(f"cluster {request.name!r} is there already: job {state.job_id}, {state.phase}")
+        return state
+    state = read_state(request.name)
+    if state and state.scheduler == "local":
+        raise ProfileError(f"{request.name!r} is the name of a local cluster. Choose another NAME=")
+    _check_nodelist(request)
+    forget(request.name)
+    script = write_script(request)
+    write_token(request.name, secrets.token_hex(32))
+    (cluster_dir(request.name) / "logs").mkdir(mode=0o700, exist_ok=True)
+    job_id = slurm.submit(script)
+    state = ClusterState(
+        name=request.name,
+        phase="queued",
+        scheduler="slurm",
+        job_id=job_id,
+        nodes=[],
+        ray_address="",
+        dashboard_url="",
+        ports={},
+        run_root=request.run_root,
+        started_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        host=socket.gethostname(),
+        site=request.site_name,
+        expected_nodes=request.nodes,
+    )
+    if read_state(request.name) is None:  # the job may be faster than this line
+        write_state(state)
+    say(f"submitted job {job_id}: {request.nodes} node(s), log {batch_log(request.name, job_id)}")
+    return state
+
+
+def _running(state: ClusterState | None) -> ClusterState | None:
+    """A cluster as its live batch job has it; None without one.
+
+    Where a lost node ended the job without a word, the job is its successor, which waits.
+    """
+    if state is None or state.job_id is None or _is_live(state.job_id):
+        return state if state and state.job_id else None
+    successor = open_ledger(state.name).successor()
+    if successor and _is_live(successor):
+        return dataclasses.replace(state, phase="queued", job_id=successor, nodes=[], problem=None)
+    return None
+
+
+def wait_ready(name: str, job_id: str, say: Callable[[str], None]) -> ClusterState:
+    """Wait until the cluster is ready, saying what it waits for. Raises ClusterError with why it never will be."""
+    said = ""
+    deadline = time.monotonic() + QUEUE_TIMEOUT
+    observer = slurm.Observer()
+    asked, job = -SLURM_POLL, None
+    while True:
+        state = read_state(name)
+        if state and state.job_id == job_id and state.phase in ("ready", "degraded"):
+            return state
+        if time.monotonic() - asked > SLURM_POLL:
+            asked, job = time.monotonic(), observer.look(job_id)
+            _raise_ended(name, job_id, job)
+            _raise_impossible(name, job)
+        line = _progress(name, job_id, job, state)
+        if line != said:
+            say(said := line)
+        if job and job.state not in slurm.WAITING:
+            deadline = max(deadline, time.monotonic() + 60)  # the batch job has its own deadline
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"job {job_id} still waits after {QUEUE_TIMEOUT / 60:.0f} minutes ({line}); it stays in the queue. "
+                f"See make cluster-status NAME={name}, or give up with make cluster-down NAME={name}"
+            )
+        time.sleep(POLL)
+
+
+def _progress(name: str, job_id: str, job: slurm.Job | None, state: ClusterState | None) -> str:
+    if state is None or state.phase == "queued" or state.job_id != job_id:
+        return f"queued: {job.reason}" if job and job.reason != "None" else "queued"
+    folder = job_dir(name, job_id)
+    phases = [report["phase"] for report in node_reports(folder).values()] if folder.exists() else []
+    up = sum(phase == "starting" for phase in phases)
+    return f"starting: {up} of {state.expected_nodes} nodes are checked and start Ray"
+
+
+def _check_nodelist(request: Request) -> None:
+    """sbatch would add nodes from elsewhere, and say nothing."""
+    nodelist = request.site.nodelist
+    count = len(slurm.hostnames(nodelist)) if nodelist else request.nodes
+    if count < request.nodes:
+        raise ProfileError(
+            f"nodelist={nodelist} names {count} of the {request.nodes} nodes. Name more, or give NODES={count}"
+        )
+
+
+def _raise_impossible(name: str, job: slurm.Job | None) -> None:
+    if job and job.state in slurm.WAITING and job.reason in slurm.IMPOSSIBLE:
+        slurm.cancel(job.id)
+        forget(name)
+        raise ProfileError(
+            f"Slurm will never start this ({job.reason}): no partition gives that many nodes, CPUs or hours, or not to "
+            "this account. Compare the site profile, --nodes and `scontrol show partition`"
+        )
+
+
+def _raise_ended(name: str, job_id: str, job: slurm.Job | None) -> None:
+    if job and not job.ended:
+        return
+    state = read_state(name)
+    if state and state.job_id == job_id and state.phase in ("ready", "degraded"):
+        return
+    log = batch_log(name, job_id)
+    if state and state.job_id == job_id and state.problem:
+        kind = PreflightFailed if state.problem.startswith("preflight") else ClusterError
+        raise kind(f"the cluster did not come up. {state.problem}")
+    seen = f"ended as {job.state} ({job.reason})" if job else "is unknown to Slurm"
+    raise ClusterError(f"the cluster did not come up: job {job_id} {seen}. The end of {log}:\n{tail(log)}")
+
+
+def down(name: str) -> str:
+    """End the cluster and everything that was submitted for it; what happened, as a sentence."""
+    state = read_state(name)
+    if state is None:
+        return f"there is no cluster {name!r}"
+    if state.phase not in ("queued", "failed"):
+        write_state(dataclasses.replace(state, phase="stopping"))  # so that TERM is not taken for the walltime
+    successor = open_ledger(name).successor()
+    for job_id in dict.fromkeys((successor, state.job_id, *helpers(name))):  # nobody is to go on meanwhile
+        if job_id:
+            _end_job(job_id)
+    forget(name)
+    return f"cluster {name!r} is down (job {state.job_id})"
+
+
+def _end_job(job_id: str) -> None:
+    """The batch script ends its cluster in order when it is asked; Slurm's own way is for one that does not."""
+    job = slurm.job(job_id)
+    if job is None or job.ended:
+        return
+    asked = job.state == "RUNNING" and slurm.signal_batch(job_id, "TERM")
+    if not (asked and _wait_ended(job_id, END_TIMEOUT)):
+        slurm.cancel(job_id)
+        if not _wait_ended(job_id, END_TIMEOUT):
+            raise ClusterError(f"job {job_id} does not end. See `squeue -j {job_id}`")
+
+
+def _wait_ended(job_id: str, seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    observer = slurm.Observer()
+    while (job := observer.look(job_id)) and not job.ended:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL)
+    return True
+
+
+def _is_live(job_id: str) -> bool:
+    job = slurm.job(job_id)
+    return job is not None and not job.ended
+
+
+def follow(name: str, job_id: str, say: Callable[[str], None]) -> int:
+    """Print what the batch job prints, to its end and its successors' end; the exit code of the last one.
+
+    Raises ClusterError when Slurm ended it.
+    """
+    while True:
+        _follow_one(name, job_id, say)
+        job, ledger = slurm.Observer().ask(job_id), open_ledger(name)
+        successor = ledger.successor(of=job_id)
+        if successor is None or not ledger.goes_on(job_id, job.state if job else None):
+            return _exit_code(name, job_id)
+        job_id = successor
+
+
+def _follow_one(name: str, job_id: str, say: Callable[[str], None]) -> None:
+    log, said = batch_log(name, job_id), ""
+    position, asked, ended = 0, 0.0, False
+    observer = slurm.Observer()
+    while True:
+        position = _print_from(log, position)
+        if ended:
+            return
+        if time.monotonic() - asked > SLURM_POLL / 2:
+            asked, job = time.monotonic(), observer.look(job_id)
+            ended = job is None or job.ended
+            _raise_impossible(name, job)
+            if job and job.state in slurm.WAITING and (line := _progress(name, job_id, job, None)) != said:
+                say(said := line)
+        time.sleep(POLL)
+
+
+def _print_from(log: Path, position: int) -> int:
+    """Print what a log has gained; where it ends now. The listing has an NFS client ask anew, see `read_published`."""
+    if not log.parent.is_dir() or log.name not in os.listdir(log.parent):  # noqa: PTH208
+        return position
+    with log.open("rb") as file:  # bytes: what was read may end inside a character
+        file.seek(position)
+        sys.stdout.buffer.write(file.read())
+        sys.stdout.flush()
+        return file.tell()
+
+
+def _exit_code(name: str, job_id: str) -> int:
+    """As the batch job itself wrote it down, else as Slurm saw it."""
+    for line in reversed(read_events(name)):
+        if line["job"] == job_id and line["event"] == "ended":
+            return int(line["code"])
+    job = slurm.Observer().ask(job_id)
+    raise ClusterError(f"job {job_id} ended {f'as {job.state} ({job.reason})' if job else 'out of sight of Slurm'}")

@@ -96,11 +96,11 @@ def local_cluster(home: Path) -> Iterator[dict[str, Any]]:
     before = os.environ.get("KOSEN_HOME")
     os.environ["KOSEN_HOME"] = str(home)
     try:
-        up = run("cluster.local", "up", "--json", timeout=120)
+        up = run("cluster", "up", "--json", timeout=120)
         assert up.returncode == 0, up.stderr
         yield json.loads(up.stdout)
     finally:
-        run("cluster.local", "down", timeout=120)
+        run("cluster", "down", "--name", "local", timeout=120)
         if before is None:
             del os.environ["KOSEN_HOME"]
         else:

@@ -55,9 +55,11 @@ class ScriptedServer:
         model: str = "scripted",
         latency: float = 0.0,
         api_key: str | None = None,
+        host: str = "127.0.0.1",
         port: int = 0,
     ) -> None:
-        self.answer, self.model, self.latency, self.api_key, self.port = answer, model, latency, api_key, port
+        self.answer, self.model, self.latency, self.api_key = answer, model, latency, api_key
+        self.host, self.port = host, port
         self.mode = "ok"
         self.times: list[float] = []  # when each chat request came in, time.monotonic()
         self.asked: Counter[str] = Counter()
@@ -70,7 +72,7 @@ class ScriptedServer:
 
     @property
     def base_url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/v1"
+        return f"http://{self.host}:{self.port}/v1"
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -107,7 +109,7 @@ class ScriptedServer:
         app.router.add_post("/control", self._control)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.0, handler_cancellation=True)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self.port, reuse_address=True, backlog=4096)
+        site = web.TCPSite(self._runner, self.host, self.port, reuse_address=True, backlog=4096)
         await site.start()
         self.port = self._runner.addresses[0][1]
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from cluster import local
-from cluster.ports import BLOCK, SERVICES, ephemeral_floor, plan_ports
+from cluster.errors import ClusterError
+from cluster.ports import BLOCK, PAIRWISE, SERVICES, ephemeral_floor, plan_ports, reserve_ports
 from cluster.processes import end_processes, is_running, processes_of, start_time
 from cluster.state import ClusterState, cluster_dir, read_state, write_state, write_token
 
@@ -24,7 +25,7 @@ REPOSITORY = Path(__file__).parents[2]
 def command(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     environment = os.environ | {"KOSEN_HOME": str(home), "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
-        [sys.executable, "-m", "cluster.local", *arguments],
+        [sys.executable, "-m", "cluster", *arguments],
         env=environment,
         cwd=home,
         capture_output=True,
@@ -38,7 +39,8 @@ def test_the_port_plan_names_every_port_once_and_stays_below_the_ephemeral_ones(
     ports = plan_ports("someone:local")
     workers = range(ports["worker_min"], ports["worker_max"] + 1)
     singles = [ports[service] for service in SERVICES]
-    assert len({*singles, *workers}) == BLOCK
+    pairwise = range(ports["pairwise"], ports["pairwise"] + PAIRWISE)
+    assert len({*singles, *workers, *pairwise}) == BLOCK - 1  # the last one is held by the node's keeper
     assert max(*singles, *workers) < ephemeral_floor()
 
 
@@ -51,10 +53,39 @@ def test_the_port_plan_goes_around_a_port_in_use() -> None:
     assert first["worker_max"] not in range(second["gcs"], second["worker_max"] + 1)
 
 
+def test_the_port_plan_sees_a_server_of_ipv6() -> None:
+    first = plan_ports("someone:local")
+    try:
+        server = socket.create_server(("::", first["gcs"]), family=socket.AF_INET6)
+    except OSError as error:
+        pytest.skip(f"no IPv6 here: {error}")
+    with server:
+        assert plan_ports("someone:local")["gcs"] != first["gcs"]
+    assert plan_ports("someone:local") == first
+
+
+def test_a_reserved_block_is_nobody_elses_before_anything_listens() -> None:
+    first, held = reserve_ports(7)
+    with held:
+        second, other = reserve_ports(7)
+        other.close()
+    assert first["gcs"] != second["gcs"]
+    assert plan_ports(7) == first
+    assert plan_ports(8)["gcs"] - first["gcs"] in (BLOCK, second["gcs"] - first["gcs"])  # neighbours do not meet
+
+
+def test_a_site_may_name_its_ports() -> None:
+    ports = plan_ports(3, range(25_000, 26_000))
+    assert min(ports.values()) >= 25_000
+    assert max(ports.values()) < 26_000
+    with pytest.raises(OSError, match="too few"):
+        plan_ports(3, range(25_000, 25_100))
+
+
 def test_state_survives_the_file_and_the_token_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
     state = ClusterState(
-        "a", "ready", "local", None, [{"ip": "127.0.0.1", "gpus": 0}], "h:1", "u", {"gcs": 1}, "/r", "t"
+        "a", "ready", "local", None, [{"name": "h", "ip": "127.0.0.1", "cpus": 1, "gpus": 0}], "h:1", "u", {}, "/r", "t"
     )
     write_state(state)
     token = write_token("a", "secret")
@@ -108,7 +139,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def test_status_without_a_cluster_names_the_next_command(tmp_path: Path) -> None:
     done = command(tmp_path, "status")
     assert done.returncode == 4
-    assert "python -m cluster.local up" in done.stdout
+    assert "make cluster-up SITE=local" in done.stderr
 
 
 def test_a_cluster_comes_up_once_and_goes_down_without_a_trace(home: Path) -> None:
@@ -118,18 +149,18 @@ def test_a_cluster_comes_up_once_and_goes_down_without_a_trace(home: Path) -> No
     state, same = (json.loads(done.stdout) for done in both)
     assert state == same
     assert state["run_root"] == str(home / "runs")
-    assert "already running" in command(home, "up").stdout
+    assert "already running" in command(home, "up").stderr
 
     with (home / "clusters" / "local" / "lease").open("a") as lease:  # as a job that works on it holds it
         fcntl.flock(lease, fcntl.LOCK_SH)
-        assert "stays up" in command(home, "down", "--if-unused").stdout
+        assert "stays up" in command(home, "down", "--if-unused").stderr
     assert command(home, "status").returncode == 0
 
     session = (state["pids"]["head"], state["pids"]["head_started"])
     agents = {pid for pid in processes_of(state["temp_dir"], *session) if title(pid) == "ray::DashboardAgent"}
     assert agents  # also where its new name has overwritten its environment
     os.kill(state["pids"]["head"], 9)  # a stale state is cleaned away, orphans included
-    assert "is down" in command(home, "down", "--if-unused").stdout
+    assert "is down" in command(home, "down", "--if-unused").stderr
     assert processes_of(state["temp_dir"], *session) == set()
     assert not any(map(is_running, agents))
     assert not Path(state["temp_dir"]).exists()
@@ -139,7 +170,7 @@ def test_a_cluster_comes_up_once_and_goes_down_without_a_trace(home: Path) -> No
 def test_a_failed_start_shows_the_end_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
     broken = [sys.executable, "-c", "raise SystemExit('no such luck')"]
-    monkeypatch.setattr(local, "head_command", lambda *_: broken)
-    with pytest.raises(local.LocalClusterError, match="no such luck"):
+    monkeypatch.setattr(local, "ray_command", lambda *_: broken)
+    with pytest.raises(ClusterError, match="no such luck"):
         local.up("local")
     assert read_state("local") is None

@@ -1,0 +1,44 @@
+"""What is left of a cluster whose head's node is lost, for its user and for a successor."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster import slurm
+from cluster.ledger import open_ledger
+from cluster.orphan import _give_up
+from cluster.state import ClusterState, read_state, token_path, write_state, write_token
+
+
+@pytest.fixture
+def cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """The jobs that were cancelled, each with whether the token was still there."""
+    done: list[tuple[str, bool]] = []
+    monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
+    monkeypatch.setattr(slurm, "cancel", lambda job_id: done.append((job_id, token_path("c").exists())))
+    nodes = [{"name": "node1", "ip": "10.0.0.1", "cpus": 1, "gpus": 0}]
+    write_state(ClusterState("c", "ready", "slurm", "7", nodes, "", "", {}, "", "", host="node1"))  # type: ignore[arg-type]
+    write_token("c", "secret")
+    return done
+
+
+@pytest.mark.parametrize(("successor", "said"), [(None, "was cancelled"), ("8", "job 8 goes on in its place")])
+def test_the_loss_is_said_before_the_job_is_cancelled(
+    cancelled: list[tuple[str, bool]], successor: str | None, said: str
+) -> None:
+    open_ledger("c", "7").start()
+    if successor:
+        open_ledger("c", "7").submitted(successor)
+    _give_up("c", "7")
+    assert cancelled == [("7", False)]
+    state = read_state("c")
+    assert state and (state.phase, state.nodes) == ("failed", [])
+    assert state.problem and "node1" in state.problem and state.problem.endswith(said)
+    assert open_ledger("c").goes_on("7", "CANCELLED")
+
+
+def test_another_jobs_state_is_left_alone(cancelled: list[tuple[str, bool]]) -> None:
+    before = read_state("c")
+    _give_up("c", "6")
+    assert cancelled == [("6", True)]
+    assert read_state("c") == before

@@ -1,0 +1,311 @@
+"""What measures a node or a link, against faults that are really there."""
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+from netns import Namespace, missing
+
+from cluster.links import judge_pairs
+from cluster.probes.clock import ahead_of_files, ahead_of_host
+from cluster.probes.gpus import SLOWED, of_others, read_gpus
+from cluster.probes.limits import read_limits
+from cluster.probes.pairwise import read_results, rounds
+from cluster.probes.sockets import PATH_MOST, RAY_ADDS, socket_path_bytes
+from cluster.probes.storage import canary, space
+from cluster.state import publish
+
+REPOSITORY = Path(__file__).parents[2]
+WHY_NOT = missing()
+needs_root = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
+
+
+def python(code: str, *before: str) -> str:
+    """What `code` prints in a process of its own, after the shell commands `before`."""
+    script = " && ".join([*before, 'exec "$0" -c "$1"'])
+    done = subprocess.run(
+        ["sh", "-c", script, sys.executable, code],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_limits_are_those_of_the_process_and_can_be_raised() -> None:
+    code = "from cluster.probes.limits import *; print(read_limits()); print(raise_soft_limits())"
+    before, after = python(code, "ulimit -Sn 1000", "ulimit -Hn 5000", "ulimit -Sv 9000000").splitlines()
+    assert "open_files=1000," in before
+    assert f"address_space={9000000 * 1024})" in before
+    assert "open_files=5000," in after
+    assert "address_space=None)" in after
+    assert read_limits().open_files == resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def test_a_canary_returns_and_leaves_nothing(tmp_path: Path) -> None:
+    result = canary(tmp_path)
+    assert result.problem is None and result.write_seconds
+    assert list(tmp_path.iterdir()) == []
+    assert space(tmp_path) is not None
+    assert "No such file" in str(canary(tmp_path / "none").problem)
+    assert space(tmp_path / "none") is None
+
+
+@needs_root
+def test_a_full_file_system_is_told(tmp_path: Path) -> None:
+    code = f"from pathlib import Path; from cluster.probes.storage import *; p = Path('{tmp_path}')\nprint(space(p).total, canary(p).problem, list(p.iterdir()))"  # noqa: E501
+    inside = f'mount -t tmpfs -o size=16k none {tmp_path} && exec "$0" -c "$1"'
+    command = ["unshare", "--mount", "sh", "-c", inside, sys.executable, code]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=30, check=True)
+    assert done.stdout.strip() == "16384 No space left on device []"
+
+
+def test_the_clock_of_a_local_disk_is_our_own(tmp_path: Path) -> None:
+    offset = ahead_of_files(tmp_path)
+    assert offset is not None and abs(offset.seconds) < 0.5
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("ahead", [60.0, -60.0, 0.0])
+def test_a_wrong_clock_shows_between_two_hosts(tmp_path: Path, ahead: float) -> None:
+    file = tmp_path / "file"
+    file.write_text("stamped by the server, which is right")
+    offset = ahead_of_host(file, time.time() - ahead, tmp_path)
+    assert offset is not None and offset.seconds == pytest.approx(ahead, abs=0.5)
+
+
+def test_a_file_from_the_future_shows_even_where_hosts_stamp_their_own(tmp_path: Path) -> None:
+    file, there = tmp_path / "file", time.time() + 60
+    file.write_text("stamped by its host, whose clock is wrong")
+    os.utime(file, (there, there))
+    offset = ahead_of_host(file, there, tmp_path)
+    assert offset is not None and offset.seconds == pytest.approx(-60, abs=0.5)
+    assert ahead_of_host(tmp_path / "none", there, tmp_path) is None
+
+
+@pytest.mark.parametrize("temp", [PATH_MOST - RAY_ADDS, PATH_MOST - RAY_ADDS + 1])
+def test_the_longest_socket_path_is_foreseen(temp: int) -> None:
+    folder = "/" + "x" * (temp - 1)
+    assert socket_path_bytes(Path(folder)) == temp + RAY_ADDS
+    # The kernel looks for the folder, which does not exist, only where the path is short enough.
+    expected = "No such file" if temp + RAY_ADDS <= PATH_MOST else "path too long"
+    with socket.socket(socket.AF_UNIX) as server, pytest.raises(OSError, match=expected):
+        server.bind(f"{folder}/{'y' * (RAY_ADDS - 1)}")
+
+
+def fake_driver(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_gpus_as_the_driver_tells_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = subprocess.Popen(["sleep", "60"])
+    script = f"""case $1 in
+*compute-apps*) echo "GPU-b, {other.pid}, 512"; echo "GPU-b, 99999999, [N/A]";;
+*) echo "0, NVIDIA H200, GPU-a, 580.1, 143771, 0, 0, 0x0000000000000001"
+   echo "1, NVIDIA H200, GPU-b, 580.1, 143771, [N/A], [N/A], 0x0000000000000048";;
+esac"""
+    fake_driver(tmp_path, script, monkeypatch)
+    try:
+        gpus = read_gpus()
+    finally:
+        other.kill()
+        other.wait()
+    assert gpus is not None and gpus.problem is None
+    first, second = gpus.found
+    assert (first.ecc_errors, first.slowed_by, first.memory_total) == (0, [], 143771 * 1024**2)
+    assert (second.ecc_errors, second.memory_used) == (None, None)
+    assert second.slowed_by == [SLOWED[0x08], SLOWED[0x40]]
+    assert [(p.pid, p.user_id, p.memory) for p in second.processes] == [
+        (other.pid, os.getuid(), 512 * 1024**2),
+        (99999999, None, None),
+    ]
+    assert of_others(second) == []  # one is ours, of the other nobody knows
+    assert [gpu.uuid for gpu in (read_gpus("1") or gpus).found] == ["GPU-b"]
+    assert [gpu.uuid for gpu in (read_gpus("GPU-a") or gpus).found] == ["GPU-a"]
+
+
+def test_a_driver_that_hangs_costs_no_more_than_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_driver(tmp_path, "exec sleep 60", monkeypatch)
+    started = time.monotonic()
+    gpus = read_gpus(timeout=0.3)
+    assert time.monotonic() - started < 1.5
+    assert gpus is not None and gpus.problem == "nvidia-smi did not answer within 0.3 s"
+
+
+def test_no_driver_is_no_error_and_a_broken_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_driver(tmp_path, "echo NVIDIA-SMI has failed; exit 9", monkeypatch)
+    assert read_gpus() is None
+    fake_driver(tmp_path, "echo Unable to determine the device handle; exit 15", monkeypatch)
+    gpus = read_gpus()
+    assert gpus is not None and gpus.problem == "nvidia-smi failed with code 15: Unable to determine the device handle"
+    monkeypatch.setenv("PATH", str(tmp_path / "empty"))
+    assert read_gpus() is None
+
+
+@pytest.mark.parametrize("count", range(1, 12))
+def test_the_tournament(count: int) -> None:
+    hosts = [f"n{i:02}" for i in range(count)]
+    schedule = rounds(hosts)
+    pairs = [pair for pairs in schedule for pair in pairs]
+    assert len(schedule) <= 3
+    assert len(set(pairs)) == len(pairs) and all(a < b for a, b in pairs)
+    for one_round in schedule:
+        players = [host for pair in one_round for host in pair]
+        assert len(set(players)) == len(players)
+    if count <= 4:
+        assert set(pairs) == set(combinations(hosts, 2))
+    else:
+        assert all(sum(host in pair for pair in pairs) >= 2 for host in hosts)
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Starts one host's part. Whatever still runs at the end is ended, paused or not."""
+    running: list[subprocess.Popen[str]] = []
+
+    def start(
+        host: str,
+        hosts: str,
+        timeout: float,
+        at: Namespace | None = None,
+        ip: str = "127.0.0.1",
+        port: int = 0,
+        patience: float = 60,
+    ) -> "subprocess.Popen[str]":
+        arguments = [sys.executable, "-m", "cluster.probes.pairwise", f"--folder={tmp_path}", f"--host={host}"]
+        arguments += [f"--hosts={hosts}", f"--ip={ip}", f"--interface={'eth0' if at else 'lo'}"]
+        arguments += [f"--port={port or free_port()}", f"--timeout={timeout}", f"--patience={patience}"]
+        command = at.command(*arguments) if at else arguments
+        running.append(
+            subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                start_new_session=True,
+            )
+        )
+        return running[-1]
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def free_port() -> int:
+    with socket.socket() as test:
+        test.bind(("", 0))
+        port: int = test.getsockname()[1]
+    return port
+
+
+def end(process: "subprocess.Popen[str]", seconds: float) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=seconds)
+    return process.returncode, output
+
+
+def test_two_nodes_meet_and_each_is_measured_alone(tmp_path: Path, start: Start) -> None:
+    parts = [start(host, "a,b", 40) for host in "ab"]
+    for code, output in [end(part, 60) for part in parts]:
+        assert code == 0, output
+    results = read_results(tmp_path)
+    assert sorted(result.hosts for result in results) == [["a"], ["a", "b"], ["a", "b"], ["b"]]
+    assert all(result.correct and result.latency and min(result.bus_bandwidth.values()) > 0 for result in results)
+    assert max(result.seconds for result in results) < 20
+    assert judge_pairs(results, ["a", "b"])[-1].severity in ("ok", "warning")  # slow on a busy machine, never broken
+
+
+def test_a_partner_that_never_comes_is_named_in_time(tmp_path: Path, start: Start) -> None:
+    started = time.monotonic()
+    code, output = end(start("a", "a,b", 20, patience=2), 40)
+    assert code == 1 and "b did not come within 2 s" in output
+    assert time.monotonic() - started < 20
+    (finding,) = judge_pairs(read_results(tmp_path), ["a", "b"])
+    assert (finding.severity, finding.node) == ("error", "b")
+
+
+def test_a_partner_that_comes_late_is_waited_for(tmp_path: Path, start: Start) -> None:
+    """A cold file system has one node import torch in seconds and another in minutes."""
+    early = start("a", "a,b", 20)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "pairwise" / "host.a.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    for code, output in [end(part, 60) for part in (early, start("b", "a,b", 20))]:
+        assert code == 0, output
+
+
+def test_a_port_in_use_is_named_as_this_nodes_problem_and_nobody_waits(tmp_path: Path, start: Start) -> None:
+    with socket.socket() as server:
+        server.bind(("", 0))
+        server.listen()
+        parts = [start("a", "a,b", 20, port=server.getsockname()[1]), start("b", "a,b", 20)]
+        (code, output), (other, _) = [end(part, 40) for part in parts]
+    assert (code, other) == (1, 1) and "address already in use" in output.lower()
+    assert [finding.node for finding in judge_pairs(read_results(tmp_path), ["a", "b"])] == ["a"]
+
+
+def test_a_paused_node_is_what_the_failed_pairs_have_in_common(tmp_path: Path, start: Start) -> None:
+    publish(tmp_path / "pairwise" / "host.b.json", {"ip": "127.0.0.1", "port": 1, "gpus": 0})  # holds the others back
+    paused = start("c", "a,b,c", 60)
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "pairwise" / "host.c.json").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.killpg(paused.pid, signal.SIGSTOP)  # it has said that it is there, and waits for a
+    parts = [start(host, "a,b,c", 5) for host in "ab"]
+    outputs = [end(part, 40) for part in parts]
+    assert [code for code, _ in outputs] == [1, 1]
+    results = read_results(tmp_path)
+    assert {tuple(result.hosts) for result in results if result.problem} == {("a", "c"), ("b", "c")}
+    (finding,) = judge_pairs(results, ["a", "b", "c"])
+    assert (finding.severity, finding.node) == ("error", "c")
+
+
+@needs_root
+def test_a_node_behind_a_slow_cable_is_named(tmp_path: Path, start: Start) -> None:
+    switch, hosts = Namespace(), {name: Namespace() for name in "abc"}
+    try:
+        switch.ip("link", "add", "br0", "type", "bridge")
+        switch.ip("link", "set", "br0", "up")
+        for number, (name, host) in enumerate(hosts.items(), 1):
+            host.add_interface("eth0", f"2001:db8:1::{number}/64", peer=(switch, name))
+            switch.ip("link", "set", "dev", name, "master", "br0")
+        slow_down = "tc qdisc add dev eth0 root tbf rate 60mbit burst 64kb latency 200ms"
+        tc = hosts["c"].command(*slow_down.split())
+        if (done := subprocess.run(tc, capture_output=True, text=True, check=False)).returncode:
+            pytest.skip(f"no traffic control here: {done.stderr.strip()}")
+        parts = [
+            start(name, "a,b,c", 60, at=host, ip=f"2001:db8:1::{number}", port=27000)
+            for number, (name, host) in enumerate(hosts.items(), 1)
+        ]
+        for code, output in [end(part, 90) for part in parts]:
+            assert code == 0, output
+    finally:
+        for host in [switch, *hosts.values()]:
+            host.remove()
+    results = read_results(tmp_path)
+    slow = {tuple(r.hosts) for r in results if r.bus_bandwidth[2**23] < 1e7}
+    assert slow == {("a", "c"), ("b", "c")}
+    (finding,) = judge_pairs(results, ["a", "b", "c"])
+    assert (finding.severity, finding.node) == ("warning", "c")

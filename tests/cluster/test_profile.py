@@ -1,0 +1,305 @@
+"""Site profiles: what users write, what is refused and how; and the batch script that becomes of one."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import ProfileError
+from cluster.profile import SECRET, Site, known_sites, load_site, to_yaml
+from cluster.slurm import EXPORT, batch_script
+
+SHIPPED = {"local", "osk", "slurm"}
+
+
+def profile(folder: Path, text: str, *overrides: str) -> Site:
+    path = folder / "site.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_site(str(path), overrides)
+
+
+def test_the_shipped_profiles_load() -> None:
+    assert set(known_sites()) >= SHIPPED
+    assert load_site("local").scheduler == "local"
+    assert load_site("slurm") == Site()  # what it shows is the default
+    osk = load_site("osk")
+    assert (osk.partition, osk.nodelist, osk.time) == ("P04", "osk-gpu[60,62]", "6-00:00:00")
+    assert (osk.gpus_per_node, osk.cpus_per_node, osk.memory, osk.interface) == (8, 64, "0", "enp25s0np0")
+
+
+def test_the_seeds_cluster_has_no_left_overs() -> None:
+    names = set(load_site("osk").env)
+    assert not [name for name in names if re.match("RCCL|HSA|ROC|GPU_MAX|NVTE", name)]
+    assert not names & {"NCCL_DEBUG", "NCCL_CHECKS_DISABLE", "NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME"}
+
+
+def test_the_generic_profile_shows_every_key() -> None:
+    text = (Path(__file__).parents[2] / "conf/sites/slurm.yaml").read_text(encoding="utf-8")
+    assert [key for key in Site.model_fields if not re.search(rf"^(# )?{key}:.*", text, re.MULTILINE)] == []
+
+
+def test_a_resolved_profile_is_a_profile(tmp_path: Path) -> None:
+    site = load_site("osk", ["time=04:00:00", "env.FOO=0123"])
+    assert profile(tmp_path, to_yaml(site)) == site
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("time=04:00:00", "time", "04:00:00"),
+        ("time=24:00:00", "time", "24:00:00"),
+        ("time=null", "time", None),
+        ("gpus_per_node=4", "gpus_per_node", 4),
+        ("exclusive=false", "exclusive", False),
+        ("memory=0", "memory", "0"),
+        ("account=00123", "account", "00123"),
+        ("nodelist=osk-gpu[60,62-64]", "nodelist", "osk-gpu[60,62-64]"),
+        ("sbatch=[--qos=long, --time-min=01:00:00]", "sbatch", ["--qos=long", "--time-min=01:00:00"]),
+        ("modules=[cuda/12.6,nccl/2.24.3]", "modules", ["cuda/12.6", "nccl/2.24.3"]),
+        ("env.FOO=bar", "env", {"FOO": "bar"}),
+        ("env.FOO=a=b", "env", {"FOO": "a=b"}),
+        ("ports=21000-22999", "port_range", range(21_000, 23_000)),
+    ],
+)
+def test_overrides_mean_what_they_say(override: str, key: str, value: object) -> None:
+    assert getattr(load_site("slurm", [override]), key) == value
+
+
+def test_an_override_leaves_the_rest(tmp_path: Path) -> None:
+    site = profile(tmp_path, "partition: a\nenv: {A: one, B: two}\n", "env.B=three", "account=x")
+    assert (site.partition, site.account, site.env) == ("a", "x", {"A": "one", "B": "three"})
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "value"),
+    [
+        ("time: 24:00:00", "time", "24:00:00"),  # YAML 1.1 has it as 86400, which sbatch takes for 60 days
+        ("account: 0123", "account", "0123"),  # and this as 83, in base 8
+        ("env: {A: 10:20}", "env", {"A": "10:20"}),
+        ("env: {A: true}", "env", {"A": "true"}),
+        ("memory: 0", "memory", "0"),
+        ("partition: on", "partition", "on"),
+    ],
+)
+def test_a_files_words_stay_as_they_are_written(tmp_path: Path, line: str, key: str, value: object) -> None:
+    assert getattr(profile(tmp_path, line + "\n"), key) == value
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("partitoin=P04", "Did you mean partition?"),
+        ("gpu_per_node=8", "Did you mean gpus_per_node?"),
+        ("gpus_per_node=eight", "gpus_per_node"),
+        ("time=tomorrow", "time"),
+        ("ports=20000", "ports"),
+        ("ports=22000-21000", "ports"),
+        ("ports=60000-70000", "ports"),
+        ("env.TWO-WORDS=1", "TWO-WORDS"),
+        ("--heal", "Expected key=value"),
+        ("partition", "Expected key=value"),
+    ],
+)
+def test_a_mistake_is_one_sentence_that_names_it(override: str, message: str) -> None:
+    with pytest.raises(ProfileError, match=re.escape(message)) as raised:
+        load_site("slurm", [override])
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_code == 2
+
+
+@pytest.mark.parametrize("text", ["- a list\n", "a: [\n", "just a word\n", "\x00"])
+def test_a_file_that_is_no_profile_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ProfileError, match=re.escape("site.yaml")):
+        profile(tmp_path, text)
+
+
+def test_an_unknown_site_names_the_known_ones() -> None:
+    with pytest.raises(ProfileError, match="local, osk, slurm"):
+        load_site("ozk")
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "MY_SECRET", "DB_PASSWORD"])
+def test_a_secret_is_refused_and_not_repeated(name: str) -> None:
+    with pytest.raises(ProfileError, match=r"secrets\.env") as raised:
+        load_site("slurm", [f"env.{name}=hunter2"])
+    assert name in str(raised.value) and "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "sbatch=['--export=ALL,HF_TOKEN=hunter2']",
+        "sbatch=[--export=HF_TOKEN]",
+        "env.http_proxy=http://me:hunter2@proxy:3128",
+        "env.X='${oc.env:KOSEN_HUNTER}'",
+        "env='${oc.env:KOSEN_HUNTER}'",
+    ],
+)
+def test_a_secret_gets_in_by_no_side_door(monkeypatch: pytest.MonkeyPatch, override: str) -> None:
+    monkeypatch.setenv("KOSEN_HUNTER", "hunter2")
+    with pytest.raises(ProfileError, match=r"secrets\.env") as raised:
+        load_site("slurm", [override])
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("time", "seconds"),
+    [
+        ("5", 300),
+        ("4:30", 300),  # Slurm counts begun minutes
+        ("0:05:00", 300),
+        ("1-2", 93_600),
+        ("1-2:30", 95_400),
+        ("1-02:30:00", 95_400),
+    ],
+)
+def test_a_grace_as_long_as_the_time_is_refused(time: str, seconds: int) -> None:
+    with pytest.raises(ProfileError, match=f"time={time}, which are {seconds}:"):
+        load_site("slurm", [f"time={time}", f"grace={seconds}"])
+    load_site("slurm", [f"time={time}", f"grace={seconds - 1}"])
+    load_site("slurm", ["time=0"])  # to Slurm no limit
+
+
+@pytest.mark.parametrize("override", ["partition=P04", "gpus_per_node=8", "resubmit=1", "grace=10", "venv=/x"])
+def test_a_local_site_does_not_ignore_slurms_keys(override: str) -> None:
+    with pytest.raises(ProfileError, match=f"{override.partition('=')[0]} is for a Slurm site"):
+        load_site("local", [override])
+
+
+def test_a_local_site_has_keys_of_its_own(tmp_path: Path) -> None:
+    site = load_site("local", ["ports=25000-26000", "temp_dir=/var/tmp", "env.A=b", "interface=lo"])
+    assert profile(tmp_path, to_yaml(site)) == site
+
+
+def test_words_that_only_resemble_secrets_are_allowed() -> None:
+    assert not [name for name in ("TOKENIZERS_PARALLELISM", "MONKEY", "NCCL_IB_HCA") if SECRET.search(name)]
+
+
+def script(folder: Path, site: Site, command: list[str] | None = None) -> Path:
+    """The batch script of `site` in a folder whose name has a space and a quote."""
+    awkward = folder / "Ana's folder"
+    awkward.mkdir(exist_ok=True)
+    path = awkward / "batch.sh"
+    text = batch_script(
+        site, name="c", nodes=2, output=awkward / "%j.log", command=command or ["true"], root=awkward / "kosen"
+    )
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def run(path: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    environment = {"PATH": os.environ["PATH"], **variables}
+    return subprocess.run(["bash", str(path)], env=environment, capture_output=True, text=True, timeout=30, check=False)
+
+
+FULL = {
+    "partition": "P04",
+    "account": "us",
+    "nodelist": "n[1,3]",
+    "time": "1-00:00:00",
+    "memory": "500G",
+    "gpus_per_node": 8,
+    "cpus_per_node": 64,
+    "grace": 120,
+    "sbatch": ["--qos=long"],
+    "modules": ["cuda/12.6", "nccl/2.24.3"],
+    "conda": "our env",
+    "venv": "~/some where",
+    "env": {"QUOTED": "it's $HOME"},
+}
+
+
+def test_the_batch_script_is_bash_and_holds_every_option(tmp_path: Path) -> None:
+    path = script(tmp_path, Site.model_validate(FULL))
+    subprocess.run(["bash", "-n", str(path)], check=True)
+    options = re.findall(r"^#SBATCH (\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    assert set(options) >= {
+        *("--job-name=kosen-c", "--partition=P04", "--account=us", "--nodes=2", "--ntasks-per-node=1"),
+        *("--time=1-00:00:00", "--mem=500G", "--gpus-per-node=8", "--cpus-per-task=64", "--signal=B:USR2@120"),
+        *("--qos=long", "--exclusive", "--no-kill", "--no-requeue", f"--export={','.join(EXPORT)}"),
+    }
+
+
+def test_what_the_profile_leaves_out_is_left_to_slurm(tmp_path: Path) -> None:
+    text = script(tmp_path, Site(exclusive=False)).read_text(encoding="utf-8")
+    absent = ("partition", "account", "nodelist", "time", "mem", "gpus", "cpus", "exclusive")
+    assert not [word for word in absent if f"#SBATCH --{word}" in text]
+
+
+@pytest.mark.skipif(not shutil.which("sbatch"), reason="there is no sbatch")
+def test_sbatch_understands_the_script(tmp_path: Path) -> None:
+    """The real sbatch reads the options; then it finds no controller, since nothing listens on port 1."""
+    config = tmp_path / "slurm.conf"
+    config.write_text("ClusterName=none\nSlurmctldHost=localhost\nSlurmctldPort=1\nAuthType=auth/none\n")
+    path = script(tmp_path, Site.model_validate(FULL))
+    done = subprocess.run(
+        ["timeout", "3", "sbatch", "-vv", "--test-only", str(path)],
+        env={"PATH": os.environ["PATH"], "SLURM_CONF": str(config)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    seen = dict(re.findall(r"^sbatch: (\S+) +: (.+)$", done.stderr, re.MULTILINE))
+    assert seen["output"] == str(path.parent / "%j.log"), done.stderr
+    assert (seen["partition"], seen["nodelist"], seen["nodes"], seen["cpus-per-task"]) == ("P04", "n[1,3]", "2", "64")
+    assert (seen["time"], seen["mem"], seen["qos"], seen["gpus-per-node"]) == ("1-00:00:00", "500G", "long", "8")
+
+
+def test_the_command_gets_environment_and_paths_with_spaces(tmp_path: Path) -> None:
+    environment = tmp_path / "my env"
+    (environment / "bin").mkdir(parents=True)
+    (environment / "bin" / "activate").write_text("export ACTIVE=yes\n")
+    site = Site(venv=str(environment), env={"QUOTED": "it's $HOME"})
+    show = "import os, sys; print(sys.argv[1:], *map(os.environ.get, ('ACTIVE', 'QUOTED', 'PYTHONPATH')), sep='|')"
+    path = script(tmp_path, site, [sys.executable, "-c", show, "two words", "$HOME"])
+    done = run(path, PYTHONPATH="/before")
+    assert done.stdout.strip() == f"['two words', '$HOME']|yes|it's $HOME|{path.parent / 'kosen'}:/before", done.stderr
+
+
+def test_the_commands_exit_code_is_the_scripts(tmp_path: Path) -> None:
+    assert run(script(tmp_path, Site(), ["bash", "-c", "exit 3"])).returncode == 3
+
+
+@pytest.mark.parametrize(
+    "site",
+    [Site(modules=["cuda/0.0"]), Site(conda="no-such"), Site(venv="/no/such/folder")],
+    ids=["modules", "conda", "venv"],
+)
+def test_an_environment_that_does_not_load_ends_with_4_before_the_command(tmp_path: Path, site: Site) -> None:
+    failing = {"BASH_FUNC_module%%": '() { [ "$1" != load ]; }', "BASH_FUNC_conda%%": "() { false; }"}
+    done = run(script(tmp_path, site, ["echo", "it ran"]), **failing)
+    assert (done.returncode, done.stdout) == (4, "")
+
+
+def test_the_login_environments_secrets_do_not_reach_the_command(tmp_path: Path) -> None:
+    path = script(tmp_path, Site(env={"KEPT": "yes"}), ["env"])
+    secrets = dict.fromkeys(("OPENAI_API_KEY", "HF_TOKEN", "my_password", "TOKEN"), "hunter2")
+    done = run(path, **secrets, TOKENIZERS_PARALLELISM="false", MONKEY="1", SLURM_JOB_ID="7")
+    assert done.returncode == 0, done.stderr
+    assert "hunter2" not in done.stdout
+    assert {"KEPT=yes", "TOKENIZERS_PARALLELISM=false", "MONKEY=1", "SLURM_JOB_ID=7"} <= set(done.stdout.splitlines())
+
+
+def test_lmod_is_found_where_it_was_installed(tmp_path: Path) -> None:
+    init = tmp_path / "init" / "bash"
+    init.parent.mkdir()
+    init.write_text('module() { echo "lmod $*"; [ "$2" != wrong ]; }\n')
+    done = run(script(tmp_path, Site(modules=["a/2"]), ["echo", "it ran"]), LMOD_PKG=str(tmp_path))
+    if "lmod" not in done.stdout:
+        pytest.skip("this machine has modules of its own")
+    assert done.stdout.splitlines() == ["lmod purge", "lmod load a/2", "it ran"]
+    failed = run(script(tmp_path, Site(modules=["wrong"]), ["echo", "it ran"]), LMOD_PKG=str(tmp_path))
+    assert failed.returncode == 4
+    assert "error: `module load wrong` of the site profile failed on this node" in failed.stderr
+
+
+def test_modules_load_after_a_purge_in_the_order_given(tmp_path: Path) -> None:
+    told = {"BASH_FUNC_module%%": '() { echo "module $*"; }'}
+    done = run(script(tmp_path, Site(modules=["b/1", "a/2"]), ["echo", "it ran"]), **told)
+    if "module purge" not in done.stdout:
+        pytest.skip("this machine has modules of its own")
+    assert done.stdout.splitlines() == ["module purge", "module load b/1 a/2", "it ran"]

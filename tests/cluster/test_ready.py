@@ -1,0 +1,32 @@
+"""What the probe of a ready cluster says of GPUs: a driver that does not answer is not a node without GPUs."""
+
+from pathlib import Path
+
+import pytest
+
+from cluster import ready
+from cluster.ready import Expected, Probe, _wrong
+
+NODE: Expected = {"name": "node1", "ip": "10.0.0.1", "gpus": 2, "agent_http": 1}
+
+
+def wrong(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    program = folder / "nvidia-smi"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("VLLM_HOST_IP", raising=False)
+    return _wrong(NODE, Probe().look())
+
+
+def test_a_driver_that_does_not_answer_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ready, "GPU_SECONDS", 0.3)
+    [problem] = wrong(tmp_path, "exec sleep 60", monkeypatch)
+    assert problem == "a worker on node1 cannot ask for its GPUs: nvidia-smi did not answer within 0.3 s"
+
+
+def test_a_gpu_too_few_is_counted_and_no_driver_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = 'case $1 in *gpu=*) echo "0, NVIDIA H200, GPU-a, 580.1, 143771, 0, 0, 0x0";; esac'
+    assert wrong(tmp_path, line, monkeypatch) == ["a worker on node1 sees 1 GPUs, expected 2"]
+    assert wrong(tmp_path, "exit 9", monkeypatch) == []

@@ -37,6 +37,7 @@ def slurm() -> Iterator[MiniSlurm]:
     with free_slot() as slot:
         cluster = MiniSlurm(
             nodes=4,
+            node_down=300,  # Slurm's default; a node that a busy machine brings back late must not be given up
             share=(REPOSITORY,),
             repository=REPOSITORY,
             directory=Path(f"/var/lib/kosen-slurm-test{slot}"),

@@ -94,12 +94,14 @@ def test_a_link_cut_for_8_s_goes_unnoticed_by_a_job(running: Kosen) -> None:
 
 def test_a_node_rejoins_after_its_link_was_cut_for_40_s(running: Kosen) -> None:
     running.slurm.cut(WORKER)
-    cut = time.monotonic()
-    running.await_phase("degraded", 38)
-    assert WORKER in str(running.status()["problem"])
-    time.sleep(max(0.0, 40 - (time.monotonic() - cut)))
-    running.slurm.heal(WORKER)
-    await_whole(running, 90)
+    try:
+        cut = time.monotonic()
+        running.await_phase("degraded", 60)
+        assert WORKER in str(running.status()["problem"])
+        time.sleep(max(0.0, 40 - (time.monotonic() - cut)))
+    finally:
+        running.slurm.heal(WORKER)
+    await_whole(running, 120)
 
 
 def test_an_evaluation_finishes_complete_although_a_node_dies(running: Kosen) -> None:

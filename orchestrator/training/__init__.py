@@ -1,0 +1,1 @@
+"""Adapts verl: specs become its configuration, its trainers run under a supervisor, checkpoints are kept good."""

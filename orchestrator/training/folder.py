@@ -1,0 +1,140 @@
+"""The folder of a training run: what lies where, and how a trainer and its supervisor speak through it.
+
+A trainer may run on another node than its supervisor, so all of it is files on the shared file system, written whole.
+"""
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import orjson
+
+# `nan`, `reward` and `data` would fail again; `disk` needs a person; `checkpoint` and `other` are worth another try.
+FailureKind = Literal["nan", "reward", "data", "disk", "checkpoint", "other"]
+Phase = Literal["starting", "training", "validating", "saving"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a trainer ended: one sentence, and the step that it was in (None: before the first)."""
+
+    kind: FailureKind
+    message: str
+    step: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingFolder:
+    """`<run_root>/<run>/` of a training run."""
+
+    path: Path
+
+    @property
+    def verl_config(self) -> Path:
+        """The resolved configuration that the trainer reads."""
+        return self.path / "verl.yaml"
+
+    @property
+    def checkpoints(self) -> Path:
+        """verl's `trainer.default_local_dir`: `global_step_<N>/` and verl's tracker file."""
+        return self.path / "checkpoints"
+
+    @property
+    def data(self) -> Path:
+        """`train.parquet`, `val.parquet` and `report.json`, as `orchestrator.training.data` wrote them."""
+        return self.path / "data"
+
+    @property
+    def logs(self) -> Path:
+        """`attempt-<N>.log`: what the trainer of each attempt printed."""
+        return self.path / "logs"
+
+    @property
+    def journal(self) -> Path:
+        return self.path / "training.jsonl"
+
+    def ask_to_stop(self) -> None:
+        """The trainer saves a checkpoint after the step that it is in, and ends with exit code 130."""
+        self._stop_flag.touch()
+
+    def stop_asked(self) -> bool:
+        return self._stop_flag.exists()
+
+    def clear(self) -> None:
+        """Forget the stop flag and the failure of an earlier attempt."""
+        self._stop_flag.unlink(missing_ok=True)
+        self._failure.unlink(missing_ok=True)
+
+    def report_failure(self, failure: Failure) -> None:
+        """Called where the failure happens; the first report of an attempt counts, later ones are its consequences."""
+        text = orjson.dumps({"kind": failure.kind, "message": failure.message, "step": failure.step}).decode()
+        draft = self._failure.with_suffix(f".{os.getpid()}")
+        draft.write_text(text, encoding="utf-8")
+        try:
+            os.link(draft, self._failure)  # fails where there is one, and nobody reads half a file
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+
+    def failure(self) -> Failure | None:
+        try:
+            return Failure(**orjson.loads(self._failure.read_bytes()))
+        except FileNotFoundError:
+            return None
+
+    @property
+    def _stop_flag(self) -> Path:
+        return self.path / "stop"
+
+    @property
+    def _failure(self) -> Path:
+        return self.path / "failure.json"
+
+
+class Journal:
+    """`training.jsonl`, written by the one process of a trainer that logs: a line a phase, a step, a checkpoint.
+
+    Every line is a sign of life to the supervisor. A step that is done again after a failure has two lines, of which
+    the later counts. `metrics` keeps verl's names.
+    """
+
+    def __init__(self, folder: TrainingFolder) -> None:
+        self._path = folder.journal
+
+    def phase(self, phase: Phase) -> None:
+        self._add(event="phase", phase=phase)
+
+    def total(self, steps: int, resumed_from: int) -> None:
+        """Known once the data is loaded: the last step, and the step that this attempt goes on from."""
+        self._add(event="plan", total_steps=steps, resumed_from=resumed_from)
+
+    def step(self, step: int, metrics: dict[str, Any]) -> None:
+        self._add(event="step", step=step, metrics=metrics)
+
+    def checkpoint(self, step: int) -> None:
+        """A checkpoint of this step is complete and sealed."""
+        self._add(event="checkpoint", step=step)
+
+    def _add(self, **fields: Any) -> None:
+        line = {"time": datetime.now(UTC).isoformat(timespec="milliseconds")} | fields
+        options = orjson.OPT_APPEND_NEWLINE | orjson.OPT_SERIALIZE_NUMPY
+        with self._path.open("ab") as stream:
+            stream.write(orjson.dumps(line, option=options, default=float))
+
+
+def read_journal(folder: TrainingFolder) -> list[dict[str, Any]]:
+    """All whole lines of the journal, oldest first."""
+    try:
+        lines = folder.journal.read_bytes().splitlines(keepends=True)
+    except FileNotFoundError:
+        return []
+    return [orjson.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def loss_curve(folder: TrainingFolder, metric: str) -> dict[int, float]:
+    """`metric` by step, the latest line of each step."""
+    steps = (line for line in read_journal(folder) if line["event"] == "step")
+    return {line["step"]: line["metrics"][metric] for line in steps if metric in line["metrics"]}

@@ -48,6 +48,10 @@ class JudgeUnavailable(KosenError):
     """The judge's endpoint does not answer, or does not know the judge's model."""
 
 
+class TrainingFailed(KosenError):
+    """A training does not get on by itself: it failed again and again, or its numbers are no numbers any more."""
+
+
 class StorageFailed(KosenError):
     """The run folder cannot be written: a full disk, a quota, missing permission."""
 

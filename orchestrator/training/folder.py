@@ -4,6 +4,7 @@ A trainer may run on another node than its supervisor, so all of it is files on 
 """
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -128,10 +129,19 @@ class Journal:
 def read_journal(folder: TrainingFolder) -> list[dict[str, Any]]:
     """All whole lines of the journal, oldest first."""
     try:
-        lines = folder.journal.read_bytes().splitlines(keepends=True)
+        return parse_lines(folder.journal.read_bytes())
     except FileNotFoundError:
         return []
-    return [orjson.loads(line) for line in lines if line.endswith(b"\n")]
+
+
+def parse_lines(text: bytes) -> list[dict[str, Any]]:
+    """Whole JSON lines; a full disk can leave half a line in the middle, which is left out."""
+    parsed = []
+    for line in text.splitlines(keepends=True):
+        with suppress(orjson.JSONDecodeError):
+            if line.endswith(b"\n"):
+                parsed.append(orjson.loads(line))
+    return parsed
 
 
 def loss_curve(folder: TrainingFolder, metric: str) -> dict[int, float]:

@@ -1,0 +1,338 @@
+"""The supervisor with real trainers as processes, which fail in every way that it is there for."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from harness import ROOT, records, wait_for
+
+from orchestrator.training import checkpoints
+from orchestrator.training.folder import Journal, TrainingFolder, loss_curve
+from orchestrator.training.watching import Watch
+
+HERE = Path(__file__).parent
+SILENCE = 3.0  # seconds after which a trainer counts as hung, where a test wants that
+LONG = 60.0
+
+
+class Job:
+    """A supervisor's run folder, and its job as often as it is started."""
+
+    def __init__(self, path: Path) -> None:
+        self.folder = TrainingFolder(path)
+        self._processes: list[subprocess.Popen[str]] = []
+
+    def script(self, behaviour: str) -> None:
+        self.folder.path.mkdir(exist_ok=True)
+        (self.folder.path / "behaviour").write_text(behaviour)
+        if not self.folder.verl_config.exists():
+            self.folder.verl_config.write_text("trainer: {total_epochs: 1}\n")
+
+    def start(self, timeout: float = LONG, **environment: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, str(HERE / "supervised.py"), str(self.folder.path), str(timeout)],
+            cwd=ROOT,
+            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def run(self, behaviour: str, timeout: float = LONG) -> tuple[int, str]:
+        """Its exit code and what it printed."""
+        self.script(behaviour)
+        process = self.start(timeout)
+        text = process.communicate(timeout=100)[0]
+        return process.returncode, text
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [line for line in records(self.folder.path / "events.jsonl") if line["event"] == name]
+
+    def resumed(self) -> list[int | None]:
+        return [line["resumed_from"] for line in self.events("attempt_started")]
+
+    def metrics(self) -> dict[str, Any]:
+        values: dict[str, Any] = json.loads((self.folder.path / "metrics.json").read_text())
+        return values
+
+    def pid(self, name: str = "pid") -> int:
+        path = self.folder.path / name
+        return int(wait_for(lambda: path.exists() and path.read_text(), 30, f"{path.name} of the trainer"))
+
+    def end(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Iterator[Job]:
+    job = Job(tmp_path / "run")
+    yield job
+    job.end()
+
+
+def gone(pid: int) -> bool:
+    """Whether a process has ended; where no one reaps them, it stays as a zombie."""
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def is_finished(job: Job) -> bool:
+    whole = checkpoints.newest_good(job.folder.checkpoints) == 6
+    return whole and set(loss_curve(job.folder, "train/loss")) == set(range(1, 7))
+
+
+def test_a_training_that_goes_well(job: Job) -> None:
+    code, text = job.run("well")
+    assert code == 0, text
+    assert is_finished(job) and "finished: step 6, attempts: 1" in text
+    metrics = job.metrics()
+    assert metrics.pop("seconds") > 0 and metrics.pop("config")
+    assert metrics == {
+        "step": 6,
+        "loss": 1 / 6,
+        "val_loss": None,
+        "score": None,
+        "val_score": None,
+        "attempts": 1,
+        "checkpoint": str(job.folder.checkpoints / "global_step_6"),
+    }
+    assert [line["event"] for line in records(job.folder.path / "events.jsonl")] == [
+        "attempt_started",
+        "attempt_ended",
+        "finished",
+    ]
+
+
+def test_a_finished_training_is_not_done_again(job: Job) -> None:
+    job.run("well")
+    code, text = job.run("crash@1")
+    assert code == 0 and "this training is finished" in text
+    (job.folder.path / "metrics.json").unlink()  # as if killed just before it could be written
+    code, text = job.run("crash@1")
+    assert code == 0 and job.metrics()["step"] == 6
+    assert len(job.events("attempt_started")) == 1
+
+
+def test_a_finished_training_with_another_configuration_goes_on(job: Job) -> None:
+    job.run("well")
+    job.folder.verl_config.write_text("trainer: {total_epochs: 2}\n")
+    assert job.run("well")[0] == 0
+    assert job.resumed() == [None, 6]
+
+
+def test_failures_are_tried_again_from_the_newest_checkpoint(job: Job) -> None:
+    code, text = job.run("crash@1 crash@3 killed@5 well")
+    assert code == 0, text
+    assert is_finished(job) and job.resumed() == [None, None, 2, 4]
+    assert "RuntimeError: the scripted crash" in text and "ended by SIGKILL" in text
+    assert job.metrics()["attempts"] == 4
+    assert {"attempt-1.log", "attempt-4.log"} <= {path.name for path in job.folder.logs.iterdir()}
+
+
+def test_too_many_failures_without_a_newer_checkpoint_end_the_job(job: Job) -> None:
+    code, text = job.run("crash@1 crash@1 crash@3 crash@3")  # the third saves a checkpoint: counting starts anew
+    assert code == 4, text
+    assert job.resumed() == [None, None, None, 2, 2]
+    assert "gave up after 3 failures in a row" in text and "the scripted crash" in text
+    assert "newest good checkpoint is of step 2" in text and str(job.folder.logs) in text
+    assert "Traceback" not in text
+    assert job.events("gave_up")[0]["failures"] == 3
+    assert job.run("well")[0] == 0  # and the same command tries again
+    assert is_finished(job) and job.resumed()[-1] == 2 and job.metrics()["attempts"] == 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "code", "words"),
+    [
+        ("nan", 4, "newest good checkpoint is of step 2. Try a lower learning rate"),
+        ("reward", 2, "the scripted reward failure of step 3"),
+        ("data", 2, "the scripted data failure of step 3"),
+        ("disk", 4, "the scripted disk failure of step 3"),
+    ],
+)
+def test_what_would_fail_again_is_not_tried_again(job: Job, kind: str, code: int, words: str) -> None:
+    found, text = job.run(f"{kind}@3")
+    assert found == code, text
+    assert words in text and "Traceback" not in text
+    [end] = job.events("attempt_ended")
+    assert end["code"] == 1 and end["failure"]["kind"] == kind and end["failure"]["step"] == 3
+
+
+@pytest.mark.parametrize("behaviour", ["hang", "deaf"])
+def test_a_hung_trainer_is_ended_with_its_children_and_tried_again(job: Job, behaviour: str) -> None:
+    code, text = job.run(f"{behaviour}@4 well", timeout=SILENCE)
+    assert code == 0, text
+    assert "no step, checkpoint or phase for 3 s while training" in text
+    assert is_finished(job) and job.resumed() == [None, 2]
+    assert gone(job.pid("child"))
+    assert job.events("attempt_ended")[0]["code"] == (-signal.SIGTERM if behaviour == "hang" else None)
+
+
+def test_a_trainer_that_ends_well_without_its_last_checkpoint_has_failed(job: Job) -> None:
+    code, text = job.run("unfinished@3 well")
+    assert code == 0, text
+    assert "ended well after 6 steps, but the newest good checkpoint is of step 2" in text
+    assert is_finished(job)
+
+
+def test_half_a_line_in_the_journal_is_cut_off(job: Job) -> None:
+    code, text = job.run("torn@3 well")
+    assert code == 0, text
+    assert is_finished(job)
+
+
+def test_a_corrupt_newest_checkpoint_gives_way_to_the_one_before(job: Job) -> None:
+    job.run("nan@5")
+    data = job.folder.checkpoints / "global_step_4" / "data.pt"
+    data.write_bytes(bytes(data.stat().st_size))
+    code, text = job.run("well")
+    assert code == 0, text
+    assert job.resumed() == [None, 2] and is_finished(job)
+    assert "warning: global_step_4 is damaged" in text and "set aside as global_step_4.bad-1" in text
+    assert "global_step_4.bad-1" in job.events("set_aside")[0]["reason"]
+
+
+def test_checkpoints_that_cannot_be_loaded_give_way_but_the_last_one_stays(job: Job) -> None:
+    job.run("nan@5")
+    code, text = job.run("unloadable@1")
+    assert code == 4, text
+    assert job.resumed() == [None, 4, 2, 2, 2]
+    assert "global_step_4 do not fit the model; it is set aside as global_step_4.bad-1" in text
+    assert checkpoints.newest_good(job.folder.checkpoints) == 2
+    assert job.run("well")[0] == 0 and is_finished(job)
+
+
+def test_ctrl_c_saves_a_checkpoint_and_the_same_job_goes_on(job: Job) -> None:
+    job.script("slow")
+    process = job.start()
+    wait_for(lambda: job.folder.journal.exists() and loss_curve(job.folder, "train/loss"), 30, "a first step")
+    process.send_signal(signal.SIGINT)
+    text = process.communicate(timeout=30)[0]
+    assert process.returncode == 130, text
+    stopped = job.events("stopped")[0]["step"]
+    assert stopped and stopped == max(loss_curve(job.folder, "train/loss"))
+    assert job.events("attempt_ended")[0]["code"] == 130
+    code, text = job.run("well")
+    assert code == 0 and is_finished(job) and job.resumed() == [None, stopped], text
+
+
+def test_ray_stops_a_job_with_sigterm_to_its_whole_tree_and_still_gets_a_checkpoint(job: Job) -> None:
+    job.script("slow")
+    process = job.start()
+    wait_for(lambda: job.folder.journal.exists() and loss_curve(job.folder, "train/loss"), 30, "a first step")
+    tree = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in tree:
+        member.send_signal(signal.SIGTERM)
+    text = process.communicate(timeout=30)[0]
+    assert process.returncode == 130, text
+    assert job.events("stopped")[0]["step"] and job.events("attempt_ended")[0]["code"] == 130
+
+
+def test_a_stop_in_the_middle_of_a_pause_between_attempts(job: Job) -> None:
+    job.script("crash@3")
+    process = job.start(SCRIPTED_PAUSE="60")
+    wait_for(lambda: job.events("attempt_ended"), 30, "the first failure")
+    process.send_signal(signal.SIGTERM)
+    text = process.communicate(timeout=30)[0]
+    assert process.returncode == 130 and job.events("stopped")[0]["step"] == 2, text
+
+
+def test_a_trainer_that_does_not_stop_in_time_is_ended(job: Job) -> None:
+    job.script("deaf@3")
+    process = job.start(RAY_JOB_STOP_WAIT_TIME_S="2")
+    child = job.pid("child")
+    process.send_signal(signal.SIGTERM)
+    text = process.communicate(timeout=30)[0]
+    assert process.returncode == 130 and "took longer and is ended" in text
+    assert gone(child) and gone(job.pid())
+    assert job.events("stopped")[0]["step"] == 2
+
+
+def test_a_second_ctrl_c_ends_at_once(job: Job) -> None:
+    job.script("deaf@3")
+    process = job.start()
+    child = job.pid("child")
+    process.send_signal(signal.SIGINT)
+    stop = job.folder.path / "stop"
+    wait_for(stop.exists, 30, "the stop flag")
+    start = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    text = process.communicate(timeout=30)[0]
+    assert process.returncode == 130, text
+    assert time.monotonic() - start < 10
+    assert gone(child) and gone(job.pid())
+
+
+def test_the_trainer_of_a_killed_supervisor_ends_and_the_next_job_goes_on(job: Job) -> None:
+    job.script("deaf@3 well")
+    process = job.start()
+    child, trainer = job.pid("child"), job.pid()
+    process.kill()
+    process.wait()
+    text = job.start().communicate(timeout=60)[0]  # waits for the trainer that is being ended
+    assert gone(child) and gone(trainer)
+    assert is_finished(job) and job.resumed() == [None, 2], text
+    assert job.metrics()["attempts"] == 2
+
+
+def test_a_killed_guard_takes_the_trainer_along_and_it_is_tried_again(job: Job) -> None:
+    job.script("deaf@3 well")
+    process = job.start()
+    child, trainer = job.pid("child"), job.pid()
+    psutil.Process(trainer).parent().kill()  # type: ignore[union-attr]
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode == 0 and "its guard was killed" in text
+    assert gone(child) and gone(trainer) and is_finished(job)
+
+
+def test_a_second_job_on_the_same_run_is_refused(job: Job) -> None:
+    job.script("hang@3")
+    first = job.start()
+    job.pid("child")
+    second = job.start()
+    text = second.communicate(timeout=30)[0]
+    assert second.returncode == 2 and f"pid {first.pid}" in text and "Traceback" not in text
+    assert first.poll() is None and len(job.events("attempt_started")) == 1
+
+
+def test_progress_shows_steps_and_what_was_measured(tmp_path: Path) -> None:
+    folder = TrainingFolder(tmp_path)
+    journal = Journal(folder)
+    with Watch(folder) as watch:
+        watch.read()
+        journal.total(8, 2)
+        journal.step(3, {"train/loss": 0.51234, "val/loss": 2.0})
+        watch.read()
+        assert watch.step == 3 and note(watch) == "loss 0.5123"
+        journal.step(4, {"critic/score/mean": 0.25, "perf/total_num_tokens": 9000, "perf/time_per_step": 3})
+        journal.phase("validating")
+        watch.read()
+        assert note(watch) == "score 0.25, 3,000 tokens/s, validating"
+
+
+def note(watch: Watch) -> str:
+    [task] = watch._bars._progress.tasks  # type: ignore[union-attr]
+    assert task.total == 8
+    return str(task.fields["note"])
+
+
+def test_a_stop_asked_through_the_run_folder(job: Job) -> None:
+    job.script("slow")
+    process = job.start()
+    wait_for(lambda: job.folder.journal.exists() and loss_curve(job.folder, "train/loss"), 30, "a first step")
+    job.folder.ask_to_stop()
+    process.communicate(timeout=30)
+    assert process.returncode == 130 and job.events("stopped")[0]["step"]

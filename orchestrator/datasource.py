@@ -15,28 +15,44 @@ FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 BATCH_ROWS = 256  # of a Parquet file held at once; rows with images can be megabytes
 
 
-def read_rows(dataset: str, *, split: str = "test", columns: Sequence[str]) -> Iterator[Row]:
-    """The rows of `dataset`, reduced to those of `columns` that they have, one at a time.
+def read_rows(dataset: str, *, split: str = "test", columns: Sequence[str] | None) -> Iterator[Row]:
+    """The rows of `dataset`, reduced to those of `columns` that they have (None: all), one at a time.
 
-    `split` matters only on the hub. Raises SpecError when there is no such data set, when it is not reachable from
-    here, and, naming the line, when a file is broken.
+    `split` matters only on the hub, where `owner/name:subset` names one of several subsets. Raises SpecError when there
+    is no such data set, when it is not reachable from here, and, naming the line, when a file is broken.
     """
     path = Path(dataset).expanduser()
-    wanted = set(columns)
     try:
         for row in _rows(dataset, path, split, columns):
-            yield {name: value for name, value in row.items() if name in wanted}
+            yield row if columns is None else {name: value for name, value in row.items() if name in columns}
     except FileNotFoundError:
         raise SpecError(f"there is no data set file {path} (looked from {Path.cwd()})") from None
     except OSError as error:
         raise SpecError(f"cannot read the data set {path}: {error.strerror or error}") from None
 
 
-def _rows(dataset: str, path: Path, split: str, columns: Sequence[str]) -> Iterator[Row]:
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS and path.is_file():
+def identify(dataset: str, split: str) -> dict[str, Any]:
+    """What changes when the rows do: a file's size and time, or the fingerprint of the hub's client."""
+    path = Path(dataset).expanduser()
+    if _is_file(path):
+        try:
+            found = path.stat()
+        except OSError as error:
+            raise SpecError(f"there is no data set file {path} ({error.strerror}; looked from {Path.cwd()})") from None
+        return {"path": str(path.absolute()), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
+    return {"name": dataset, "split": split, "fingerprint": _load_from_hub(dataset, split)._fingerprint}
+
+
+def _is_file(path: Path) -> bool:
+    """Whether a data set's name means a file, and not one of the hub or a folder in its layout."""
+    if path.suffix.lower() not in FORMATS and path.is_file():
         raise SpecError(f"{path} is no data set that can be read; expected {', '.join(FORMATS)}")
-    if suffix not in FORMATS or path.is_dir():
+    return path.suffix.lower() in FORMATS and not path.is_dir()
+
+
+def _rows(dataset: str, path: Path, split: str, columns: Sequence[str] | None) -> Iterator[Row]:
+    suffix = path.suffix.lower()
+    if not _is_file(path):
         return _hub_rows(dataset, split, columns)
     if suffix == ".parquet":
         return _parquet_rows(path, columns)
@@ -90,28 +106,36 @@ def _csv_rows(path: Path) -> Iterator[Row]:
             raise SpecError(f"{path}, line {reader.line_num + 1} is not valid CSV: {error}") from None
 
 
-def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         with pq.ParquetFile(path) as file:
-            present = [column for column in columns if column in file.schema_arrow.names]
+            names = file.schema_arrow.names
+            present = [column for column in columns if column in names] if columns is not None else None
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=present):
                 yield from batch.to_pylist()
     except pa.ArrowInvalid as error:
         raise SpecError(f"{path} is not a valid Parquet file: {str(error).splitlines()[0]}") from None
 
 
-def _hub_rows(name: str, split: str, columns: Sequence[str]) -> Iterator[Row]:
-    import datasets  # seconds; only who reads from the hub pays for it
-
-    try:
-        data = datasets.load_dataset(name, split=split, token=secrets.find("HF_TOKEN"))
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise SpecError(_hub_advice(name, error, datasets.config.HF_HUB_OFFLINE)) from None
+def _hub_rows(name: str, split: str, columns: Sequence[str] | None) -> Iterator[Row]:
+    data = _load_from_hub(name, split)
+    if columns is None:
+        return iter(data)
     # Columns that nobody asked for may hold pictures, whose decoding takes longer than everything else.
     return iter(data.select_columns([column for column in columns if column in data.column_names]))
+
+
+def _load_from_hub(name: str, split: str) -> Any:
+    import datasets  # seconds; only who reads from the hub pays for it
+
+    repository, _, subset = name.partition(":")
+    try:
+        return datasets.load_dataset(repository, subset or None, split=split, token=secrets.find("HF_TOKEN"))
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise SpecError(_hub_advice(name, error, datasets.config.HF_HUB_OFFLINE)) from None
 
 
 def _hub_advice(name: str, error: Exception, offline: bool) -> str:
@@ -125,8 +149,8 @@ def _hub_advice(name: str, error: Exception, offline: bool) -> str:
     if isinstance(error, ConnectionError) or (offline and "cache" in text):
         why = "HF_HUB_OFFLINE is set" if offline else "the hub is not reachable from here"
         return (
-            f"the data set {name} is not in the local cache and {why}. Where there is internet, give python -m "
-            "jobs.prefetch with the same --config and key=value arguments, then come back with the same HF_HOME"
+            f"the data set {name} is not in the local cache and {why}. Where there is internet, give the same command, "
+            "or python -m jobs.prefetch with the exam's arguments, then come back with the same HF_HOME"
         )
     return f"cannot load the data set {name} ({text}). Expected a local file or a data set's name on huggingface.co"
 

@@ -1,0 +1,177 @@
+"""Make a Hugging Face folder of a training run's checkpoint, which vLLM, transformers and `jobs.upload` take.
+
+Needs no GPU and no cluster. Memory: the model in the precision that is written (two bytes a parameter in bfloat16).
+"""
+
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from pydantic import Field, NonNegativeInt
+
+from orchestrator import secrets
+from orchestrator.errors import KosenError, Parser, RunLocked, SpecError, TrainingFailed, run_command, storage_error
+from orchestrator.progress import say
+from orchestrator.spec import SpecModel, load_spec
+from orchestrator.state import run_root
+from orchestrator.training.checkpoints import check, newest_good, path_of
+from orchestrator.training.folder import TrainingFolder
+
+MARK = "kosen-merge.json"  # in a merged folder, written last: which checkpoint it holds
+GIGABYTE = 1e9
+
+
+class MergeSpec(SpecModel):
+    run: str = Field(min_length=1)  # a run's name, or its folder
+    step: NonNegativeInt | None = None  # null: the newest whole checkpoint
+    out: str | None = None  # null: exports/global_step_<step> in the run's folder
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"  # auto: what the base model came in
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="python -m jobs.merge", description=__doc__)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a spec with the keys below")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="run=, step=, out=, dtype=")
+    args = parser.parse_intermixed_args(argv)
+    spec = load_spec(MergeSpec, args.config, args.overrides)
+    secrets.load_into_environment()
+    print(merge(spec))
+    return 0
+
+
+def merge(spec: MergeSpec) -> Path:
+    """Merge what `spec` names, unless that is done already; returns the folder."""
+    run = find_run(spec.run)
+    step = _choose_step(run, spec.step)
+    out = Path(spec.out).expanduser().absolute() if spec.out else run.path / "exports" / f"global_step_{step}"
+    base = _base_model(run)
+    wanted = {"run": str(run.path), "step": step, "dtype_asked": spec.dtype}
+    with _lock(out):
+        if _is_there(out, wanted):
+            say(f"{out} is there already, from step {step}")
+            return out
+        checkpoint = path_of(run.checkpoints, step)
+        actor = checkpoint / "actor"  # of PPO, whose critic nobody serves
+        facts = _run_merger(actor if actor.is_dir() else checkpoint, out, base, spec.dtype, wanted, run)
+    say(f"step {step} of {run.path.name}: {facts['parameters']:,} parameters in {facts['dtype']}, merged and checked")
+    return out
+
+
+def find_run(name: str) -> TrainingFolder:
+    """A run by its name below the run root, or by its folder."""
+    folder = Path(name).expanduser()
+    if not folder.is_absolute():
+        folder = run_root() / name if (run_root() / name).is_dir() else folder.absolute()
+    run = TrainingFolder(folder)
+    if not run.checkpoints.is_dir():
+        seen = "there is no such folder" if not folder.is_dir() else "it has no checkpoints"
+        raise SpecError(f"run={name} is no training run: {folder}: {seen}. Expected the run= of jobs.sft or jobs.ppo")
+    return run
+
+
+def _choose_step(run: TrainingFolder, step: int | None) -> int:
+    if step is None:
+        step = newest_good(run.checkpoints)
+        if step is None:
+            raise SpecError(f"{run.checkpoints} has no whole checkpoint yet")
+        return step
+    wrong = check(path_of(run.checkpoints, step))
+    if wrong:
+        good = newest_good(run.checkpoints)
+        raise SpecError(f"step={step}: {wrong}. The newest whole checkpoint is {'none' if good is None else good}")
+    return step
+
+
+def _base_model(run: TrainingFolder) -> str | None:
+    """The model that the training started from, as its configuration names it."""
+    try:
+        config = OmegaConf.load(run.verl_config)
+    except FileNotFoundError:
+        return None
+    keys = ("actor_rollout_ref.model.path", "model.path")
+    return next((path for key in keys if (path := OmegaConf.select(config, key))), None)
+
+
+def _is_there(out: Path, wanted: dict[str, Any]) -> bool:
+    if not out.exists():
+        return False
+    try:
+        found = json.loads((out / MARK).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise SpecError(f"{out} exists and was not made by jobs.merge. Give another out=") from None
+    differs = [name for name, value in wanted.items() if found.get(name) != value]
+    if differs:
+        name = differs[0]
+        raise SpecError(f"{out} exists, from {name}={found.get(name)}, not {wanted[name]}. Give another out=")
+    return True
+
+
+@contextmanager
+def _lock(out: Path) -> Iterator[None]:
+    """One merge a folder at a time, whose draft then is nobody else's."""
+    path = out.with_name(f".{out.name}.lock")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("w")
+    except OSError as error:
+        raise storage_error(error, out) from None
+    with stream:
+        try:
+            fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise RunLocked(f"another jobs.merge writes {out}. Wait for it, or give another out=") from None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _run_merger(
+    checkpoint: Path, out: Path, base: str | None, dtype: str, wanted: dict[str, Any], run: TrainingFolder
+) -> dict[str, Any]:
+    """Merge into a draft beside `out`, in a process of its own: verl's merger talks much and may run out of memory."""
+    draft = out.with_name(f".{out.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)  # of a merge that was killed
+    weights = sum(path.stat().st_size for path in checkpoint.glob("model_world_size_*.pt"))
+    say(f"merging {checkpoint}: {weights / GIGABYTE:.1f} GB of weights; as much memory is needed, half for 16 bits")
+    run.logs.mkdir(exist_ok=True)
+    log = run.logs / "merge.log"
+    try:
+        with log.open("wb") as stream:
+            command = [sys.executable, "-m", "orchestrator.training.merging"]
+            command += [str(checkpoint), str(draft), base or "", dtype, str(draft / MARK)]
+            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+            code = subprocess.run(command, stdout=stream, stderr=stream, env=environment, check=False).returncode
+        if code:
+            raise _failure(code, log)
+        facts: dict[str, Any] = json.loads((draft / MARK).read_text(encoding="utf-8")) | wanted
+        (draft / MARK).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        draft.rename(out)
+        return facts
+    except OSError as error:
+        raise storage_error(error, out) from None
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _failure(code: int, log: Path) -> KosenError:
+    last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]
+    if last.startswith("error: "):
+        return (SpecError if code == SpecError.exit_code else TrainingFailed)(last.removeprefix("error: "))
+    if code == -9:
+        return TrainingFailed(
+            "the merge was killed, most likely for its memory. Give it a node with more, or dtype=bfloat16"
+        )
+    return TrainingFailed(f"verl's merger ended with code {code}: {last}. All that it said is in {log}")
+
+
+if __name__ == "__main__":
+    run_command(main)

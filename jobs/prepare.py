@@ -1,0 +1,158 @@
+"""Make training data: GSM8K, or rows of your own, as the Parquet files that verl's SFT and PPO read.
+
+Tasks: gsm8k (both, into a folder), sft (conversations, into a file), rl (questions and answers, into a file).
+"""
+
+from collections.abc import Callable, Sequence
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, PositiveInt
+
+from orchestrator import secrets
+from orchestrator.datasource import FORMATS
+from orchestrator.errors import Parser, SpecError, run_command
+from orchestrator.progress import say
+from orchestrator.spec import SpecModel, load_spec, to_yaml
+from orchestrator.state import find_path, inside_job, run_root
+from orchestrator.training.data import Report, Row, convert_ppo, convert_sft, rl_row
+
+GSM8K = "openai/gsm8k"
+GOLD = "####"
+INSTRUCTION = 'Reason step by step, then write the final answer after "####".'
+
+
+class PrepareSpec(SpecModel):
+    """What all tasks take. Lengths are in tokens of `tokenizer`, a model's folder or its name on the hub."""
+
+    out: str = Field(min_length=1)
+    tokenizer: str | None = None
+
+
+class Gsm8kSpec(PrepareSpec):
+    source: str = f"{GSM8K}:main"  # or a folder with train.* and test.* of the same rows
+    max_length: PositiveInt | None = None
+    max_prompt_length: PositiveInt | None = None
+
+
+class SftSpec(PrepareSpec):
+    source: str
+    split: str = "train"
+    max_length: PositiveInt | None = None
+
+
+class RlSpec(PrepareSpec):
+    source: str
+    split: str = "train"
+    max_prompt_length: PositiveInt | None = None
+    data_source: str | None = None  # verl picks its own rewards by this name
+    question_key: str | None = None
+    answer_key: str | None = None
+
+
+TASKS: dict[str, type[PrepareSpec]] = {"gsm8k": Gsm8kSpec, "sft": SftSpec, "rl": RlSpec}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="python -m jobs.prepare", description=__doc__)
+    parser.add_argument("task", metavar="TASK", help=", ".join(TASKS))
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a spec with the keys below")
+    parser.add_argument("--dry-run", action="store_true", help="show what would be read and written, and do nothing")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="out=, source=, tokenizer=, max_length=, …")
+    args = parser.parse_intermixed_args(argv)
+    if args.task not in TASKS:
+        raise SpecError(f"there is no task {args.task!r}. Expected one of {', '.join(TASKS)}")
+    spec = load_spec(TASKS[args.task], args.config, args.overrides)
+    steps = plan(spec)
+    if args.dry_run:
+        print(to_yaml(spec).rstrip(), "---", *(f"{source} → {out}" for source, out, _ in steps), sep="\n")
+        return 0
+    secrets.load_into_environment()
+    for _, out, convert in steps:
+        say(f"{out}: {convert().sentence()}")
+    return 0
+
+
+Step = tuple[str, Path, Callable[[], Report]]  # what is read, what is written, and the call that does it
+
+
+def plan(spec: PrepareSpec) -> list[Step]:
+    """The files that this spec makes. Raises SpecError where the paths cannot be right."""
+    lengths = {"tokenizer_path": find_path(spec.tokenizer) if spec.tokenizer else None}
+    if isinstance(spec, Gsm8kSpec):
+        return [step for split in ("train", "test") for step in _gsm8k(spec, split, lengths)]
+    out = _place(spec.out)
+    if out.suffix != ".parquet":
+        raise SpecError(f"out={spec.out} is no Parquet file. Expected a name like data/train.parquet")
+    if isinstance(spec, SftSpec):
+        source = find_path(spec.source)
+        options: dict[str, Any] = lengths | {"split": spec.split, "max_length": spec.max_length}
+        return [(source, out, lambda: convert_sft(source, out, **options))]
+    assert isinstance(spec, RlSpec)
+    source = find_path(spec.source)
+    options = lengths | spec.model_dump(exclude={"out", "source", "tokenizer"})
+    return [(source, out, lambda: convert_ppo(source, out, **options))]
+
+
+def _gsm8k(spec: Gsm8kSpec, split: str, lengths: dict[str, Any]) -> list[Step]:
+    source = _split_of(find_path(spec.source), split)
+    sft, rl = (_place(spec.out) / kind / f"{split}.parquet" for kind in ("sft", "rl"))
+    sft_options = lengths | {"split": split, "max_length": spec.max_length, "change": gsm8k_conversation}
+    rl_options = lengths | {"split": split, "max_prompt_length": spec.max_prompt_length, "data_source": GSM8K}
+    return [
+        (source, sft, lambda: convert_sft(source, sft, **sft_options)),
+        (source, rl, lambda: convert_ppo(source, rl, **rl_options, change=gsm8k_question(split))),
+    ]
+
+
+def gsm8k_conversation(row: Row) -> Row:
+    """A row of GSM8K as a conversation, the answer word for word."""
+    question, answer = _texts(row)
+    return {"messages": [*_prompt(question), {"role": "assistant", "content": answer}]}
+
+
+def gsm8k_question(split: str) -> Callable[[Row], Row]:
+    """What makes rows of GSM8K verl's rows for PPO: the number after the mark is what an answer is compared with."""
+    numbers = count()
+
+    def change(row: Row) -> Row:
+        question, answer = _texts(row)
+        gold = answer.rpartition(GOLD)[2].strip().replace(",", "") if GOLD in answer else ""
+        extra = {"question": question, "answer": answer}
+        return rl_row(_prompt(question), gold, GSM8K, split, next(numbers), extra) | {"ability": "math"}
+
+    return change
+
+
+def _prompt(question: str) -> list[dict[str, str]]:
+    return [{"role": "user", "content": f"{question}\n\n{INSTRUCTION}"}]
+
+
+def _texts(row: Row) -> tuple[str, str]:
+    question, answer = row.get("question"), row.get("answer")
+    if isinstance(question, str) and isinstance(answer, str):
+        return question, answer
+    raise SpecError(f"these are no rows of GSM8K: one has {', '.join(row)}. Expected the texts question, answer")
+
+
+def _split_of(source: str, split: str) -> str:
+    """A split's file in a local folder; a data set of the hub has splits itself."""
+    folder = Path(source).expanduser()
+    if not folder.is_dir():
+        return source
+    files = sorted(path for path in folder.glob(f"{split}*") if path.suffix.lower() in FORMATS)
+    if len(files) != 1:
+        found = ", ".join(path.name for path in files) or "none"
+        raise SpecError(f"{folder} should hold one file {split}*.jsonl or {split}*.parquet, found {found}")
+    return str(files[0])
+
+
+def _place(out: str) -> Path:
+    """A relative path is meant from where the cluster was started: a job's own folder is deleted after it."""
+    path = Path(out).expanduser()
+    return run_root().parent / path if inside_job() and not path.is_absolute() else path
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,224 @@
+"""Bring a model folder to the Hugging Face hub: private unless told otherwise, resumable, only what belongs there.
+
+The token is HF_TOKEN, from the environment or the secrets file.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from orchestrator import secrets
+from orchestrator.errors import INTERRUPTED, KosenError, Parser, SpecError, run_command, storage_error
+from orchestrator.progress import say
+from orchestrator.spec import SpecModel, first_line, load_spec
+from orchestrator.state import find_path
+
+# As the hub's client matches them: * takes in slashes too.
+LEFT_OUT = {
+    "a cache": (".cache/*", "*/.cache/*", "__pycache__/*", "*/__pycache__/*", ".ipynb_checkpoints/*"),
+    "version control": (".git/*", "*/.git/*", ".gitignore"),
+    "a temporary file": ("*.tmp", "*.lock", "*.incomplete", "*.part", "*.swp", "*~", "*.draft/*"),
+    "may hold secrets": ("*.env", "*.pem", "*.key", "*token.txt", ".netrc", "*/.netrc"),
+    "of the training": (
+        "*optim_world_size_*",
+        "*extra_state_world_size_*",
+        "*model_world_size_*",
+        "*optimizer.pt",
+        "*optimizer.bin",
+        "*scheduler.pt",
+        "*rng_state*.pth",
+        "*training_args.bin",
+    ),
+    "a log": ("wandb/*", "*/wandb/*", "*.log", "*events.out.tfevents*"),
+    "of this machine": ("kosen*.json", "*/kosen*.json"),
+}
+IGNORE = [pattern for patterns in LEFT_OUT.values() for pattern in patterns]
+WEIGHTS = (".safetensors", ".bin", ".gguf")
+CACHE = Path(".cache", "huggingface")  # of the hub's client, inside the folder: what is uploaded already
+TARGET = "kosen-upload.json"
+BYTES_A_WORKER, MOST_WORKERS = 10e9, 8  # one that finds nothing to do sleeps for ten seconds
+MEGABYTE = 1e6
+
+
+class UploadSpec(SpecModel):
+    folder: str = Field(min_length=1)
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")  # owner/name
+    public: bool = False
+    any_folder: bool = False  # also one that holds no model
+
+
+class UploadFailed(KosenError):
+    """The hub could not be reached, or it refused."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The files of a folder with their sizes in bytes, and why others stay."""
+
+    files: dict[str, int]
+    left_out: dict[str, str]
+
+    @property
+    def total(self) -> int:
+        return sum(self.files.values())
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = Parser(prog="python -m jobs.upload", description=__doc__)
+    parser.add_argument("--config", type=Path, metavar="FILE", help="a spec with the keys below")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded, and do nothing")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="folder=, repo=, public=, any_folder=")
+    args = parser.parse_intermixed_args(argv)
+    spec = load_spec(UploadSpec, args.config, args.overrides)
+    folder = Path(find_path(spec.folder)).expanduser().absolute()
+    plan = survey(folder, spec.any_folder)
+    if args.dry_run:
+        print(describe(spec, folder, plan))
+        return 0
+    print(upload(spec, folder, plan))
+    return 0
+
+
+def survey(folder: Path, any_folder: bool) -> Plan:
+    """What of `folder` goes to the hub. Raises SpecError unless it is a model's."""
+    if not folder.is_dir():
+        raise SpecError(f"there is no folder {folder}")
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    reasons = {name: reason for name in names if (reason := _reason(name))}
+    files = {name: (folder / name).stat().st_size for name in names if name not in reasons}
+    if not any_folder:
+        _check_model(folder, files)
+    return Plan(files, reasons)
+
+
+def _check_model(folder: Path, files: dict[str, int]) -> None:
+    if (folder / "fsdp_config.json").exists() or (folder / "actor" / "fsdp_config.json").exists():
+        raise SpecError(f"{folder} is a checkpoint of verl. Make a model of it first: python -m jobs.merge run=…")
+    if "config.json" not in files and "adapter_config.json" not in files:
+        raise SpecError(f"{folder} is no model folder: it has no config.json. If it is meant, add any_folder=true")
+    if not any(name.endswith(WEIGHTS) for name in files):
+        raise SpecError(f"{folder} has no weights ({', '.join(WEIGHTS)}). If it is meant, add any_folder=true")
+
+
+def _reason(name: str) -> str | None:
+    return next((why for why, patterns in LEFT_OUT.items() if any(fnmatch(name, one) for one in patterns)), None)
+
+
+def describe(spec: UploadSpec, folder: Path, plan: Plan) -> str:
+    """What `--dry-run` prints."""
+    lines = [f"{folder} → {spec.repo} ({'public' if spec.public else 'private'})"]
+    lines += [f"{size / MEGABYTE:12,.1f} MB  {name}" for name, size in plan.files.items()]
+    lines += [f"{plan.total / MEGABYTE:12,.1f} MB  in {len(plan.files)} files"]
+    lines += [f"    left out     {name}: {why}" for name, why in plan.left_out.items()]
+    return "\n".join(lines)
+
+
+def upload(spec: UploadSpec, folder: Path, plan: Plan) -> str:
+    """Upload what is not there yet, and compare what is there then. Returns the repository's address."""
+    token = secrets.find("HF_TOKEN")
+    if not token:
+        raise SpecError(f"HF_TOKEN is not set. Export it, or put HF_TOKEN=… into {secrets.secrets_file()} (mode 0600)")
+    from huggingface_hub import HfApi
+
+    api = HfApi(token=token)
+    with _explained(spec, token):
+        _settle_repository(api, spec)
+        say(f"{folder} → {spec.repo}: {len(plan.files)} files, {plan.total / MEGABYTE:,.1f} MB")
+        _settle_cache(folder, f"{api.endpoint}/{spec.repo}")
+        try:
+            api.upload_large_folder(
+                spec.repo,
+                folder,
+                repo_type="model",
+                private=not spec.public,
+                ignore_patterns=list(IGNORE),
+                num_workers=min(MOST_WORKERS, 1 + int(plan.total / BYTES_A_WORKER)),
+                print_report=False,
+            )
+        except KeyboardInterrupt:
+            say("interrupted. What is uploaded stays; give the same command to go on")
+            os._exit(INTERRUPTED)  # the client's threads would finish the whole upload first
+        _check(api, spec, plan)
+    shutil.rmtree(folder / CACHE / "upload", ignore_errors=True)
+    (folder / CACHE / TARGET).unlink(missing_ok=True)
+    return f"{api.endpoint}/{spec.repo}"
+
+
+def _settle_repository(api: Any, spec: UploadSpec) -> None:
+    """Create the repository, or make sure that the one that exists is seen by whom the spec says."""
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    try:
+        private = bool(api.model_info(spec.repo).private)
+    except RepositoryNotFoundError:
+        api.create_repo(spec.repo, repo_type="model", private=not spec.public)
+        return
+    if spec.public and private:
+        raise SpecError(f"{spec.repo} exists and is private. Leave out public=true, or publish it in its settings")
+    if not spec.public and not private:
+        raise SpecError(f"{spec.repo} exists and is public: everybody would see this model. If so, add public=true")
+
+
+def _settle_cache(folder: Path, target: str) -> None:
+    """The client notes which files are uploaded, but not whereto: notes for another repository are removed."""
+    note = folder / CACHE / TARGET
+    try:
+        if not note.exists() or json.loads(note.read_text(encoding="utf-8")) != target:
+            shutil.rmtree(folder / CACHE / "upload", ignore_errors=True)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(json.dumps(target), encoding="utf-8")
+    except OSError as error:
+        raise storage_error(error, note) from None
+
+
+def _check(api: Any, spec: UploadSpec, plan: Plan) -> None:
+    """Sizes on the hub are those of the folder."""
+    there = {file.rfilename: file.size for file in api.model_info(spec.repo, files_metadata=True).siblings or ()}
+    wrong = [name for name, size in plan.files.items() if there.get(name) != size]
+    if wrong:
+        raise UploadFailed(
+            f"{spec.repo} has {there.get(wrong[0], 'nothing')} bytes of {wrong[0]}, expected {plan.files[wrong[0]]}; "
+            f"{len(wrong)} files differ. Give the same command again"
+        )
+
+
+@contextmanager
+def _explained(spec: UploadSpec, token: str) -> Iterator[None]:
+    """Turn what the hub's client raises into a sentence, in which the token does not occur."""
+    import httpx
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        yield
+    except HfHubHTTPError as error:
+        code = error.response.status_code
+        if code in (401, 403):
+            raise SpecError(
+                f"the hub refuses HF_TOKEN for {spec.repo} ({code}). Expected a token that may write to "
+                f"{spec.repo.partition('/')[0]}: https://huggingface.co/settings/tokens"
+            ) from None
+        raise UploadFailed(f"the hub answered {code} for {spec.repo}: {_clean(error, token)}") from None
+    except (ConnectionError, httpx.TransportError) as error:
+        raise UploadFailed(
+            f"the hub is not reachable from here ({_clean(error, token)}). Give the same command where it is: what is "
+            "uploaded stays"
+        ) from None
+    except RuntimeError as error:  # upload_large_folder gave up
+        cause = _clean(error.__cause__ or error, token)
+        raise UploadFailed(f"the upload stopped: {cause}. Give the same command to go on") from None
+
+
+def _clean(error: BaseException, token: str) -> str:
+    return first_line(error).replace(token, "…")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,86 @@
+"""`jobs.prepare` as users call it: GSM8K and rows of their own."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from harness import run
+
+from jobs.prepare import INSTRUCTION, main
+from orchestrator.errors import SpecError
+
+
+@pytest.fixture
+def gsm8k(tmp_path: Path) -> Path:
+    folder = tmp_path / "gsm8k"
+    folder.mkdir()
+    for split, count in (("train", 3), ("test", 2)):
+        rows = [{"question": f"Q{n}?", "answer": f"So <<1+1=2>>.\n#### 1,00{n}"} for n in range(count)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def refused(*arguments: str) -> str:
+    with pytest.raises(SpecError) as caught:
+        main(arguments)
+    return str(caught.value)
+
+
+def test_gsm8k_for_both_trainings(gsm8k: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    planned = run("jobs.prepare", "gsm8k", f"source={gsm8k}", f"out={out}", "--dry-run")
+    assert planned.returncode == 0 and f"{gsm8k}/test.jsonl → {out}/rl/test.parquet" in planned.stdout
+    assert not out.exists()
+    done = run("jobs.prepare", "gsm8k", f"source={gsm8k}", f"out={out}")
+    assert done.returncode == 0, done.stderr
+    assert "3 of 3 rows kept" in done.stderr
+    prompt = [{"role": "user", "content": f"Q1?\n\n{INSTRUCTION}"}]
+    answer = "So <<1+1=2>>.\n#### 1,001"
+    sft = pq.read_table(out / "sft" / "test.parquet").to_pylist()
+    assert sft[1] == {"messages": [*prompt, {"role": "assistant", "content": answer}]}
+    rl = pq.read_table(out / "rl" / "test.parquet").to_pylist()
+    assert len(rl) == 2 and rl[1] == {
+        "data_source": "openai/gsm8k",
+        "prompt": prompt,
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": "1001"},
+        "extra_info": {"split": "test", "index": 1, "question": "Q1?", "answer": answer},
+    }
+
+
+def test_verls_reward_takes_what_was_asked_for(gsm8k: Path, tmp_path: Path) -> None:
+    from verl.utils.reward_score import default_compute_score
+
+    assert run("jobs.prepare", "gsm8k", f"source={gsm8k}", f"out={tmp_path}").returncode == 0
+    row = pq.read_table(tmp_path / "rl" / "train.parquet").to_pylist()[2]
+    gold = row["reward_model"]["ground_truth"]
+    assert default_compute_score(row["data_source"], row["extra_info"]["answer"], gold) == 1
+    assert default_compute_score(row["data_source"], "#### 7", gold) == 0
+
+
+def test_rows_of_ones_own(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"text": "q", "gold": "a"}\n{"text": "", "gold": "a"}\n')
+    config = tmp_path / "data.yaml"
+    config.write_text(f"source: {rows}\nquestion_key: text\nanswer_key: gold\n")
+    out = tmp_path / "train.parquet"
+    done = run("jobs.prepare", "rl", "--config", str(config), f"out={out}", "data_source=toy")
+    assert done.returncode == 0 and "1 of 2 rows kept (text/gold)" in done.stderr, done.stderr
+    assert pq.read_table(out).to_pylist()[0]["data_source"] == "toy"
+    rows.write_text('{"instruction": "q", "output": "a"}\n')
+    done = run("jobs.prepare", "sft", f"source={rows}", f"out={out}")
+    assert done.returncode == 0 and "(Alpaca)" in done.stderr
+
+
+def test_mistakes_end_in_one_sentence(gsm8k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "there is no task 'dpo'. Expected one of gsm8k, sft, rl" in refused("dpo", "out=x")
+    assert "is no Parquet file" in refused("sft", f"source={gsm8k}/test.jsonl", f"out={tmp_path}/x")
+    assert "should hold one file train*.jsonl" in refused("gsm8k", f"source={tmp_path}", f"out={tmp_path}/x")
+    (gsm8k / "train.jsonl").write_text('{"prompt": "q"}\n')
+    assert "these are no rows of GSM8K: one has prompt" in refused("gsm8k", f"source={gsm8k}", f"out={tmp_path}/x")
+    assert "unknown key max_prompt_length" in refused("sft", "source=x", "out=x", "max_prompt_length=3")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    done = run("jobs.prepare", "gsm8k", f"out={tmp_path}/x")
+    assert done.returncode == 2 and "HF_HUB_OFFLINE is set" in done.stderr and "Traceback" not in done.stderr

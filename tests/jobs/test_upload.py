@@ -1,0 +1,257 @@
+"""Uploads to a stand-in of the hub on this machine: what goes there, what stays, and what happens in between."""
+
+import hashlib
+import http.server
+import json
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from harness import run, start
+
+from jobs.upload import survey
+from orchestrator.errors import SpecError
+
+TOKEN = "hf_notARealTokenButASecretOne"
+REPO = "lab/model"
+
+
+class Hub(http.server.ThreadingHTTPServer):
+    """What the client of the hub needs of it for one repository: create, look, ask how to send, send, commit."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Answer)
+        self.private: bool | None = None  # None: there is no repository
+        self.refuse: HTTPStatus | None = None
+        self.sent: list[str] = []  # SHA-256 of each large file that arrived
+        self.tokens: set[str | None] = set()
+        self.files: dict[str, int] = {}
+        self.sizes: dict[str, int] = {}
+        self.block: str | None = None  # the large file that never arrives
+        self.blocked = threading.Event()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    server: Hub
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        if self._refused():
+            return
+        if "/commits/" in self.path:
+            self._say([])
+        elif self.server.private is None:
+            self._say({"error": "not found"}, HTTPStatus.NOT_FOUND, {"X-Error-Code": "RepoNotFound"})
+        else:
+            files = [{"rfilename": name, "size": size} for name, size in self.server.files.items()]
+            self._say({"id": REPO, "modelId": REPO, "private": self.server.private, "siblings": files})
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        if self._refused():
+            return
+        if self.path == "/api/repos/create":
+            if self.server.private is None:
+                self.server.private = json.loads(body)["visibility"] == "private"
+            self._say({"url": f"{self.server.url}/{REPO}"})
+        elif "/preupload/" in self.path:
+            modes = [{"path": file["path"], **self._mode(file["path"])} for file in json.loads(body)["files"]]
+            self._say({"files": modes})
+        elif self.path.endswith("/objects/batch"):
+            self._say({"transfer": "basic", "objects": [self._target(one) for one in json.loads(body)["objects"]]})
+        else:
+            self._commit(body)
+
+    def do_PUT(self) -> None:
+        name = self.path.rpartition("/")[2]
+        if name == self.server.block:
+            self.server.blocked.set()
+            self.connection.recv(1)  # of the body; then silence
+            threading.Event().wait(60)
+            return
+        content = self.rfile.read(int(self.headers["Content-Length"]))
+        self.server.sent.append(hashlib.sha256(content).hexdigest())
+        self._say({})
+
+    def _refused(self) -> bool:
+        self.server.tokens.add(self.headers.get("Authorization"))
+        if self.server.refuse:
+            self._say({"error": "no"}, self.server.refuse)
+        return bool(self.server.refuse)
+
+    def _mode(self, path: str) -> dict[str, Any]:
+        return {"uploadMode": "lfs" if path.endswith(".safetensors") else "regular", "shouldIgnore": False}
+
+    def _target(self, wanted: dict[str, Any]) -> dict[str, Any]:
+        self.server.sizes[wanted["oid"]] = wanted["size"]
+        if wanted["oid"] in self.server.sent:
+            return wanted
+        return wanted | {"actions": {"upload": {"href": f"{self.server.url}/store/{wanted['oid']}"}}}
+
+    def _commit(self, body: bytes) -> None:
+        for line in map(json.loads, body.splitlines()):
+            if line["key"] == "file":
+                self.server.files[line["value"]["path"]] = len(line["value"]["content"]) * 3 // 4
+            elif line["key"] == "lfsFile":
+                self.server.files[line["value"]["path"]] = line["value"]["size"]
+        self._say({"commitUrl": f"{self.server.url}/{REPO}/commit/1", "commitOid": "1" * 40, "success": True})
+
+    def _say(self, content: Any, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None) -> None:
+        body = json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
+    with Hub() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+        monkeypatch.setenv("KOSEN_HOME", str(tmp_path / "kosen"))
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A model in two shards, with what else lies about in such folders. Sizes are multiples of 3, for base64."""
+    contents = {
+        "config.json": b"{}\n",
+        "model-00001-of-00002.safetensors": b"first " * 1000,
+        "model-00002-of-00002.safetensors": b"second" * 1000,
+        "tokenizer/extra.json": b"[]\n",
+        "weights.tmp": b"x",
+        "optim_world_size_2_rank_0.pt": b"x",
+        "wandb/run-1/log.txt": b"x",
+        ".git/config": b"x",
+        "kosen-merge.json": b"{}",
+        "secrets.env": b"x",
+    }
+    for name, content in contents.items():
+        path = tmp_path / "model" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return tmp_path / "model"
+
+
+WANTED = {
+    "config.json": 3,
+    "model-00001-of-00002.safetensors": 6000,
+    "model-00002-of-00002.safetensors": 6000,
+    "tokenizer/extra.json": 3,
+}
+
+
+def refused(*arguments: str, code: int = 2) -> str:
+    done = run("jobs.upload", *arguments)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr and TOKEN not in done.stderr + done.stdout
+    return done.stderr
+
+
+def test_a_dry_run_says_what_goes_and_what_stays(hub: Hub, folder: Path) -> None:
+    done = run("jobs.upload", f"folder={folder}", f"repo={REPO}", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "(private)" in done.stdout and "in 4 files" in done.stdout
+    assert "weights.tmp: a temporary file" in done.stdout and "secrets.env: may hold secrets" in done.stdout
+    assert survey(folder, any_folder=False).files == WANTED
+    assert not hub.tokens
+
+
+def test_a_private_model_arrives_once(hub: Hub, folder: Path) -> None:
+    done = run("jobs.upload", f"folder={folder}", f"repo={REPO}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == f"{hub.url}/{REPO}"
+    assert hub.private is True and hub.files == WANTED and len(hub.sent) == 2
+    assert hub.tokens - {None} == {f"Bearer {TOKEN}"} and TOKEN not in done.stdout + done.stderr
+    assert not (folder / ".cache" / "huggingface" / "upload").exists()
+    again = run("jobs.upload", f"folder={folder}", f"repo={REPO}")
+    assert again.returncode == 0 and len(hub.sent) == 2
+
+
+def test_an_interrupted_upload_goes_on_where_it_was(hub: Hub, folder: Path) -> None:
+    hub.block = hashlib.sha256(b"second" * 1000).hexdigest()
+    process = start("jobs.upload", f"folder={folder}", f"repo={REPO}")
+    assert hub.blocked.wait(120)
+    assert len(hub.sent) == 1
+    seen = psutil.Process(process.pid)
+    assert TOKEN not in " ".join(seen.cmdline())
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 130 and "give the same command to go on" in err and TOKEN not in err
+    hub.block = None
+    done = run("jobs.upload", f"folder={folder}", f"repo={REPO}")
+    assert done.returncode == 0, done.stderr
+    assert hub.files == WANTED and len(hub.sent) == 2  # the first shard was not sent again
+
+
+def test_notes_of_another_repository_are_not_believed(hub: Hub, folder: Path) -> None:
+    """The client would take what it sent to one repository as sent to all."""
+    hub.block = hashlib.sha256(b"second" * 1000).hexdigest()
+    process = start("jobs.upload", f"folder={folder}", "repo=lab/other")
+    assert hub.blocked.wait(120)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(timeout=30)
+    hub.block, hub.private, hub.sent[:] = None, None, []
+    done = run("jobs.upload", f"folder={folder}", f"repo={REPO}")
+    assert done.returncode == 0, done.stderr
+    assert hub.files == WANTED and len(hub.sent) == 2
+
+
+def test_who_sees_the_model_is_never_a_surprise(hub: Hub, folder: Path) -> None:
+    hub.private = False
+    assert "exists and is public" in refused(f"folder={folder}", f"repo={REPO}")
+    hub.private = True
+    assert "exists and is private" in refused(f"folder={folder}", f"repo={REPO}", "public=true")
+    assert hub.files == {}
+    hub.private = None
+    assert run("jobs.upload", f"folder={folder}", f"repo={REPO}", "public=true").returncode == 0
+    assert hub.private is False
+
+
+def test_what_the_hub_refuses(hub: Hub, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.refuse = HTTPStatus.FORBIDDEN
+    assert "the hub refuses HF_TOKEN for lab/model (403)" in refused(f"folder={folder}", f"repo={REPO}")
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    assert "the hub is not reachable" in refused(f"folder={folder}", f"repo={REPO}", code=4)
+    monkeypatch.delenv("HF_TOKEN")
+    assert "HF_TOKEN is not set" in refused(f"folder={folder}", f"repo={REPO}")
+    assert "unknown key token" in refused(f"folder={folder}", f"repo={REPO}", "token=x")
+
+
+def test_only_model_folders(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("a")
+    with pytest.raises(SpecError, match=r"no config.json. If it is meant, add any_folder=true"):
+        survey(tmp_path / "notes", any_folder=False)
+    assert survey(tmp_path / "notes", any_folder=True).files == {"a.txt": 1}
+    for shard in folder.glob("*.safetensors"):
+        shard.unlink()
+    with pytest.raises(SpecError, match="has no weights"):
+        survey(folder, any_folder=False)
+    (folder / "fsdp_config.json").write_text("{}")
+    with pytest.raises(SpecError, match=r"python -m jobs.merge"):
+        survey(folder, any_folder=False)

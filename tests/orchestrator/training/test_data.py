@@ -1,0 +1,230 @@
+"""Rows in every shape become verl's Parquet files: kept whole, or counted by reason; verl's own data sets read them."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from omegaconf import OmegaConf
+from tiny_model import make_tiny_model
+
+from orchestrator.errors import SpecError
+from orchestrator.training import data
+from orchestrator.training.data import Report, convert_ppo, convert_sft, read_report
+
+Row = dict[str, Any]
+# A template with a system prompt of its own, and more in an answer that stands alone: both as in Qwen's.
+TEMPLATE = (
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"
+    "{% for m in messages %}{% if m['content'] == 'bang' %}{{ raise_exception('no') }}{% endif %}"
+    "<|im_start|>{{ m['role'] }}\n"
+    "{% if m['role'] == 'assistant' and loop.last %}(thought){% endif %}{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = make_tiny_model(tmp_path_factory.mktemp("model"))
+    (folder / "chat_template.jinja").write_text(TEMPLATE)
+    return str(folder)
+
+
+def write(folder: Path, *rows: object) -> str:
+    path = folder / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return str(path)
+
+
+def turns(*contents: str, system: str | None = None) -> list[dict[str, str]]:
+    first = [{"role": "system", "content": system}] if system else []
+    speakers = ("user", "assistant")
+    return first + [{"role": speakers[n % 2], "content": text} for n, text in enumerate(contents)]
+
+
+def kept(path: Path) -> list[Row]:
+    return pq.read_table(path).to_pylist()
+
+
+GPT = [{"from": "system", "value": "s"}, {"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]
+SHAPES: dict[str, tuple[Row, list[dict[str, str]], list[str]]] = {
+    "messages": (
+        {"messages": turns("q", "a", "q2", "a2", system="s"), "id": 7},
+        turns("q", "a", "q2", "a2", system="s"),
+        ["id"],
+    ),
+    "ShareGPT": ({"conversations": GPT, "id": 7}, turns("q", "a", system="s"), ["id"]),
+    "Alpaca": ({"instruction": "q", "input": "x", "output": " a\n"}, turns("q\n\nx", " a\n"), []),
+    "prompt/response": ({"prompt": "q", "response": "a", "system": "s"}, turns("q", "a", system="s"), []),
+    "question/answer": ({"question": "q 東京", "answer": "a"}, turns("q 東京", "a"), []),
+    "input/output": ({"input": "q", "output": "a", "score": 1}, turns("q", "a"), ["score"]),
+}
+
+
+@pytest.mark.parametrize("name", list(SHAPES))
+def test_every_shape_becomes_messages(tmp_path: Path, name: str) -> None:
+    row, messages, unused = SHAPES[name]
+    report = convert_sft(write(tmp_path, row, row), tmp_path / "out.parquet")
+    assert kept(tmp_path / "out.parquet") == [{"messages": messages}] * 2
+    assert (report.format, report.rows, report.kept, report.unused_columns) == (name, 2, 2, unused)
+    assert read_report(tmp_path / "out.parquet") == report
+
+
+BAD = {
+    "no turns": {"messages": []},
+    "missing field": {"other": 1},
+    "not text": {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, *turns("", "a")[1:]]},
+    "empty text": {"messages": turns("q", " \n")},
+    "order of roles": {"messages": turns("q", "a", "q2")},
+    "tools": {"messages": [*turns("q"), {"role": "assistant", "content": "", "tool_calls": [{"id": 1}]}]},
+    "no role": {"messages": [{"content": "q"}]},
+}
+
+
+def test_unfit_rows_are_dropped_and_named(tmp_path: Path) -> None:
+    good = {"messages": turns("q", "a")}
+    rows = [good, *BAD.values(), {"messages": turns("\ud800", "a")}, {"messages": [*turns("q"), *turns("q", "a")]}]
+    report = convert_sft(write(tmp_path, *rows), tmp_path / "out.parquet")
+    assert kept(tmp_path / "out.parquet") == [good]
+    counted = {drop.reason: (drop.rows, drop.first_row) for drop in report.dropped}
+    assert counted.pop("not text") == (2, 4) and counted.pop("order of roles") == (2, 6)
+    assert counted == {reason: (1, number) for number, reason in enumerate(BAD, start=2) if reason in counted}
+    assert len(report.dropped) == len(BAD)
+    assert "the last turn is from 'user', expected 'assistant'" in report.sentence()
+    assert "turn 1 is a list, expected text" in report.sentence()
+
+
+def test_nothing_is_kept(tmp_path: Path) -> None:
+    row = {"conversations": [{"from": "robot", "value": "x"}]}
+    with pytest.raises(
+        SpecError, match=r"none of the 2 rows .* 2 of them: unknown role \(row 1: turn 1 is from 'robot'"
+    ):
+        convert_sft(write(tmp_path, row, row), tmp_path / "out.parquet")
+    assert read_report(tmp_path / "out.parquet") is None
+    with pytest.raises(SpecError, match=r"have the columns a, b\. Expected messages"):
+        convert_sft(write(tmp_path, {"a": 1, "b": 2}), tmp_path / "out.parquet")
+    with pytest.raises(SpecError, match="has no rows"):
+        convert_sft(write(tmp_path), tmp_path / "out.parquet")
+    with pytest.raises(SpecError, match="there is no data set file"):
+        convert_sft(str(tmp_path / "absent.jsonl"), tmp_path / "out.parquet")
+    assert [path.name for path in tmp_path.iterdir() if "parquet" in path.name] == []
+
+
+def test_lengths_are_those_of_verls_data_set(tmp_path: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """verl refuses a row that is a token too long, and builds it turn by turn: ours and its count must agree."""
+    from verl.utils import hf_tokenizer
+    from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
+
+    monkeypatch.setattr(data, "BATCH_ROWS", 2)
+    rows = [turns("q", "a"), turns("What?", "That.", "Why?", "So."), turns("q", "bang"), turns("q", "a", system="s")]
+    source = write(tmp_path, *({"messages": messages} for messages in rows))
+    report = convert_sft(source, tmp_path / "all.parquet", tokenizer_path=model)
+    assert [(drop.reason, drop.first_row) for drop in report.dropped] == [("refused by the chat template", 3)]
+    settings = {"max_length": 500, "truncation": "error", "pad_mode": "no_padding", "ignore_input_ids_mismatch": True}
+    loaded = MultiTurnSFTDataset(str(tmp_path / "all.parquet"), hf_tokenizer(model), OmegaConf.create(settings))
+    lengths = sorted(len(loaded[index]["input_ids"]) for index in range(3))
+    assert report.tokens and report.tokens.model_dump() == {
+        "min": lengths[0],
+        "median": lengths[1],
+        "max": lengths[2],
+        "total": sum(lengths),
+    }
+    short = convert_sft(source, tmp_path / "short.parquet", tokenizer_path=model, max_length=lengths[2] - 1)
+    assert kept(tmp_path / "short.parquet") == [{"messages": rows[0]}, {"messages": rows[3]}]
+    assert short.dropped[0].reason == f"longer than {lengths[2] - 1} tokens"
+    assert (short.dropped[0].first_row, short.dropped[0].example) == (2, f"{lengths[2]} tokens")
+    assert pq.ParquetFile(tmp_path / "short.parquet").num_row_groups == 2
+
+
+def test_a_model_without_a_template(tmp_path: Path) -> None:
+    folder = make_tiny_model(tmp_path / "model")
+    (folder / "chat_template.jinja").unlink()
+    source = write(tmp_path, {"messages": turns("q", "a")})
+    with pytest.raises(SpecError, match="has no chat template"):
+        convert_sft(source, tmp_path / "out.parquet", tokenizer_path=str(folder))
+    with pytest.raises(SpecError, match="cannot load the tokenizer of"):
+        convert_sft(source, tmp_path / "out.parquet", tokenizer_path=str(tmp_path / "none"))
+
+
+def test_the_same_is_not_done_twice(tmp_path: Path) -> None:
+    source = write(tmp_path, {"question": "q", "answer": "a"})
+    out, other = tmp_path / "train.parquet", tmp_path / "val.parquet"
+    first = convert_sft(source, out)
+    convert_ppo(source, other)
+    written = out.stat().st_mtime_ns
+    assert convert_sft(source, out) == first and out.stat().st_mtime_ns == written
+    assert set(json.loads((tmp_path / "report.json").read_text())) == {"train.parquet", "val.parquet"}
+    assert convert_sft(source, out, max_length=9).kept == 1 and out.stat().st_mtime_ns != written
+    written = out.stat().st_mtime_ns
+    os.utime(source, ns=(1, 1))
+    convert_sft(source, out, max_length=9)
+    assert out.stat().st_mtime_ns != written
+    out.unlink()
+    convert_sft(source, out, max_length=9)
+    assert out.exists()
+
+
+def test_questions_for_ppo_are_verls_rows(tmp_path: Path, model: str) -> None:
+    from verl.utils import hf_tokenizer
+    from verl.utils.dataset.rl_dataset import RLHFDataset
+
+    rows = [{"question": "1+1?", "answer": 2}, {"question": "x" * 80, "answer": "y"}, {"question": "1?", "answer": ""}]
+    rows += [{"question": "2+2?", "answer": "4"}]
+    options: Row = {"tokenizer_path": model, "max_prompt_length": 90}
+    report = convert_ppo(write(tmp_path, *rows), tmp_path / "rl.parquet", split="test", data_source="toy", **options)
+    assert [(drop.reason, drop.first_row) for drop in report.dropped] == [
+        ("longer than 90 tokens", 2),
+        ("empty text", 3),
+    ]
+    assert kept(tmp_path / "rl.parquet")[0] == {
+        "data_source": "toy",
+        "prompt": turns("1+1?"),
+        "ability": "",
+        "reward_model": {"style": "rule", "ground_truth": "2"},
+        "extra_info": {"split": "test", "index": 0},
+    }
+    settings = {"max_prompt_length": 90, "filter_overlong_prompts": True, "cache_dir": str(tmp_path / "cache")}
+    loaded = RLHFDataset(str(tmp_path / "rl.parquet"), hf_tokenizer(model), OmegaConf.create(settings))
+    assert len(loaded) == 2 and loaded[1]["index"] == 3
+    assert report.tokens
+    tight = {"max_prompt_length": report.tokens.max - 1, "cache_dir": str(tmp_path / "cache")}
+    assert len(RLHFDataset(str(tmp_path / "rl.parquet"), hf_tokenizer(model), OmegaConf.create(tight))) == 0
+
+
+def verl_row(**changes: Any) -> Row:
+    row = {
+        "data_source": "toy",
+        "prompt": turns("q", system="s"),
+        "ability": "math",
+        "reward_model": {"style": "rule", "ground_truth": "5"},
+        "extra_info": {"split": "train", "index": 3, "difficulty": 0.5},
+    }
+    return row | changes
+
+
+def test_verls_own_rows_pass_as_they_are(tmp_path: Path) -> None:
+    unjudged = verl_row(reward_model={"style": "rule", "ground_truth": ""})
+    answered = verl_row(prompt=turns("q", "a"))
+    source = write(tmp_path, verl_row(), unjudged, answered, verl_row(ability="logic"))
+    report = convert_ppo(source, tmp_path / "rl.parquet", data_source="ignored")
+    assert kept(tmp_path / "rl.parquet") == [verl_row(), verl_row(ability="logic")]
+    assert report.format == "verl"
+    assert {drop.reason: drop.first_row for drop in report.dropped} == {"no ground truth": 2, "order of roles": 3}
+
+
+def test_fields_that_would_be_lost_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "BATCH_ROWS", 1)
+    more = verl_row(extra_info={"split": "train", "index": 3, "difficulty": 0.5, "hint": "h"})
+    with pytest.raises(SpecError, match="fields of several types"):
+        convert_ppo(write(tmp_path, verl_row(), more), tmp_path / "rl.parquet")
+    assert not (tmp_path / "rl.parquet").exists()
+
+
+def test_columns_by_name(tmp_path: Path) -> None:
+    source = write(tmp_path, {"text": "q", "gold": "a"})
+    report: Report = convert_ppo(source, tmp_path / "rl.parquet", question_key="text", answer_key="gold")
+    assert report.format == "text/gold" and kept(tmp_path / "rl.parquet")[0]["prompt"] == turns("q")
+    with pytest.raises(SpecError, match="or give question_key= and answer_key="):
+        convert_ppo(source, tmp_path / "rl.parquet")

@@ -210,17 +210,11 @@ def result_of(figures: Mapping[str, Any]) -> str:
     """What the score rests on, or what a training did."""
     if "n_judged" in figures:
         return f"{figures['n_judged']} of {figures['n_total']} judged"
-    if "steps" in figures:
-        return f"{figures['steps']} steps, " + ", ".join(
-            f"{name} {_shown(figures[f'first_{name}'])} → {_shown(figures[f'last_{name}'])}"
-            for name in ("loss", "reward")
-            if figures.get(f"last_{name}") is not None
-        )
+    if "step" in figures:
+        named = (("loss", "loss"), ("validation loss", "val_loss"), ("reward", "score"), ("validation", "val_score"))
+        measured = [f"{name} {figures[key]:.3f}" for name, key in named if figures.get(key) is not None]
+        return ", ".join([f"{figures['step']} steps", *measured])
     return ""
-
-
-def _shown(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.3f}"
 
 
 if __name__ == "__main__":

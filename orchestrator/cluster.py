@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,10 +64,14 @@ class Cluster:
 
 
 @contextmanager
-def connect(*, namespace: str = "kosen") -> Iterator[Cluster]:
+def connect(
+    *, namespace: str = "kosen", env_vars: Mapping[str, str] | None = None, log_to_driver: bool = False
+) -> Iterator[Cluster]:
     """Connect to the cluster of RAY_ADDRESS, of KOSEN_CLUSTER, to the one that runs, or to one started here.
 
     The lease is held meanwhile; a cluster that a job started goes down with the last job that leaves it.
+    All workers of this job have `env_vars`, which Ray shows to everybody: no secrets. What workers print is in the
+    cluster's logs, with `log_to_driver` also on our standard error.
     Raises ClusterNotReady when there is none, or it does not answer to its token.
     """
     secrets.load_into_environment()
@@ -77,7 +81,7 @@ def connect(*, namespace: str = "kosen") -> Iterator[Cluster]:
         _use_token(state)
         _check_answer(state, address)
         _check_place(state)
-        _init_ray(state, address, namespace)
+        _init_ray(address, namespace, _runtime_env(state, env_vars or {}), log_to_driver)
         stack.callback(ray.shutdown)
         yield _describe(state, address)
 
@@ -205,7 +209,7 @@ def _check_socket(address: str) -> None:
         raise ClusterNotReady(f"nothing answers at RAY_ADDRESS={address} ({error}). {_NEXT}") from None
 
 
-def _init_ray(state: State | None, address: str, namespace: str) -> None:
+def _init_ray(address: str, namespace: str, runtime_env: dict[str, Any], log_to_driver: bool) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else Ray warns about CUDA_VISIBLE_DEVICES
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nor does Ray Data start an actor that collects them
     # Ray Data's own actors make the core worker print a warning about Ray Data. Its errors reach us as exceptions.
@@ -215,9 +219,9 @@ def _init_ray(state: State | None, address: str, namespace: str) -> None:
             ray.init(
                 address=address,
                 namespace=namespace,
-                log_to_driver=False,  # workers' output is in the cluster's logs
+                log_to_driver=log_to_driver,
                 logging_level=logging.ERROR,
-                runtime_env=_runtime_env(state),
+                runtime_env=runtime_env,
             )
     except (ConnectionError, RuntimeError) as error:
         raise ClusterNotReady(f"cannot join the Ray cluster at {address}: {error}. {_NEXT}") from None
@@ -239,15 +243,15 @@ def _silent_native_code() -> Iterator[None]:
         os.close(kept)
 
 
-def _runtime_env(state: State | None) -> dict[str, Any]:
+def _runtime_env(state: State | None, env_vars: Mapping[str, str]) -> dict[str, Any]:
     """How workers find our packages. A job that Ray runs has its working directory already; a cluster on this machine
     reads the repository where it is, which saves packing and unpacking; others get a copy."""
-    hook = {"worker_process_setup_hook": "orchestrator.secrets.set_up_worker"}
+    common = {"worker_process_setup_hook": "orchestrator.secrets.set_up_worker", "env_vars": dict(env_vars)}
     if inside_job():
-        return hook
+        return common
     if state and state["scheduler"] == "local":
-        return hook | {"env_vars": {"PYTHONPATH": str(REPOSITORY)}}
-    return hook | {"working_dir": str(REPOSITORY), "excludes": NOT_CODE}
+        return common | {"env_vars": {"PYTHONPATH": str(REPOSITORY), **env_vars}}
+    return common | {"working_dir": str(REPOSITORY), "excludes": NOT_CODE}
 
 
 def _describe(state: State | None, address: str) -> Cluster:

@@ -1,0 +1,37 @@
+"""The environment variables that every process of a training needs: its trainer, its Ray workers, its data readers."""
+
+import os
+from pathlib import Path
+
+from orchestrator.training.folder import TrainingFolder
+
+FOLDER_VARIABLE = "KOSEN_TRAINING_FOLDER"
+PLUGIN = "orchestrator.training.verl_plugin"
+
+
+def worker_env(cpu: bool, folder: Path | None = None) -> dict[str, str]:
+    """What to give to Ray as `env_vars`: nothing secret, for Ray shows it.
+
+    `cpu`: train on CPUs, with the platform of our plugin. `folder` is the run folder, on a disk that all nodes share.
+    """
+    variables = {
+        "VERL_USE_EXTERNAL_MODULES": PLUGIN,
+        "TOKENIZERS_PARALLELISM": "false",  # tokenizers warn, and may hang, when their process forks
+    }
+    if folder:
+        variables[FOLDER_VARIABLE] = str(folder)
+    if cpu:
+        threads = os.environ.get("OMP_NUM_THREADS", "1")  # all of a machine's workers share its cores
+        variables |= {
+            "VERL_PLATFORM": "cpu",
+            "VLLM_TARGET_DEVICE": "cpu",  # verl imports vLLM, which cannot tell by itself
+            "OMP_NUM_THREADS": threads,
+            "TQ_NUM_THREADS": threads,  # verl's queue warns at each call where its 8 are more than there are cores
+        }
+    return variables
+
+
+def training_folder() -> TrainingFolder | None:
+    """The run folder of the training that this process belongs to."""
+    path = os.environ.get(FOLDER_VARIABLE)
+    return TrainingFolder(Path(path)) if path else None

@@ -1,0 +1,159 @@
+"""Reward functions, called as verl's reward workers call them, and their failures in the run folder."""
+
+import asyncio
+import inspect
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scripted_server import ScriptedServer
+
+from orchestrator.training import rewards
+from orchestrator.training.environment import FOLDER_VARIABLE
+from orchestrator.training.folder import Journal, TrainingFolder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainingFolder:
+    monkeypatch.setenv(FOLDER_VARIABLE, str(tmp_path))
+    return TrainingFolder(tmp_path)
+
+
+def score(function: Any, solution: str, ground_truth: Any = "72", **arguments: Any) -> Any:
+    asked = {"data_source": "tests", "solution_str": solution, "ground_truth": ground_truth, "extra_info": {}}
+    return asyncio.run(function(**(asked | arguments)))
+
+
+@pytest.mark.parametrize(
+    ("solution", "truth", "expected"),
+    [
+        ("So it is 48 + 24.\n#### 72", "72", 1),
+        ("#### 71, no:\n#### 72", "72", 1),  # the last one counts
+        ("#### 72, no:\n#### 71", "72", 0),
+        ("#### 1,234", "1234", 1),
+        ("#### 1234", "She has 1,234.\n#### 1,234", 1),  # GSM8K's own answer as it is
+        ("#### $72.00", "72", 1),
+        ("####-3", "-3", 1),
+        ("#### 72.", "72", 1),
+        ("#### 0.5", ".5", 1),
+        ("the answer is 72", "72", 0),
+        ("####", "72", 0),
+        ("#### x", 72, 0),
+        ("", "72", 0),
+    ],
+)
+def test_gsm8k(solution: str, truth: Any, expected: float) -> None:
+    assert score(rewards.gsm8k, solution, truth) == expected
+
+
+@pytest.mark.parametrize(
+    ("solution", "expected"), [("Paris", 1), (" paris.\n", 1), ("ＰＡＲＩＳ", 1), ("Paris, France", 0), ("", 0)]
+)
+def test_exact_match(solution: str, expected: float) -> None:
+    assert score(rewards.exact_match, solution, "Paris") == expected
+
+
+def test_gold_that_is_no_number_is_said(folder: TrainingFolder) -> None:
+    with pytest.raises(rewards.RewardFailed, match="the right answer 'many' is no number"):
+        score(rewards.gsm8k, "#### 72", "many")
+    failure = folder.failure()
+    assert failure and failure.kind == "reward"
+
+
+def test_verl_awaits_them() -> None:
+    functions = [rewards.gsm8k, rewards.exact_match, rewards.user_function, rewards.judge]
+    assert all(inspect.iscoroutinefunction(function) for function in functions)
+
+
+def test_function_of_the_user(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text(
+        "def compute_score(data_source, solution_str, ground_truth, extra_info=None, weight=1):\n"
+        "    return {'score': weight * len(solution_str), 'length': len(solution_str)}\n"
+        "async def later(data_source, solution_str, ground_truth, extra_info=None):\n"
+        "    return solution_str == ground_truth\n"
+    )
+    found = score(rewards.user_function, "four", path=str(path), arguments={"weight": 0.5})
+    assert found == {"score": 2.0, "length": 4}
+    assert score(rewards.user_function, "72", path=str(path), name="later") is True
+
+
+def test_function_that_raises_is_reported_with_its_line(folder: TrainingFolder) -> None:
+    path = folder.path / "raises.py"
+    path.write_text(
+        "def compute_score(data_source, solution_str, ground_truth, extra_info=None):\n    return 1 + 'a'\n"
+    )
+    Journal(folder).total(10, 4)
+    with pytest.raises(rewards.RewardFailed) as raised:
+        score(rewards.user_function, "x" * 500, path=str(path))
+    failure = folder.failure()
+    assert failure and (failure.kind, failure.step, failure.message) == ("reward", 5, str(raised.value))
+    assert f"compute_score of {path} raised TypeError: unsupported operand" in failure.message
+    assert "at line 2 for data_source 'tests', solution 'xxx" in failure.message
+    assert len(failure.message) < 600
+
+
+@pytest.mark.parametrize(
+    ("body", "kind", "words"),
+    [
+        ("return float('nan')", "nan", "returned nan for data_source"),
+        ("return {'score': float('inf')}", "nan", "returned {'score': inf}"),
+        ("return 'good'", "reward", "it returned 'good', expected a number"),
+        ("return None", "reward", "it returned None, expected a number"),
+        ("return {'points': 1}", "reward", "KeyError: 'score'"),
+    ],
+)
+def test_what_is_no_reward(folder: TrainingFolder, body: str, kind: str, words: str) -> None:
+    path = folder.path / "odd.py"
+    path.write_text(f"def compute_score(data_source, solution_str, ground_truth, extra_info=None):\n    {body}\n")
+    rewards._load.cache_clear()
+    with pytest.raises(rewards.RewardFailed):
+        score(rewards.user_function, "72", path=str(path))
+    failure = folder.failure()
+    assert failure and failure.kind == kind and words in failure.message
+
+
+def test_missing_file_and_missing_function(folder: TrainingFolder) -> None:
+    path = folder.path / "mine.py"
+    with pytest.raises(rewards.RewardFailed, match="there is no file"):
+        score(rewards.user_function, "72", path=str(path))
+    path.write_text("def other(): ...\n")
+    with pytest.raises(rewards.RewardFailed, match="it has no function compute_score; it has other"):
+        score(rewards.user_function, "72", path=str(path))
+
+
+def verdict(prompt: str) -> str:
+    """The scripted judge: right where the response holds the correct answer."""
+    response, correct = prompt.split("Response: ")[1].split("\n\nCorrect answer: ")
+    if "mumble" in response:
+        return "I cannot say."
+    return f"I compare.\n**score: {int(correct.splitlines()[0] in response)}**"
+
+
+def test_judge() -> None:
+    with ScriptedServer(answer=verdict) as server:
+        asked = {"base_url": server.base_url, "model": "scripted"}
+        assert score(rewards.judge, "It is {72}.", **asked) == {"score": 1.0, "judged": 1.0}
+        rewards._judge_of.cache_clear()  # each asyncio.run is a new event loop
+        assert score(rewards.judge, "It is 71 [500x2].", **asked) == {"score": 0.0, "judged": 1.0}
+        rewards._judge_of.cache_clear()
+        assert score(rewards.judge, "mumble", **asked) == {"score": 0.0, "judged": 0.0}
+        assert server.requests()["total"] == 1 + 3 + 3
+
+
+def test_judge_that_is_never_readable_ends_the_training(folder: TrainingFolder) -> None:
+    async def many(base_url: str) -> None:
+        for number in range(rewards.MAX_UNREADABLE):
+            await rewards.judge("tests", f"mumble {number}", "72", base_url=base_url, model="scripted")
+
+    with ScriptedServer(answer=verdict) as server, pytest.raises(rewards.RewardFailed, match="I cannot say"):
+        asyncio.run(many(server.base_url))
+    failure = folder.failure()
+    assert failure and failure.kind == "reward"
+
+
+def test_judge_that_refuses_the_key_is_reported(folder: TrainingFolder) -> None:
+    with ScriptedServer(api_key="secret") as server, pytest.raises(rewards.RewardFailed, match="401"):
+        score(rewards.judge, "72", base_url=server.base_url, model="scripted")
+    failure = folder.failure()
+    assert failure and failure.kind == "other" and "it refuses us" in failure.message

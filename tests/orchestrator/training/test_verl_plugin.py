@@ -1,0 +1,103 @@
+"""What the plugin puts into verl: the value head without flash-attn, the CPU platform, the rollout on CPUs."""
+
+import asyncio
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness import ROOT
+from tiny_model import make_tiny_model
+
+from orchestrator.training.environment import FOLDER_VARIABLE, PLUGIN, worker_env
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def server(model: Path) -> Any:
+    from orchestrator.training.verl_plugin.rollout import HFServer
+
+    return HFServer(str(model), response_length=8, max_batch=16, trust_remote_code=False)
+
+
+def test_worker_env(tmp_path: Path) -> None:
+    assert "VERL_PLATFORM" not in worker_env(cpu=False)
+    assert worker_env(cpu=True, folder=tmp_path).items() >= {
+        ("VERL_USE_EXTERNAL_MODULES", PLUGIN),
+        ("VERL_PLATFORM", "cpu"),
+        ("VLLM_TARGET_DEVICE", "cpu"),
+        (FOLDER_VARIABLE, str(tmp_path)),
+    }
+
+
+@pytest.mark.parametrize(("named", "loaded"), [("flash_attention_2", "sdpa"), ("eager", "eager")])
+def test_value_head_loads_without_flash_attention(model: Path, named: str, loaded: str) -> None:
+    import torch
+    from transformers import AutoConfig
+    from verl.utils import model as verl_model
+
+    import orchestrator.training.verl_plugin  # noqa: F401
+
+    config = AutoConfig.from_pretrained(model, attn_implementation=named, num_labels=1)
+    head = verl_model.load_valuehead_model(str(model), torch.float32, config, False)
+    assert head.config._attn_implementation == loaded
+    assert head(torch.tensor([[5, 6, 7]])).logits.shape == (1, 3, 1)
+
+
+def test_cpu_platform_is_verls_own_there() -> None:
+    """In a process of its own: verl chooses its platform once."""
+    code = (
+        "import torch, verl\n"
+        "from verl.utils.device import get_device_name, get_torch_device\n"
+        "from verl.utils.distributed import initialize_global_process_group\n"
+        "from verl.workers.rollout.replica import get_rollout_replica_class\n"
+        "print(get_device_name(), get_torch_device().is_available(), get_torch_device().max_memory_allocated() > 1e6)\n"
+        "print(initialize_global_process_group(), torch.distributed.get_backend())\n"
+        "print(get_rollout_replica_class('hf_cpu').__name__)\n"
+    )
+    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **worker_env(cpu=True), **place}
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.stdout.split("\n")[:3] == ["cpu False True", "(0, 0, 1) cpu:gloo", "HFReplica"], done.stderr
+
+
+def test_rollout_answers_a_batch_as_it_answers_one_by_one(server: Any) -> None:
+    prompts = [[10, 11, 12], [20], [30, 31, 32, 33, 34, 35]]
+    greedy = {"temperature": 0.0}
+
+    async def together() -> list[Any]:
+        return await asyncio.gather(*(server.generate("", prompt, greedy) for prompt in prompts))
+
+    async def alone() -> list[Any]:
+        return [await server.generate("", prompt, greedy) for prompt in prompts]
+
+    batched, single = asyncio.run(together()), asyncio.run(alone())
+    assert [answer.token_ids for answer in batched] == [answer.token_ids for answer in single]
+    assert all(1 <= len(answer.token_ids) == len(answer.log_probs) <= 8 for answer in batched)
+
+
+def test_rollout_takes_new_weights(server: Any, model: Path, tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    other = AutoModelForCausalLM.from_pretrained(make_tiny_model(tmp_path, seed=1))
+    greedy = {"temperature": 0.0, "max_tokens": 4}
+    prompt = [10, 11, 12]
+
+    async def renew() -> Any:
+        await server.update_weights(dict(other.named_parameters()), 7)
+        return await server.generate("", prompt, greedy)
+
+    answer = asyncio.run(renew())
+    import torch
+
+    expected = other.generate(torch.tensor([prompt]), max_new_tokens=4, do_sample=False)[0, 3:].tolist()
+    assert answer.token_ids == expected[: len(answer.token_ids)]
+    assert answer.extra_fields == {"global_steps": 7}
+    with pytest.raises(RuntimeError, match=r"without \['model"):
+        asyncio.run(server.update_weights({}, 8))

@@ -11,19 +11,11 @@ from orchestrator.datasource import read_rows
 from orchestrator.endpoint import Wish
 from orchestrator.errors import SpecError
 from orchestrator.records import JudgeIdentity, Question, Wanted, digest
-from orchestrator.spec import Budget, PriceSpec, Provider, ServingSpec, SpecModel
+from orchestrator.spec import Budget, PriceSpec, Provider, ServingSpec, SpecModel, WandbSpec
 from orchestrator.state import find_path
 
 RULE_JUDGE = "rule"
 TEMPLATED: tuple[Provider, ...] = ("vllm", "compatible")  # servers that take chat_template_kwargs; others refuse them
-
-
-class WandbSpec(SpecModel):
-    """Tracking by Weights & Biases; off unless a project is named."""
-
-    project: str | None = None
-    entity: str | None = None
-    mode: Literal["online", "offline"] = "online"
 
 
 class ExamSpec(SpecModel):

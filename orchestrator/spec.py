@@ -52,6 +52,14 @@ class PriceSpec(SpecModel):
     output: float = Field(default=0, ge=0)
 
 
+class WandbSpec(SpecModel):
+    """Tracking by Weights & Biases; off unless a project is named."""
+
+    project: str | None = None
+    entity: str | None = None
+    mode: Literal["online", "offline"] = "online"
+
+
 S = TypeVar("S", bound=SpecModel)
 
 

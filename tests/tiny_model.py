@@ -15,7 +15,7 @@ def make_tiny_model(folder: Path, *, seed: int = 0) -> Path:
     import torch
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    tokenizer_size = _write_tokenizer(folder)
+    tokenizer_size = write_tokenizer(folder)
     torch.manual_seed(seed)
     config = Qwen3Config(
         vocab_size=tokenizer_size,
@@ -35,7 +35,7 @@ def make_tiny_model(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def _write_tokenizer(folder: Path) -> int:
+def write_tokenizer(folder: Path) -> int:
     """One token a printable character; the number of tokens."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast

@@ -7,6 +7,12 @@ from orchestrator.training.folder import TrainingFolder
 
 FOLDER_VARIABLE = "KOSEN_TRAINING_FOLDER"
 PLUGIN = "orchestrator.training.verl_plugin"
+WANDB = (
+    "WANDB_MODE",
+    "WANDB_ENTITY",
+    "WANDB_DIR",
+    "WANDB_SILENT",
+)  # the tracker runs in a worker; its key does not go here
 
 
 def worker_env(cpu: bool, folder: Path | None = None) -> dict[str, str]:
@@ -18,6 +24,7 @@ def worker_env(cpu: bool, folder: Path | None = None) -> dict[str, str]:
         "VERL_USE_EXTERNAL_MODULES": PLUGIN,
         "TOKENIZERS_PARALLELISM": "false",  # tokenizers warn, and may hang, when their process forks
     }
+    variables |= {name: os.environ[name] for name in WANDB if name in os.environ}
     if folder:
         variables[FOLDER_VARIABLE] = str(folder)
     if cpu:

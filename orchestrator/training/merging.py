@@ -98,9 +98,9 @@ def merge(checkpoint: Path, target: Path, base: str | None, dtype: DType) -> dic
         hf_model_config_path=str(checkpoint / "huggingface"),
     )
     merger = Merger(config, getattr(torch, name))
-    merger.merge_and_save()  # type: ignore[no-untyped-call]
+    merger.merge_and_save()
     _settle(target, name)
-    model_class = merger.get_transformers_auto_model_class()  # type: ignore[no-untyped-call]
+    model_class = merger.get_transformers_auto_model_class()
     return {"dtype": name, "parameters": check(target, model_class, getattr(torch, name))}
 
 

@@ -61,6 +61,14 @@ def read_result(folder: TrainingFolder) -> Result | None:
     return Result(**values) if values.pop("config") == config_digest(folder) else None
 
 
+def read_mark(folder: TrainingFolder) -> int | None:
+    """The last step of a run that finished, with whatever configuration."""
+    try:
+        return int(orjson.loads((folder.path / "metrics.json").read_bytes())["step"])
+    except FileNotFoundError:
+        return None
+
+
 def finished_step(folder: TrainingFolder) -> int | None:
     """The last step, if the last attempt had the present configuration and the checkpoint of its last step is whole."""
     starts = _starts(folder)

@@ -20,7 +20,7 @@ class TokenCounter:
 
         self._tokenizer = _load(model)
         self._prompt = prompt
-        default_system, _ = chat_template.extract_system_prompt_and_generation(self._tokenizer)  # type: ignore[no-untyped-call]
+        default_system, _ = chat_template.extract_system_prompt_and_generation(self._tokenizer)
         self._default_system = len(default_system)  # tokens that a template puts before every conversation
 
     def count(self, conversations: list[list[Message]]) -> list[int | None]:

@@ -1,0 +1,42 @@
+"""Train a model by reinforcement learning with verl (PPO, GRPO, RLOO): sample answers, reward them, update."""
+
+from collections.abc import Sequence
+
+from orchestrator.errors import run_command
+from orchestrator.training.data import Report, convert_ppo
+from orchestrator.training.ppo_config import ppo_keys, reasons
+from orchestrator.training.run import Recipe, Source
+from orchestrator.training.run import main as run
+from orchestrator.training.sft_config import local_or_hub
+from orchestrator.training.spec import PpoSpec
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run(RECIPE, argv)
+
+
+def _convert(spec: PpoSpec, source: Source) -> Report:
+    return convert_ppo(
+        source.path,
+        source.out,
+        split=source.split,
+        tokenizer_path=local_or_hub(spec.model),
+        max_prompt_length=spec.rollout.max_prompt_length,
+        question_key=spec.question_key,
+        answer_key=spec.answer_key,
+    )
+
+
+RECIPE = Recipe(
+    kind="ppo",
+    purpose="Train a model by reinforcement learning.",
+    schema=PpoSpec,
+    driver="orchestrator.training.ppo_driver",
+    keys=ppo_keys,
+    reasons=reasons,
+    convert=_convert,
+    name=lambda spec: spec.run_name,
+)
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,44 @@
+"""Fine-tune a model on conversations with verl: one process a GPU, checkpoints that are resumed from, one command."""
+
+from collections.abc import Sequence
+
+from orchestrator.errors import run_command
+from orchestrator.training.bundles import Placement
+from orchestrator.training.data import Report, convert_sft
+from orchestrator.training.run import Recipe, Source
+from orchestrator.training.run import main as run
+from orchestrator.training.sft_config import local_or_hub, sft_keys
+from orchestrator.training.spec import SftSpec
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run(RECIPE, argv)
+
+
+def _convert(spec: SftSpec, source: Source) -> Report:
+    return convert_sft(
+        source.path,
+        source.out,
+        split=source.split,
+        tokenizer_path=local_or_hub(spec.model),
+        max_length=spec.max_length,
+    )
+
+
+def _reasons(spec: SftSpec, placement: Placement) -> list[str]:
+    return []
+
+
+RECIPE = Recipe(
+    kind="sft",
+    purpose="Fine-tune a model on conversations.",
+    schema=SftSpec,
+    driver="orchestrator.training.sft_driver",
+    keys=sft_keys,
+    reasons=_reasons,
+    convert=_convert,
+    name=lambda spec: spec.run_name,
+)
+
+if __name__ == "__main__":
+    run_command(main)

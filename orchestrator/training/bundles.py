@@ -1,0 +1,196 @@
+"""Which of a cluster's nodes a training gets, and whether it fits: asked before anything is started.
+
+Ray would wait for a GPU or a CPU that does not exist, in silence and for ever.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.errors import ClusterNotReady, SpecError
+from orchestrator.state import State, current
+from orchestrator.training.spec import PpoSpec, SftSpec, TrainingSpec
+
+Device = Literal["cuda", "cpu"]
+# verl keeps 3 CPUs for each GPU of PPO (actor with critic and reference, rollout, reward model). On CPUs a process
+# takes the one that stands for its GPU; so does each worker of Ray Train.
+PPO_CPUS_PER_GPU = 3
+MOST_STORAGE_UNITS = 8  # verl's default
+QUEUE_CPUS = 1  # the controller of verl's TransferQueue; each of its storage units takes another
+# Rollout servers, agent loops, reward workers and the task runner reserve nothing, but Ray starts such an actor only on
+# a node that has a CPU free.
+PPO_SPARE_CPUS = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What a node has in all, used or not."""
+
+    name: str
+    cpus: float
+    gpus: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The processes of a training: `per_node` on each of `nodes` nodes, a GPU each on `cuda`."""
+
+    device: Device
+    nodes: int
+    per_node: int
+    reason: str
+
+    @property
+    def workers(self) -> int:
+        return self.nodes * self.per_node
+
+    def describe(self) -> str:
+        unit = "a GPU" if self.device == "cuda" else "a CPU"
+        nodes, processes = _count(self.nodes, "node"), _count(self.per_node, "process")
+        return f"{nodes} with {processes} and {unit} for each ({self.reason})"
+
+
+def known_nodes() -> list[Node] | None:
+    """The nodes of the running cluster as its state file says; None where no cluster of ours runs."""
+    state = current()
+    return _of_state(state) if state else None
+
+
+def connected_nodes() -> list[Node]:
+    """The live nodes of the cluster that this process is connected to."""
+    import ray
+
+    return [
+        Node(node["NodeManagerHostname"], node["Resources"].get("CPU", 0), int(node["Resources"].get("GPU", 0)))
+        for node in ray.nodes()
+        if node["Alive"]
+    ]
+
+
+def place(spec: TrainingSpec, nodes: Sequence[Node]) -> Placement:
+    """Spread the workers evenly over as few nodes as they fit on. Raises SpecError or ClusterNotReady with both sides
+    of the sum and the key to change."""
+    device, why = _device(spec, nodes)
+    slots = sorted((_slots(spec, node, device) for node in nodes), reverse=True)
+    workers = spec.workers if spec.workers != "auto" else _all(slots) if device == "cuda" else 1
+    fits = [n for n, least in enumerate(slots, start=1) if workers and workers % n == 0 and workers // n <= least]
+    if not fits:
+        raise ClusterNotReady(_too_many(spec, workers, nodes, device))
+    placement = Placement(device, fits[0], workers // fits[0], why)
+    _check_queue(spec, placement, nodes)
+    return placement
+
+
+def _all(slots: Sequence[int]) -> int:
+    """The most workers that nodes can have, all of them as many; `slots` has the largest node first."""
+    return max((n * least for n, least in enumerate(slots, start=1)), default=0)
+
+
+def assume(spec: TrainingSpec) -> Placement:
+    """What a check without a cluster goes by: the workers that the spec names, on nodes of 8 GPUs."""
+    gpus = _gpus_here()
+    device: Device = "cuda" if spec.device == "cuda" or (spec.device == "auto" and gpus) else "cpu"
+    workers = spec.workers if spec.workers != "auto" else max(1, gpus) if device == "cuda" else 1
+    per_node = next(count for count in range(min(8, workers), 0, -1) if workers % count == 0)
+    return Placement(device, workers // per_node, per_node, "no cluster is running, so this is assumed, not checked")
+
+
+def storage_units(workers: int) -> int:
+    """Processes that hold the answers of a PPO step between its parts."""
+    return min(MOST_STORAGE_UNITS, workers)
+
+
+def _count(number: int, noun: str) -> str:
+    plural = "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{'' if number == 1 else plural}"
+
+
+def _of_state(state: State) -> list[Node]:
+    """A Slurm cluster's state file does not say how many CPUs its nodes have: only GPUs are compared then."""
+    return [Node(node["name"], node.get("cpus", float("inf")), node["gpus"]) for node in state["nodes"]]
+
+
+def _device(spec: TrainingSpec, nodes: Sequence[Node]) -> tuple[Device, str]:
+    gpus = sum(node.gpus for node in nodes)
+    if spec.device == "cuda" and not gpus:
+        raise ClusterNotReady(
+            f"device=cuda, but none of the cluster's {len(nodes)} nodes has a GPU. Use a cluster with GPUs, or give "
+            "device=auto"
+        )
+    if spec.device == "cpu" or not gpus:
+        return "cpu", "device=cpu" if spec.device == "cpu" else "the cluster has no GPU"
+    return "cuda", f"the cluster has {gpus} GPUs"
+
+
+def _slots(spec: TrainingSpec, node: Node, device: Device) -> int:
+    """Workers that fit on a node."""
+    cpus = min(node.cpus, 1e6) - (PPO_SPARE_CPUS if isinstance(spec, PpoSpec) else 0)
+    most = int(cpus // _cpus_per_worker(spec, device))
+    return max(0, most if device == "cpu" else min(node.gpus, most))
+
+
+def _cpus_per_worker(spec: TrainingSpec, device: Device) -> int:
+    return PPO_CPUS_PER_GPU if isinstance(spec, PpoSpec) and device == "cuda" else 1
+
+
+def _too_many(spec: TrainingSpec, workers: int, nodes: Sequence[Node], device: Device) -> str:
+    unit = "CPU" if device == "cpu" else "GPU"
+    seen = ", ".join(f"{node.name} {_seen(node, device)}" for node in nodes)
+    needs = f"{_cpus_per_worker(spec, device)} CPUs and a GPU" if device == "cuda" else "a CPU"
+    return (
+        f"workers={workers or 'auto'} do not fit evenly on the cluster's nodes ({seen}): each worker needs {needs}. "
+        f"Give workers= as many as nodes times {unit}s of a node"
+    )
+
+
+def _seen(node: Node, device: Device) -> str:
+    cpus = "" if node.cpus == float("inf") else f"{node.cpus:.0f} CPUs"
+    return cpus if device == "cpu" else ", ".join(filter(None, [f"{node.gpus} GPUs", cpus]))
+
+
+def _check_queue(spec: TrainingSpec, placement: Placement, nodes: Sequence[Node]) -> None:
+    """PPO's queue needs CPUs beside those of the workers."""
+    if isinstance(spec, SftSpec):
+        return
+    workers = placement.workers * _cpus_per_worker(spec, placement.device)
+    queue = QUEUE_CPUS + storage_units(placement.workers) + PPO_SPARE_CPUS
+    cpus = sum(node.cpus for node in nodes)
+    if cpus < workers + queue:
+        raise ClusterNotReady(
+            f"PPO with workers={placement.workers} needs {workers + queue} CPUs ({workers} for the workers, {queue} "
+            f"for verl's queue and helpers), the cluster has {cpus:.0f}. Give a smaller workers=, or more CPUs"
+        )
+
+
+def check_division(spec: TrainingSpec, placement: Placement) -> None:
+    """Every worker gets the same share of each batch. Raises SpecError."""
+    workers = placement.workers
+    rows, name = spec.batch_size, "batch_size"
+    if isinstance(spec, PpoSpec):
+        rows, name = spec.update_size * spec.n, "mini_batch_size" if spec.mini_batch_size else "batch_size"
+        if workers % spec.rollout.tensor_parallel_size:
+            raise SpecError(
+                f"workers={workers} is not a multiple of rollout.tensor_parallel_size="
+                f"{spec.rollout.tensor_parallel_size}"
+            )
+    if rows % workers:
+        times = f" × {spec.n} answers" if isinstance(spec, PpoSpec) and spec.n > 1 else ""
+        value = getattr(spec, name)
+        raise SpecError(f"{name}={value}{times} cannot be divided evenly among {workers} workers. Change one of them")
+
+
+def _gpus_here() -> int:
+    """GPUs of this machine, on which a local cluster would be started."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return 0
+    return len([path for path in Path("/dev").glob("nvidia*") if path.name.removeprefix("nvidia").isdigit()])
+
+
+def free(placement: Placement) -> bool:
+    """Whether the cluster has as many free GPUs or CPUs now; a job that ends gives its own back a moment later."""
+    import ray
+
+    available: dict[str, Any] = ray.available_resources()
+    return bool(available.get("GPU" if placement.device == "cuda" else "CPU", 0) >= placement.workers)

@@ -1,0 +1,93 @@
+"""Placement: workers against the nodes of a cluster, and the sentences when they do not fit."""
+
+import pytest
+
+from orchestrator.errors import ClusterNotReady, KosenError, SpecError
+from orchestrator.spec import load_spec
+from orchestrator.training import bundles
+from orchestrator.training.bundles import Node, Placement, place
+from orchestrator.training.spec import PpoSpec, SftSpec
+
+LAPTOP = [Node("laptop", 16, 0)]
+PAIR = [Node("a", 128, 8), Node("b", 128, 8)]
+REQUIRED = ["model=m", "train=t.jsonl"]
+
+
+def sft(*overrides: str) -> SftSpec:
+    return load_spec(SftSpec, None, [*REQUIRED, *overrides])
+
+
+def ppo(*overrides: str) -> PpoSpec:
+    return load_spec(PpoSpec, None, [*REQUIRED, *overrides])
+
+
+@pytest.mark.parametrize(
+    ("nodes", "overrides", "device", "count", "per_node"),
+    [
+        (LAPTOP, [], "cpu", 1, 1),
+        (LAPTOP, ["workers=4"], "cpu", 1, 4),
+        (PAIR, [], "cuda", 2, 8),
+        (PAIR, ["workers=8"], "cuda", 1, 8),
+        (PAIR, ["workers=12"], "cuda", 2, 6),
+        (PAIR, ["device=cpu", "workers=2"], "cpu", 1, 2),
+        ([*PAIR, Node("c", 128, 4)], [], "cuda", 2, 8),  # as many on each node
+        ([*PAIR, Node("head", 16, 0)], [], "cuda", 2, 8),  # a head without GPUs takes none
+    ],
+)
+def test_workers_are_spread_evenly_over_as_few_nodes_as_they_fit_on(
+    nodes: list[Node], overrides: list[str], device: str, count: int, per_node: int
+) -> None:
+    found = place(sft(*overrides), nodes)
+    assert (found.device, found.nodes, found.per_node) == (device, count, per_node)
+
+
+@pytest.mark.parametrize(
+    ("spec", "nodes", "parts"),
+    [
+        (sft("workers=17"), LAPTOP, ["workers=17", "laptop 16 CPUs"]),
+        (sft("workers=24"), PAIR, ["workers=24", "a 8 GPUs", "b 8 GPUs"]),
+        (sft("device=cuda"), LAPTOP, ["device=cuda", "has a GPU"]),
+        (ppo("workers=8"), [Node("thin", 12, 8)], ["workers=8", "thin 8 GPUs, 12 CPUs", "3 CPUs and a GPU"]),
+        (ppo("workers=8"), [Node("full", 24, 8)], ["full 8 GPUs, 24 CPUs"]),  # 3 × 8, and none is left free
+        (ppo("workers=14"), LAPTOP, ["needs 24 CPUs", "has 16", "workers="]),
+    ],
+)
+def test_what_does_not_fit_says_what_there_is_and_what_is_needed(
+    spec: SftSpec | PpoSpec, nodes: list[Node], parts: list[str]
+) -> None:
+    with pytest.raises(ClusterNotReady) as error:
+        place(spec, nodes)
+    for part in parts:
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("spec", "part"),
+    [
+        (sft("batch_size=10"), "batch_size=10"),
+        (ppo("batch_size=64", "mini_batch_size=4"), "mini_batch_size=4"),
+        (ppo("rollout.tensor_parallel_size=3"), "tensor_parallel_size=3"),
+    ],
+)
+def test_shares_of_a_batch_are_equal(spec: SftSpec | PpoSpec, part: str) -> None:
+    with pytest.raises(SpecError) as error:
+        bundles.check_division(spec, Placement("cuda", 1, 8, ""))
+    assert part in str(error.value)
+
+
+def test_grpo_divides_answers_not_prompts() -> None:
+    bundles.check_division(ppo("algorithm=grpo", "rollout.n=8", "batch_size=4"), Placement("cuda", 1, 8, ""))
+
+
+def test_without_a_cluster_the_spec_is_taken_at_its_word() -> None:
+    assert bundles.assume(sft("workers=16", "device=cuda")).per_node == 8
+    assert bundles.assume(sft("workers=6", "device=cpu")).describe().startswith("1 node with 6 processes and a CPU")
+
+
+def test_a_state_file_without_cpus_is_checked_for_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = {"nodes": [{"name": "a", "gpus": 8}, {"name": "b", "gpus": 8}]}
+    monkeypatch.setattr(bundles, "current", lambda: state)
+    nodes = bundles.known_nodes()
+    assert nodes and place(ppo(), nodes).workers == 16
+    with pytest.raises(KosenError):
+        place(ppo("workers=17"), nodes)

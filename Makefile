@@ -11,7 +11,7 @@ SITE ?= local
 NODES ?= 1
 NAME ?=
 .DEFAULT_GOAL := help
-.PHONY: help install lock demo check test test-all submit jobs logs stop
+.PHONY: help install lock demo demo-rl check test test-all submit jobs logs stop
 .PHONY: cluster-up cluster-status cluster-tunnel cluster-down preflight
 named = $(if $(NAME),--name $(NAME))
 placed = --site $(SITE) --nodes $(NODES) $(named)
@@ -23,8 +23,19 @@ install: ## .venv from the pinned requirements; PROFILE=cpu or gpu overrides wha
 	@$(PYTHON) requirements/install.py $(PROFILE)
 
 demo: install ## a small exam end to end on this machine: train a model, serve, predict, judge, score
-	@$(PY) -m jobs.demo_model --out runs/demo/model
+	@$(MAKE) --no-print-directory runs/demo/model/kosen-merge.json
 	@$(PY) -m jobs.evaluate --config conf/demo.yaml run=demo/$$(date +%Y_%m_%d_%H_%M_%S) $(ARGS)
+
+# The demo's model is trained again when what it is made of has changed. Threads that spin would take CPU from Ray.
+runs/demo/model/kosen-merge.json: $(wildcard jobs/demo_[em]*.py) jobs/tasks/prompts/hle_system.txt conf/demo/sft.yaml
+	@$(PY) -m jobs.demo_model --out runs/demo
+	@OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(PY) -m jobs.sft --config conf/demo/sft.yaml run=$(CURDIR)/runs/demo/made/sft
+	@$(PY) -m jobs.merge run=$(CURDIR)/runs/demo/made/sft out=runs/demo/model
+	@touch $@
+
+demo-rl: install ## fine-tune, examine, reward, examine again: a pipeline at toy scale; the score rises, and why is said
+	@$(PY) -m jobs.pipeline --config conf/pipelines/demo-rl.yaml run=$(CURDIR)/runs/demo-rl $(ARGS)
+	@$(PY) -m jobs.demo_rl --explain runs/demo-rl
 
 check: install ## formatting, lint, types
 	@.venv/bin/ruff format --check .

@@ -23,9 +23,10 @@ from orchestrator.progress import say
 from orchestrator.spec import SpecModel, load_spec
 from orchestrator.state import run_root
 from orchestrator.training.checkpoints import check, newest_good, path_of
-from orchestrator.training.folder import TrainingFolder
+from orchestrator.training.folder import TrainingFolder, read_journal
 
 MARK = "kosen-merge.json"  # in a merged folder, written last: which checkpoint it holds
+SAVED = "saved"
 GIGABYTE = 1e9
 
 
@@ -53,7 +54,7 @@ def merge(spec: MergeSpec) -> Path:
     step = _choose_step(run, spec.step)
     out = Path(spec.out).expanduser().absolute() if spec.out else run.path / "exports" / f"global_step_{step}"
     base = _base_model(run)
-    wanted = {"run": str(run.path), "step": step, "dtype_asked": spec.dtype}
+    wanted = {"run": str(run.path), "step": step, "dtype_asked": spec.dtype, SAVED: _saved_at(run, step)}
     with _lock(out):
         if _is_there(out, wanted):
             say(f"{out} is there already, from step {step}")
@@ -108,10 +109,19 @@ def _is_there(out: Path, wanted: dict[str, Any]) -> bool:
     except (OSError, ValueError):
         raise SpecError(f"{out} exists and was not made by jobs.merge. Give another out=") from None
     differs = [name for name, value in wanted.items() if found.get(name) != value]
+    if differs == [SAVED]:
+        say(f"{out} is of an earlier training in the same run; it is made anew")
+        return False
     if differs:
         name = differs[0]
         raise SpecError(f"{out} exists, from {name}={found.get(name)}, not {wanted[name]}. Give another out=")
     return True
+
+
+def _saved_at(run: TrainingFolder, step: int) -> str | None:
+    """When a checkpoint was saved, as the run's journal says: a run that is trained anew saves the same step again."""
+    lines = [line for line in read_journal(run) if line["event"] == "checkpoint" and line["step"] == step]
+    return str(lines[-1]["time"]) if lines else None
 
 
 @contextmanager
@@ -154,6 +164,7 @@ def _run_merger(
             raise _failure(code, log)
         facts: dict[str, Any] = json.loads((draft / MARK).read_text(encoding="utf-8")) | wanted
         (draft / MARK).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(out, ignore_errors=True)  # what was made of an earlier save of this step, see _is_there
         draft.rename(out)
         return facts
     except OSError as error:

@@ -1,6 +1,7 @@
 """Make training data: GSM8K, or rows of your own, as the Parquet files that verl's SFT and PPO read.
 
-Tasks: gsm8k (both, into a folder), sft (conversations, into a file), rl (questions and answers, into a file).
+Tasks: gsm8k (both, and an exam of its test split, into a folder), sft (conversations, into a file), rl (questions and
+answers, into a file).
 """
 
 from collections.abc import Callable, Sequence
@@ -8,12 +9,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+import orjson
 from pydantic import Field, PositiveInt
 
 from orchestrator import secrets
-from orchestrator.datasource import FORMATS
+from orchestrator.datasource import FORMATS, read_rows
 from orchestrator.errors import Parser, SpecError, run_command
 from orchestrator.progress import say
+from orchestrator.records import digest, write_atomic
 from orchestrator.spec import SpecModel, load_spec, to_yaml
 from orchestrator.state import find_path, inside_job, run_root
 from orchestrator.training.data import Report, Row, convert_ppo, convert_sft, rl_row
@@ -81,7 +84,7 @@ def plan(spec: PrepareSpec) -> list[Step]:
     """The files that this spec makes. Raises SpecError where the paths cannot be right."""
     lengths = {"tokenizer_path": find_path(spec.tokenizer) if spec.tokenizer else None}
     if isinstance(spec, Gsm8kSpec):
-        return [step for split in ("train", "test") for step in _gsm8k(spec, split, lengths)]
+        return [step for split in ("train", "test") for step in _gsm8k(spec, split, lengths)] + [_gsm8k_exam(spec)]
     out = _place(spec.out)
     if out.suffix != ".parquet":
         raise SpecError(f"out={spec.out} is no Parquet file. Expected a name like data/train.parquet")
@@ -104,6 +107,31 @@ def _gsm8k(spec: Gsm8kSpec, split: str, lengths: dict[str, Any]) -> list[Step]:
         (source, sft, lambda: convert_sft(source, sft, **sft_options)),
         (source, rl, lambda: convert_ppo(source, rl, **rl_options, change=gsm8k_question(split))),
     ]
+
+
+def _gsm8k_exam(spec: Gsm8kSpec) -> Step:
+    """The test split in the exams' row schema, asked in the words of the training."""
+    source, out = _split_of(find_path(spec.source), "test"), _place(spec.out) / "exam.jsonl"
+
+    def write() -> Report:
+        rows = [gsm8k_exam_row(row) for row in read_rows(source, split="test", columns=None)]
+        write_atomic(out, "".join(orjson.dumps(row).decode() + "\n" for row in rows))
+        return Report(source=source, format="exam", rows=len(rows), kept=len(rows))
+
+    return source, out, write
+
+
+def gsm8k_exam_row(row: Row) -> Row:
+    """A row of GSM8K with the fields of HLE's rows."""
+    question, answer = _texts(row)
+    return {
+        "id": digest(question),
+        "question": _prompt(question)[0]["content"],
+        "answer": answer.rpartition(GOLD)[2].strip().replace(",", ""),
+        "answer_type": "exactMatch",
+        "category": "Math",
+        "image": "",
+    }
 
 
 def gsm8k_conversation(row: Row) -> Row:

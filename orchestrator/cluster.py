@@ -39,7 +39,8 @@ from orchestrator.state import (
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LEASE_TIMEOUT = 60.0  # seconds that another job's `down` may take
-NOT_CODE = ["runs/", ".git/", ".venv/", "*.safetensors", "*.parquet", "__pycache__/", "wandb/"]
+# Ray packs the working directory: code and specs travel, results, environments and what is hidden do not.
+NOT_CODE = [".?*", "/runs/", "/wandb/", "/tests/", "__pycache__/", "*.safetensors", "*.parquet"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +251,7 @@ def _runtime_env(state: State | None, env_vars: Mapping[str, str]) -> dict[str, 
     if inside_job():
         return common
     if state and state["scheduler"] == "local":
-        return common | {"env_vars": {"PYTHONPATH": str(REPOSITORY), **env_vars}}
+        return common | {"env_vars": {"PYTHONPATH": _importable()["PYTHONPATH"], **env_vars}}
     return common | {"working_dir": str(REPOSITORY), "excludes": NOT_CODE}
 
 

@@ -1,5 +1,6 @@
 """Ray's job API, with the cluster found, its token set, and a deadline on everything that is waited for."""
 
+import logging
 import shlex
 import sys
 import time
@@ -9,7 +10,7 @@ from typing import TypeVar
 
 from ray.job_submission import JobDetails, JobSubmissionClient
 
-from orchestrator.cluster import find
+from orchestrator.cluster import NOT_CODE, find
 from orchestrator.errors import ClusterNotReady, KosenError, SpecError
 
 T = TypeVar("T")
@@ -17,14 +18,14 @@ T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent
 AGENT_SECONDS = 60.0  # the job agent comes up after the dashboard; submissions before that are refused
 STOP_SECONDS = 120.0
-# Ray packs the working directory: code and specs travel, results and environments do not.
-EXCLUDES = [".git", ".venv", "runs", "wandb", "tests", "**/__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache"]
 
 
 def job_client(*, start: bool) -> JobSubmissionClient:
     """For the running cluster; `start`: where there is none, a local one is started that stays."""
     url = find(start=start)["dashboard_url"]
-    return _retry(lambda: JobSubmissionClient(url))
+    client = _retry(lambda: JobSubmissionClient(url))
+    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every package that it makes
+    return client
 
 
 def check_job(job: str) -> None:
@@ -40,7 +41,7 @@ def submit_job(client: JobSubmissionClient, job: str, arguments: list[str], *, p
     `parent`: the job that will submit this one again if the cluster is lost; without it a successor does.
     """
     entrypoint = f"{shlex.quote(sys.executable)} -m jobs.{job} {shlex.join(arguments)}".strip()
-    runtime_env = {"working_dir": str(ROOT), "excludes": EXCLUDES}
+    runtime_env = {"working_dir": str(ROOT), "excludes": NOT_CODE}
     metadata = {"parent": parent} if parent else {"working_dir": str(ROOT)}  # where a successor runs the job again
     try:
         return _retry(lambda: client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env, metadata=metadata))

@@ -17,6 +17,7 @@ _CONFIDENCE = r"confidence(?:[ \t]+(?:score|level))?|確信度|信頼度|自信�
 _OTHER = r"explanation|rationale|reasoning|説明|理由"
 _COLON = r"[ \t*_`]*[:：][ \t]*(?:\*{1,2}(?=[ \t])|\*\*|__)?[ \t]*"
 _START = r"^[ \t>*_`#・-]*"
+_HASHES = re.compile(r"^####(?!#)[ \t]*([^\w\n]{0,3}\d.*)$", re.MULTILINE)  # a heading has no number there
 _LABEL_LINE = re.compile(rf"{_START}(?:{_ANSWER}){_COLON}(.*)$", re.IGNORECASE | re.MULTILINE)
 _LABEL_INLINE = re.compile(rf"(?<![^\W_])(?:{_ANSWER}){_COLON}(.*)$", re.IGNORECASE | re.MULTILINE)
 _NEXT_LABEL = re.compile(rf"{_START}(?:{_ANSWER}|{_CONFIDENCE}|{_OTHER}){_COLON}", re.IGNORECASE | re.MULTILINE)
@@ -50,7 +51,7 @@ def read_answer(response: str) -> tuple[str | None, int | None]:
     """The stated final answer and confidence (percent); None for what is not stated.
 
     The last label `Answer:` (also `Exact Answer:`, `Final Answer:`, 回答, 答え; bold or not) decides, at the start of a
-    line if there is such a one; without any label the last \\boxed{…}.
+    line if there is such a one; without any label the last \\boxed{…}, or else what follows GSM8K's last `####`.
     """
     text = without_thinking(response)
     confidences = _CONFIDENCE_VALUE.findall(unicodedata.normalize("NFKC", text))
@@ -87,7 +88,12 @@ def _final_answer(text: str) -> str | None:
         if labels:
             stated = _after_label(text, labels[-1])
             return _boxed(stated) or stated or None
-    return _boxed(text)
+    return _boxed(text) or _after_hashes(text)
+
+
+def _after_hashes(text: str) -> str | None:
+    found = _HASHES.findall(text)
+    return found[-1].strip() if found else None
 
 
 def _after_label(text: str, label: re.Match[str]) -> str:

@@ -1,5 +1,6 @@
 """The demo's exam and the model that sits it: a fair exam, in HLE's form, and a model that loads and answers."""
 
+import copy
 import json
 import random
 from collections import Counter
@@ -11,8 +12,12 @@ import pytest
 
 from jobs import demo_model
 from jobs.demo_exam import EXAM, FAMILIES, make_exam, questions, write_exam
-from jobs.demo_model import make_model, read_system_prompt, training_conversations
+from jobs.demo_model import BATCH_SIZE, TRAINING, make_start, training_conversations
+from jobs.demo_muon import MuonAdamW
+from jobs.tasks import hle
 from orchestrator.errors import SpecError
+from orchestrator.spec import load_spec
+from orchestrator.training.spec import SftSpec
 
 FIELDS = [
     *("id", "question", "image", "image_preview", "answer", "answer_type", "author_name", "rationale"),
@@ -70,7 +75,7 @@ def test_every_letter_is_right_somewhere(rows: list[dict[str, Any]]) -> None:
 
 
 def test_no_question_of_the_exam_is_trained_on(rows: list[dict[str, Any]]) -> None:
-    trained = {question for question, _ in training_conversations()}
+    trained = {asked["content"] for _, asked, _ in training_conversations()}
     assert trained and trained.isdisjoint(row["question"] for row in rows)
 
 
@@ -89,39 +94,51 @@ def test_sums_are_right() -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("demo") / "model"
-    make_model(out, steps=4)
-    return out
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("demo")
+    make_start(out, steps=4)
+    return out / "made"
 
 
-def test_the_template_says_what_the_training_said(folder: Path) -> None:
+@pytest.fixture(scope="module")
+def tokenizer(made: Path) -> Any:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    messages = [
-        {"role": "system", "content": read_system_prompt()},
-        {"role": "user", "content": "What is 1 + 1?"},
-        {"role": "assistant", "content": "Answer: 2"},
-    ]
-    whole = tokenizer.apply_chat_template(messages, tokenize=False)
-    assert whole.endswith(demo_model.TURNS.format("What is 1 + 1?", "Answer: 2") + "\n")
-    asked = tokenizer.apply_chat_template(messages[:2], tokenize=False, add_generation_prompt=True)
-    assert asked.endswith(demo_model.ASKED.format("What is 1 + 1?")) and whole.startswith(asked)
+    return AutoTokenizer.from_pretrained(made / "untrained")
 
 
-def test_any_text_survives_the_tokenizer(folder: Path) -> None:
-    from transformers import AutoTokenizer
+def test_a_conversation_is_tokenized_whole_and_short(made: Path, tokenizer: Any) -> None:
+    spec = load_spec(SftSpec, TRAINING, [])
+    rows = [json.loads(line)["messages"] for line in (made / "train.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(rows) == 4 * BATCH_SIZE == 4 * spec.batch_size
+    for messages in rows:
+        ids = tokenizer.apply_chat_template(messages)["input_ids"]
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        assert tokenizer.decode(ids) == text and all(message["content"] in text for message in messages)
+        assert len(ids) <= spec.max_length
 
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+
+def test_the_exam_asks_in_the_words_of_the_training(rows: list[dict[str, Any]], made: Path, tokenizer: Any) -> None:
+    system, _ = hle.load_prompt("hle_system.txt")
+    [item, *_] = hle.items_from_rows(rows[:1])
+    asked = hle.messages(item, system)
+    assert asked[0] == training_conversations(steps=1)[0][0]
+    answered = [*asked, {"role": "assistant", "content": "Answer: 2"}]
+    start = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    whole = tokenizer.apply_chat_template(answered, tokenize=False)
+    assert whole == start + "Answer: 2<|im_end|>\n"
+    assert len(tokenizer(system).input_ids) == 1
+
+
+def test_any_text_survives_the_tokenizer(tokenizer: Any) -> None:
     text = "光線 naïve 🙂\tH2SO4\n\n  12345 <b>"
     assert tokenizer.decode(tokenizer(text).input_ids) == text
 
 
-def test_a_saved_model_loads_and_answers(folder: Path) -> None:
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+def test_the_untrained_model_loads_and_answers(made: Path, tokenizer: Any) -> None:
+    from transformers import AutoModelForCausalLM
 
-    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(made / "untrained")
     asked = tokenizer.apply_chat_template(
         [{"role": "user", "content": "What is 11 + 2?"}], add_generation_prompt=True, return_tensors="pt"
     )["input_ids"]
@@ -129,27 +146,77 @@ def test_a_saved_model_loads_and_answers(folder: Path) -> None:
     assert answer.shape[1] > asked.shape[1]
 
 
-def test_the_same_recipe_gives_the_same_weights_and_is_not_made_twice(folder: Path, tmp_path: Path) -> None:
-    losses: list[float] = []
-    make_model(tmp_path / "again", steps=4, progress=lambda step, steps, loss: losses.append(loss))
-    weights = (tmp_path / "again" / "model.safetensors").read_bytes()
-    assert weights == (folder / "model.safetensors").read_bytes() and len(losses) == 4
-    make_model(tmp_path / "again", steps=4, progress=lambda step, steps, loss: losses.append(loss))
-    assert len(losses) == 4
-    assert [path.name for path in tmp_path.iterdir()] == ["again"]
+def test_the_same_recipe_makes_the_same_and_only_once(made: Path, tmp_path: Path) -> None:
+    make_start(tmp_path, steps=4)
+    for name in ("untrained/model.safetensors", "untrained/tokenizer.json", "train.jsonl"):
+        assert (tmp_path / "made" / name).read_bytes() == (made / name).read_bytes()
+    checkpoint = tmp_path / "made" / "sft" / "checkpoints"
+    checkpoint.mkdir(parents=True)
+    make_start(tmp_path, steps=4)
+    assert checkpoint.exists() and [path.name for path in tmp_path.iterdir()] == ["made"]
 
 
-def test_a_model_that_failed_half_way_leaves_nothing(tmp_path: Path) -> None:
-    def interrupt(step: int, steps: int, loss: float) -> None:
+def test_another_recipe_replaces_all_that_came_of_the_old_one(tmp_path: Path) -> None:
+    make_start(tmp_path, steps=1)
+    (tmp_path / "made" / "sft").mkdir()
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "kosen-merge.json").write_text("{}")
+    make_start(tmp_path, steps=2)
+    assert len((tmp_path / "made" / "train.jsonl").read_text().splitlines()) == 2 * BATCH_SIZE
+    assert not (tmp_path / "made" / "sft").exists() and not (tmp_path / "model").exists()
+
+
+def test_what_failed_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
+    monkeypatch.setattr(demo_model, "save_model", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        make_model(tmp_path / "model", steps=2, progress=interrupt)
+        make_start(tmp_path, steps=1)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_is_no_model_is_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(SpecError, match="is no model of the demo"):
-        make_model(tmp_path, steps=1)
-    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+def test_folders_that_are_not_the_demos_are_left_alone(tmp_path: Path) -> None:
+    for name in ("made", "model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "thesis.tex").write_text("years of work")
+    with pytest.raises(SpecError, match="is none of the demo's"):
+        make_start(tmp_path, steps=1)
+    (tmp_path / "made" / "thesis.tex").rename(tmp_path / "thesis.tex")
+    (tmp_path / "made").rmdir()
+    make_start(tmp_path, steps=1)
+    assert (tmp_path / "model" / "thesis.tex").read_text() == "years of work"
+
+
+def test_the_optimizer_goes_on_from_its_state_as_if_nothing_had_happened(made: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    def start() -> tuple[Any, Any]:
+        model = AutoModelForCausalLM.from_pretrained(made / "untrained", dtype=torch.float32)
+        return model, MuonAdamW(model.parameters(), lr=0.03, weight_decay=0.01, betas=(0.9, 0.98), adamw_lr=0.006)
+
+    def train(model: Any, optimizer: Any, steps: range) -> list[float]:
+        losses = []
+        for step in steps:
+            for group in optimizer.param_groups:
+                group["lr"] *= 1 - step / 10
+            ids = torch.arange(step, step + 24).reshape(1, -1)
+            loss = model(ids, labels=ids).loss
+            loss.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+        return losses
+
+    model, optimizer = start()
+    losses = train(model, optimizer, range(3))
+    weights = {name: weight.clone() for name, weight in model.state_dict().items()}
+    state = copy.deepcopy(optimizer.state_dict())
+    losses += train(model, optimizer, range(3, 6))
+    again, resumed = start()
+    again.load_state_dict(weights)
+    resumed.load_state_dict(state)
+    assert train(again, resumed, range(3, 6)) == losses[3:]
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(weight, again.state_dict()[name]) for name, weight in model.state_dict().items())

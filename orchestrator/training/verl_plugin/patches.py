@@ -2,6 +2,55 @@
 
 from typing import Any
 
+import torch
+
+CHUNK = 2**28  # logits held in float32 at once: 1 GiB
+
+
+def compute_log_probs_without_flash_attention() -> None:
+    """Without flash-attn's cross entropy verl 0.9.1 loops over the tokens: benchmarks/README.md has what that costs."""
+    from verl.utils import torch_functional
+
+    torch_functional.logprobs_from_logits_v2 = log_probs  # looked up by verl's logprobs_from_logits
+
+
+def log_probs(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Log probability of each label, in float32; `logits` [..., vocabulary] of any float type, `labels` [...]."""
+    flat: torch.Tensor = TokenLogProbs.apply(logits.reshape(-1, logits.shape[-1]), labels.reshape(-1))
+    return flat.view(labels.shape)
+
+
+class TokenLogProbs(torch.autograd.Function):
+    """log softmax(logits)[label] in float32, some rows at a time; the softmax is made again in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """`logits` [tokens, vocabulary], `labels` [tokens]; returns [tokens]."""
+        found = torch.empty(len(labels), dtype=torch.float32, device=logits.device)
+        norms = torch.empty_like(found)
+        for rows in _chunks(logits):
+            part = logits[rows].float()
+            norms[rows] = part.logsumexp(-1)
+            found[rows] = part.gather(-1, labels[rows, None]).squeeze(-1) - norms[rows]
+        ctx.save_for_backward(logits, labels, norms)
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
+        """d log softmax(x)[l] / dx = onehot(l) - softmax(x)."""
+        logits, labels, norms = ctx.saved_tensors
+        result = torch.empty_like(logits)
+        for rows in _chunks(logits):
+            weight = gradient[rows, None].float()
+            part = (logits[rows].float() - norms[rows, None]).exp_().mul_(-weight)
+            result[rows] = part.scatter_add_(-1, labels[rows, None], weight).to(result.dtype)
+        return result, None
+
+
+def _chunks(logits: torch.Tensor) -> list[slice]:
+    size = max(1, CHUNK // logits.shape[-1])
+    return [slice(start, start + size) for start in range(0, len(logits), size)]
+
 
 def load_value_head_without_flash_attention() -> None:
     """verl 0.9.1 asks for flash_attention_2 whenever it loads a critic, whatever the configuration says."""

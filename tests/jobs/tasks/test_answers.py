@@ -23,6 +23,9 @@ from jobs.tasks.answers import equivalent, percent, read_answer
         ("Explanation: a. Answer: 5 Confidence: 30%", "5", 30),
         ("Answer: The answer is \\boxed{\\frac{1}{2}}.", "\\frac{1}{2}", None),
         ("so we get $\\boxed{7}$", "7", None),
+        ("8 boxes of 9 are 72.\n#### 72", "72", None),  # as GSM8K's own solutions end
+        ("#### 1\nno, once more:\n#### $1,200", "$1,200", None),
+        ("#### Steps\nI do not know.", None, None),
         ("説明：計算した\n回答：42\n確信度：８５％", "42", 85),
         ("**答え**: 東京\n信頼度: 60%", "東京", 60),
         ("<think>Answer: 3\nConfidence: 1%</think>Answer: 4\nConfidence: 150%", "4", 150),

@@ -101,3 +101,33 @@ def test_rollout_takes_new_weights(server: Any, model: Path, tmp_path: Path) -> 
     assert answer.extra_fields == {"global_steps": 7}
     with pytest.raises(RuntimeError, match=r"without \['model"):
         asyncio.run(server.update_weights({}, 8))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_log_probabilities_and_their_gradient_are_those_of_log_softmax(dtype: str) -> None:
+    import torch
+
+    from orchestrator.training.verl_plugin import patches
+
+    torch.manual_seed(0)
+    logits = (4 * torch.randn(3, 50, 97)).to(getattr(torch, dtype)).requires_grad_()
+    labels = torch.randint(97, (3, 50))
+    weights = torch.randn(3, 50)
+    found = patches.log_probs(logits, labels)
+    (found * weights).sum().backward()
+    mine, logits.grad = logits.grad, None
+    wanted = logits.float().log_softmax(-1).gather(-1, labels[..., None]).squeeze(-1)
+    (wanted * weights).sum().backward()
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(mine, logits.grad)
+
+
+def test_log_probabilities_are_the_same_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from orchestrator.training.verl_plugin import patches
+
+    logits, labels = torch.randn(50, 97), torch.randint(97, (50,))
+    whole = patches.log_probs(logits, labels)
+    monkeypatch.setattr(patches, "CHUNK", 7 * 97)
+    torch.testing.assert_close(patches.log_probs(logits, labels), whole)

@@ -15,6 +15,8 @@ from orchestrator.errors import ClusterNotReady, KosenError, SpecError
 
 T = TypeVar("T")
 
+# Ray's client tells of every package that it makes, and of every log that it has followed to its end.
+TALKATIVE = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 ROOT = Path(__file__).resolve().parent.parent
 AGENT_SECONDS = 60.0  # the job agent comes up after the dashboard; submissions before that are refused
 STOP_SECONDS = 120.0
@@ -24,7 +26,8 @@ def job_client(*, start: bool) -> JobSubmissionClient:
     """For the running cluster; `start`: where there is none, a local one is started that stays."""
     url = find(start=start)["dashboard_url"]
     client = _retry(lambda: JobSubmissionClient(url))
-    logging.getLogger("ray").setLevel(logging.ERROR)  # it tells of every package that it makes
+    for name in TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     return client
 
 

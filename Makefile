@@ -45,7 +45,7 @@ check: install ## formatting, lint, types
 test: install ## the tests, 20 minutes at most
 	@.venv/bin/pytest -m "not slow"
 
-test-all: install ## all tests, the long ones too, 60 minutes at most
+test-all: install ## all tests, the long ones too, 80 minutes at most
 	@.venv/bin/pytest
 
 cluster-up: install ## SITE=osk NODES=2 [NAME=…] [ARGS="time=04:00:00 …"]: a Ray cluster; SITE=local is this machine

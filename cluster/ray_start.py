@@ -11,6 +11,8 @@ SLOW_START = "timed out during startup"  # Ray gives its own parts 30 s; the nex
 # What a batch step leaves behind makes MPI, torch and others believe that they run as tasks of a scheduler.
 STEP_VARIABLES = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "PMI_", "PMIX_", "OMPI_")
 OF_ANOTHER = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")  # cluster
+# Slurm tells the GPUs of a step to every vendor's libraries; verl refuses to start where both are set.
+OF_OTHER_VENDORS = ("ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,8 @@ def ray_command(node: RayNode) -> list[str]:
 
 def ray_environment(base: Mapping[str, str], node: RayNode) -> dict[str, str]:
     """What the node's processes inherit. RAY_TMPDIR is also the mark by which they are known when they are ended."""
-    inherited = {k: v for k, v in base.items() if not k.startswith(STEP_VARIABLES) and k not in OF_ANOTHER}
+    left_out = (*OF_ANOTHER, *(OF_OTHER_VENDORS if "CUDA_VISIBLE_DEVICES" in base else ()))
+    inherited = {k: v for k, v in base.items() if not k.startswith(STEP_VARIABLES) and k not in left_out}
     return inherited | {
         # `ray job submit -- python …` means the Python that Ray runs on.
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), base.get("PATH", os.defpath)]),

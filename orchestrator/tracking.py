@@ -8,6 +8,14 @@ from orchestrator.progress import say
 from orchestrator.spec import SpecModel, first_line
 
 
+def usable_mode(mode: str) -> str:
+    """`mode`, or `offline`, and said so, where there is no key to be online with."""
+    if mode == "online" and not secrets.find("WANDB_API_KEY"):
+        say("wandb: WANDB_API_KEY is not set (environment or ~/.kosen/secrets.env); writing offline")
+        return "offline"
+    return mode
+
+
 def track(
     folder: Path, project: str, entity: str | None, mode: str, config: SpecModel, figures: dict[str, Any]
 ) -> None:
@@ -15,9 +23,7 @@ def track(
     import wandb
 
     secrets.load_into_environment()
-    if mode == "online" and not secrets.find("WANDB_API_KEY"):
-        say("wandb: WANDB_API_KEY is not set (environment or ~/.kosen/secrets.env); writing offline")
-        mode = "offline"
+    mode = usable_mode(mode)
     try:
         run = wandb.init(
             project=project,

@@ -1,5 +1,6 @@
 """A Qwen3 of some 80,000 random parameters with a character tokenizer: real enough for vLLM, made in seconds."""
 
+import json
 from pathlib import Path
 
 CHAT_TEMPLATE = (
@@ -33,6 +34,14 @@ def make_tiny_model(folder: Path, *, seed: int = 0) -> Path:
     )
     Qwen3ForCausalLM(config).save_pretrained(folder)
     return folder
+
+
+def write_sums(path: Path, count: int) -> Path:
+    """Conversations as JSON lines, a question and its answer each, that the model can learn."""
+    sums = ((number % 7, number * number % 11) for number in range(count))
+    rows = ([{"role": "user", "content": f"{a}+{b}=?"}, {"role": "assistant", "content": str(a + b)}] for a, b in sums)
+    path.write_text("".join(json.dumps({"messages": row}) + "\n" for row in rows), encoding="utf-8")
+    return path
 
 
 def write_tokenizer(folder: Path) -> int:

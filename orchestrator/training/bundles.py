@@ -108,7 +108,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _of_state(state: State) -> list[Node]:
-    """A Slurm cluster's state file does not say how many CPUs its nodes have: only GPUs are compared then."""
+    """Where a state file does not say how many CPUs a node has, only GPUs are compared."""
     return [Node(node["name"], node.get("cpus", float("inf")), node["gpus"]) for node in state["nodes"]]
 
 

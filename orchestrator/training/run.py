@@ -11,12 +11,12 @@ from typing import Any, Generic, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
-from orchestrator import secrets
 from orchestrator.datasource import FORMATS
 from orchestrator.errors import COMPLETE, ClusterNotReady, Parser, SpecError
 from orchestrator.progress import say
 from orchestrator.spec import load_spec, to_yaml
 from orchestrator.state import find_path, inside_job, run_root
+from orchestrator.tracking import usable_mode
 from orchestrator.training import bundles, sft_config, verl_config
 from orchestrator.training.bundles import Placement
 from orchestrator.training.folder import TrainingFolder, loss_curve
@@ -266,10 +266,7 @@ def _wandb(spec: TrainingSpec, folder: TrainingFolder) -> dict[str, str]:
     """How the trainer's tracker is told what the spec says; verl passes on only the project."""
     if not spec.wandb.project:
         return {}
-    mode = spec.wandb.mode
-    if mode == "online" and not secrets.find("WANDB_API_KEY"):
-        say("wandb: WANDB_API_KEY is not set (environment or ~/.kosen/secrets.env); writing offline")
-        mode = "offline"
+    mode = usable_mode(spec.wandb.mode)
     entity = {"WANDB_ENTITY": spec.wandb.entity} if spec.wandb.entity else {}
     return {"WANDB_MODE": mode, "WANDB_DIR": str(folder.path), "WANDB_SILENT": "true", **entity}
 

@@ -1,12 +1,11 @@
 """A fine-tuning over two nodes of a Slurm cluster, one of which crashes in the middle."""
 
 import json
-from pathlib import Path
 
 import pytest
 from namespaces import wait_until
 from slurm_harness import Kosen
-from tiny_model import make_tiny_model
+from tiny_model import make_tiny_model, write_sums
 
 from orchestrator.training.folder import TrainingFolder, loss_curve, read_journal
 
@@ -20,17 +19,9 @@ def options(kosen: Kosen, run: str) -> list[str]:
     return ["submit", "sft", *data, *size, f"workers={WORKERS}", "device=cpu"]
 
 
-def write_data(folder: Path) -> None:
-    make_tiny_model(folder / "model")
-    with (folder / "train.jsonl").open("w") as file:
-        for number in range(144):
-            a, b = number % 7, number * number % 11
-            turns = [{"role": "user", "content": f"{a}+{b}=?"}, {"role": "assistant", "content": str(a + b)}]
-            file.write(json.dumps({"messages": turns}) + "\n")
-
-
 def test_a_training_outlives_a_node_that_crashes_and_comes_back(kosen: Kosen) -> None:
-    write_data(kosen.home)
+    make_tiny_model(kosen.home / "model")
+    write_sums(kosen.home / "train.jsonl", 144)
     kosen.up()
     quiet = kosen.run("orchestrator.submit", *options(kosen, "quiet"), timeout=400)
     assert quiet.returncode == 0, quiet.stdout + quiet.stderr

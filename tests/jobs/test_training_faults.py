@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 from harness import processes_titled, run, start, wait_for
-from tiny_model import make_tiny_model
+from tiny_model import make_tiny_model, write_sums
 
 from orchestrator.training.folder import TrainingFolder, loss_curve, read_journal
 
@@ -23,11 +23,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model and forty sums."""
     folder = tmp_path_factory.mktemp("faults")
     make_tiny_model(folder / "model")
-    with (folder / "train.jsonl").open("w") as file:
-        for number in range(40):
-            a, b = number % 7, number * number % 11
-            turns = [{"role": "user", "content": f"{a}+{b}=?"}, {"role": "assistant", "content": str(a + b)}]
-            file.write(json.dumps({"messages": turns}) + "\n")
+    write_sums(folder / "train.jsonl", 40)
     return folder
 
 

@@ -7,6 +7,7 @@ from orchestrator.training.folder import TrainingFolder
 
 FOLDER_VARIABLE = "KOSEN_TRAINING_FOLDER"
 PLUGIN = "orchestrator.training.verl_plugin"
+PACKED = "packed_sdpa"  # the plugin's attention over packed rows, as transformers is told
 WANDB = (
     "WANDB_MODE",
     "WANDB_ENTITY",

@@ -6,35 +6,45 @@ from typing import Any
 
 from orchestrator.state import find_path
 from orchestrator.training.bundles import Placement
+from orchestrator.training.environment import PACKED
 from orchestrator.training.folder import TrainingFolder
 from orchestrator.training.spec import SftSpec, TrainingSpec
+from orchestrator.training.verl_config import dotted
 
 Keys = dict[str, Any]
 
 
 def sft_keys(spec: SftSpec, placement: Placement, folder: TrainingFolder) -> Keys:
     """verl's dotted keys of `sft_trainer_engine`."""
-    packing = attention(spec, placement) == "flash_attention_2" if spec.packing == "auto" else spec.packing
     return {
         **model_keys("model", spec, placement),
         **lora_keys("model", spec),
         **engine_keys("engine", spec, placement),
         "engine.strategy": "fsdp2",
         "engine.seed": spec.seed,
+        "engine.reshard_after_forward": placement.workers > 1,  # one process has all weights already
         "data.train_files": str(folder.data / "train.parquet"),
         "data.val_files": str(folder.data / "val.parquet") if spec.val else None,
         "data.train_batch_size": spec.batch_size,
         "data.micro_batch_size_per_gpu": divisor(spec.batch_size // placement.workers, spec.micro_batch_size),
-        "data.use_dynamic_bsz": packing,
+        "data.use_dynamic_bsz": packs(spec, placement),
         "data.max_token_len_per_gpu": spec.max_tokens_per_gpu,
         "data.max_length": spec.max_length,
         # Templates of thinking models render a last answer in another way than verl does, turn by turn.
         "data.ignore_input_ids_mismatch": True,
         "data.num_workers": 0 if placement.device == "cpu" else 2,  # processes that tokenize, of each worker
         "optim.lr": spec.lr,
+        **_optimizer(spec, placement),
         **trainer_keys(spec, placement, folder, spec.run_name),
         "trainer.seed": spec.seed,
     }
+
+
+def _optimizer(spec: SftSpec, placement: Placement) -> Keys:
+    """AdamW in one kernel, which reads and writes the weights once; another optimizer may not know the word."""
+    if placement.device == "cpu" or any(key.startswith("optim.optimizer") for key in dotted(spec.verl)):
+        return {}
+    return {"optim.override_optimizer_config": {"fused": True}}
 
 
 def trainer_keys(spec: TrainingSpec, placement: Placement, folder: TrainingFolder, name: str) -> Keys:
@@ -61,7 +71,7 @@ def model_keys(group: str, spec: TrainingSpec, placement: Placement, model: str 
     return {
         f"{group}.path": local_or_hub(model or spec.model),
         f"{group}.override_config": {"attn_implementation": kind},
-        f"{group}.use_remove_padding": kind == "flash_attention_2",  # the others have no kernels for packed rows
+        f"{group}.use_remove_padding": kind != "sdpa",  # which has no kernels for rows of various lengths
         f"{group}.enable_gradient_checkpointing": spec.gradient_checkpointing,
     }
 
@@ -92,10 +102,23 @@ def engine_keys(group: str, spec: TrainingSpec, placement: Placement) -> Keys:
 
 
 def attention(spec: TrainingSpec, placement: Placement) -> str:
-    """The kernel, as transformers calls it."""
-    if spec.attention != "auto":
-        return spec.attention
-    return "flash_attention_2" if placement.device == "cuda" and importlib.util.find_spec("flash_attn") else "sdpa"
+    """The kernel, as transformers calls it; `packed_sdpa` is ours."""
+    if spec.attention == "flash_attention_2" or (
+        spec.attention == "auto" and placement.device == "cuda" and _flash_attention_is_installed()
+    ):
+        return "flash_attention_2"
+    return PACKED if packs(spec, placement) else "sdpa"
+
+
+def packs(spec: TrainingSpec, placement: Placement) -> bool:
+    """Whether rows lie one after the other, without padding."""
+    if isinstance(spec, SftSpec) and spec.packing != "auto":
+        return spec.packing
+    return placement.device == "cuda" and spec.attention != "sdpa"
+
+
+def _flash_attention_is_installed() -> bool:
+    return importlib.util.find_spec("flash_attn") is not None
 
 
 def dtype(spec: TrainingSpec, placement: Placement) -> str:
@@ -107,13 +130,14 @@ def dtype(spec: TrainingSpec, placement: Placement) -> str:
 def reasons(spec: TrainingSpec, placement: Placement) -> list[str]:
     """What was decided by the device, for `--dry-run`."""
     where = "on GPUs" if placement.device == "cuda" else "on CPUs"
-    found = "flash-attn is installed" if importlib.util.find_spec("flash_attn") else "flash-attn is not installed"
     lines = []
     if spec.dtype == "auto":
         lines.append(f"dtype:     {dtype(spec, placement)} ({where})")
     if spec.attention == "auto":
-        why = found if placement.device == "cuda" else where
-        lines.append(f"attention: {attention(spec, placement)} ({why})")
+        missing = placement.device == "cuda" and not _flash_attention_is_installed()
+        why = f"{where}, flash-attn is not installed" if missing else where
+        rows = "packed" if packs(spec, placement) else "padded"
+        lines.append(f"attention: {attention(spec, placement)}, rows {rows} ({why})")
     return lines
 
 

@@ -22,6 +22,7 @@ from orchestrator.training import checkpoints
 from orchestrator.training.causes import disk_is_full
 from orchestrator.training.folder import Failure, Journal, Phase, TrainingFolder
 from orchestrator.training.sft_dataset import Rows
+from orchestrator.training.verl_plugin.patches import compile_layers
 
 GO_ON, STOP, NOT_FINITE = range(3)  # what rank 0 tells all others after a step
 WRITE_FAILED = ("PytorchStreamWriter failed", "unexpected pos")  # torch.save on a disk that takes no more
@@ -96,6 +97,8 @@ class Trainer(sft_trainer.SFTTrainer):
 
     def _init_engine(self) -> None:
         super()._init_engine()
+        if self.config.engine.use_torch_compile:
+            compile_layers(self.engine.module)
         if self.val_dataloader is None:
             self.test_freq = -1  # verl would iterate over nothing
 

@@ -37,7 +37,9 @@ class TrainingSpec(SpecModel):
     lora: LoraSpec | None = None
     gradient_checkpointing: bool = True  # a third more time for far less memory
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # of the computation; weights and optimizer are float32
-    attention: Literal["auto", "sdpa", "flash_attention_2"] = "auto"  # auto: flash attention where it is installed
+    attention: Literal["auto", "sdpa", "flash_attention_2"] = (
+        "auto"  # auto: flash-attn where it is installed, or torch's
+    )
     seed: int = 1
 
     save_every: PositiveInt = 50  # steps; the last one is always saved
@@ -58,7 +60,7 @@ class SftSpec(TrainingSpec):
 
     lr: PositiveFloat = 1e-5
     max_length: PositiveInt = 1024  # tokens; longer rows are left out, and counted
-    packing: bool | Literal["auto"] = "auto"  # micro batches by tokens, not by rows; auto: with flash attention
+    packing: bool | Literal["auto"] = "auto"  # rows without padding, micro batches by tokens; auto: on GPUs
     max_tokens_per_gpu: PositiveInt = 8192  # of a packed micro batch
 
     @model_validator(mode="after")

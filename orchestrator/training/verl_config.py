@@ -88,6 +88,16 @@ def changes(before: DictConfig, after: DictConfig) -> dict[str, tuple[Any, Any]]
     return {key: (was.get(key), now.get(key)) for key in was | now if was.get(key) != now.get(key)}
 
 
+def dotted(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The keys of what a user gives under `verl:`, nested or dotted, all dotted."""
+    for key, value in values.items():
+        name = prefix + ".".join(_split(key))
+        if isinstance(value, Mapping):
+            yield from dotted(value, f"{name}.")
+        else:
+            yield name
+
+
 def _leaves(node: DictConfig, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name in map(str, node):
         value = _node(node, name)

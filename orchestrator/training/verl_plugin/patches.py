@@ -28,23 +28,37 @@ class TokenLogProbs(torch.autograd.Function):
         """`logits` [tokens, vocabulary], `labels` [tokens]; returns [tokens]."""
         found = torch.empty(len(labels), dtype=torch.float32, device=logits.device)
         norms = torch.empty_like(found)
+        forward = _forward_fused if logits.is_cuda else _forward
         for rows in _chunks(logits):
-            part = logits[rows].float()
-            norms[rows] = part.logsumexp(-1)
-            found[rows] = part.gather(-1, labels[rows, None]).squeeze(-1) - norms[rows]
+            found[rows], norms[rows] = forward(logits[rows], labels[rows])
         ctx.save_for_backward(logits, labels, norms)
         return found
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
-        """d log softmax(x)[l] / dx = onehot(l) - softmax(x)."""
         logits, labels, norms = ctx.saved_tensors
         result = torch.empty_like(logits)
+        backward = _backward_fused if logits.is_cuda else _backward
         for rows in _chunks(logits):
-            weight = gradient[rows, None].float()
-            part = (logits[rows].float() - norms[rows, None]).exp_().mul_(-weight)
-            result[rows] = part.scatter_add_(-1, labels[rows, None], weight).to(result.dtype)
+            result[rows] = backward(logits[rows], labels[rows], norms[rows], gradient[rows])
         return result, None
+
+
+def _forward(logits: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log probabilities, and the logarithms of the sums that they were divided by."""
+    part = logits.float()
+    norms = part.logsumexp(-1)
+    return part.gather(-1, labels[:, None]).squeeze(-1) - norms, norms
+
+
+def _backward(logits: torch.Tensor, labels: torch.Tensor, norms: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """d log softmax(x)[l] / dx = onehot(l) - softmax(x)."""
+    chosen = torch.arange(logits.shape[-1], device=logits.device) == labels[:, None]
+    return ((chosen.float() - (logits.float() - norms[:, None]).exp()) * gradient[:, None].float()).to(logits.dtype)
+
+
+# A pass over the logits instead of one for each operation; compiled at the first call.
+_forward_fused, _backward_fused = torch.compile(_forward), torch.compile(_backward)
 
 
 def _chunks(logits: torch.Tensor) -> list[slice]:
@@ -78,3 +92,17 @@ def _attention(model_config: Any) -> str:
 
     named: str = getattr(model_config, "_attn_implementation", None) or "sdpa"
     return "sdpa" if named == "flash_attention_2" and not is_flash_attn_2_available() else named
+
+
+def compile_layers(model: torch.nn.Module) -> None:
+    """Fuse what the layers of a transformers model do between their matrix products.
+
+    One at a time, because FSDP gathers the weights of each before it runs; all share the code, which is compiled at the
+    first step. A layer that cannot be compiled runs as it is.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    torch._dynamo.config.suppress_errors = True
+    for layer in model.modules():
+        if isinstance(layer, GradientCheckpointingLayer):
+            layer.forward = torch.compile(layer.forward)

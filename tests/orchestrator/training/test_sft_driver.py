@@ -62,6 +62,20 @@ def losses(folder: TrainingFolder, first: int = 1) -> list[float]:
     return list(curve.values())
 
 
+@pytest.mark.slow
+def test_packed_rows_and_compiled_layers_give_the_same_losses(
+    undisturbed: TrainingFolder, data: Path, tmp_path: Path
+) -> None:
+    faster = ["model.use_remove_padding=True", "model.override_config.attn_implementation=packed_sdpa"]
+    faster += ["data.use_dynamic_bsz=True", "engine.use_torch_compile=True", "engine.reshard_after_forward=False"]
+    folder = make_sft_run(data, tmp_path / "packed", *faster, "trainer.save_freq=-1")
+    done = drive(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert losses(folder) == pytest.approx(losses(undisturbed), abs=1e-4)
+    log = (folder.logs / "rank-0.log").read_text()
+    assert "WON'T CONVERT" not in log  # what torch says of code that it could not compile
+
+
 def test_a_run_is_journaled_and_its_checkpoints_are_sealed(undisturbed: TrainingFolder) -> None:
     assert plan(undisturbed) == (STEPS, 0)
     curve = losses(undisturbed)

@@ -115,6 +115,23 @@ def test_fine_tuning_is_valid_on_both_devices(placement: Placement, extra: list[
     assert config.engine.mixed_precision.param_dtype == short
     assert config.engine.use_torch_compile is (placement is GPUS)
     assert config.model.lora_rank == (8 if "lora.rank=8" in extra else 0)
+    packed = placement is GPUS or "packing=true" in extra
+    assert config.model.use_remove_padding is config.data.use_dynamic_bsz is packed
+    assert config.model.override_config.attn_implementation == ("packed_sdpa" if packed else "sdpa")
+
+
+def test_the_optimizer_is_fused_on_gpus_unless_it_is_another() -> None:
+    assert sft(placement=GPUS).optim.override_optimizer_config == {"fused": True}
+    assert sft(placement=CPU).optim.override_optimizer_config is None
+    other = ["verl.optim.optimizer=AdamW8bit", "verl.optim.optimizer_impl=bitsandbytes.optim"]
+    assert sft(*other, placement=GPUS).optim.override_optimizer_config is None
+
+
+def test_padded_rows_can_be_had_on_gpus() -> None:
+    config = sft("packing=false", placement=GPUS)
+    assert not config.model.use_remove_padding and not config.data.use_dynamic_bsz
+    policy = ppo("attention=sdpa", placement=GPUS).actor_rollout_ref.model
+    assert (policy.use_remove_padding, policy.override_config.attn_implementation) == (False, "sdpa")
 
 
 @pytest.mark.parametrize("placement", [CPU, GPUS], ids=["cpu", "gpu"])

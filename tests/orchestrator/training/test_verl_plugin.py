@@ -1,4 +1,4 @@
-"""What the plugin puts into verl: the value head without flash-attn, the CPU platform, the rollout on CPUs."""
+"""What the plugin puts into verl: the value head without flash-attn, packed rows, the CPU platform, the rollout there."""
 
 import asyncio
 import subprocess
@@ -131,3 +131,55 @@ def test_log_probabilities_are_the_same_in_pieces(monkeypatch: pytest.MonkeyPatc
     whole = patches.log_probs(logits, labels)
     monkeypatch.setattr(patches, "CHUNK", 7 * 97)
     torch.testing.assert_close(patches.log_probs(logits, labels), whole)
+
+
+@pytest.mark.parametrize("window", [None, 4])
+def test_packed_rows_do_not_see_each_other(window: int | None) -> None:
+    import torch
+    import torch.nn.functional as F
+
+    from orchestrator.training.verl_plugin import packed
+
+    torch.manual_seed(0)
+    lengths = [3, 1, 9]
+    query, key, value = torch.randn(1, 8, 13, 16), torch.randn(1, 2, 13, 16), torch.randn(1, 2, 13, 16)
+    positions = torch.cat([torch.arange(length) for length in lengths])[None]
+    module = torch.nn.Module()
+    found, _ = packed.attention(
+        module, query, key, value, None, position_ids=positions, scaling=0.3, sliding_window=window
+    )
+    row = torch.repeat_interleave(torch.arange(3), torch.tensor(lengths))
+    place = torch.arange(13)
+    distance = place[:, None] - place
+    seen = (row[:, None] == row) & (distance >= 0) & (distance < (window or 13))
+    wanted = F.scaled_dot_product_attention(query, key, value, seen, scale=0.3, enable_gqa=True)
+    torch.testing.assert_close(found, wanted.transpose(1, 2))
+
+
+def test_attention_over_packed_rows_refuses_what_it_does_not_do() -> None:
+    import torch
+
+    from orchestrator.training.verl_plugin import packed
+
+    tensor, positions = torch.randn(1, 2, 4, 8), torch.arange(4)[None]
+    module = torch.nn.Module()
+    with pytest.raises(ValueError, match="padded rows need sdpa"):
+        packed.attention(module, tensor, tensor, tensor, torch.ones(1, 4), position_ids=positions)
+    with pytest.raises(ValueError, match="attention=sdpa"):
+        packed.attention(module, tensor, tensor, tensor, None, position_ids=positions, softcap=50.0)
+    with pytest.raises(ValueError, match="sequence parallelism"):
+        packed.attention(module, tensor, tensor, tensor, None, position_ids=positions + 2)
+
+
+def test_compiled_log_probabilities_are_the_same() -> None:
+    import torch
+
+    from orchestrator.training.verl_plugin import patches
+
+    logits, labels = torch.randn(11, 97), torch.randint(97, (11,))
+    plain, compiled = patches._forward(logits, labels), patches._forward_fused(logits, labels)
+    torch.testing.assert_close(compiled, plain)
+    weights = torch.randn(11)
+    torch.testing.assert_close(
+        patches._backward_fused(logits, labels, plain[1], weights), patches._backward(logits, labels, plain[1], weights)
+    )

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from tiny_model import write_tokenizer
 
+PEAK = 989e12  # FLOP/s of an H100 or H200, dense bfloat16 (NVIDIA's data sheet without sparsity)
 VOCABULARY = 151_936  # Qwen3's, so that the head costs what it does in the real model
 # Qwen3-0.6B, 4B and 8B as their config.json has them, and one to try the measurement with on a CPU.
 SHAPES: dict[str, dict[str, Any]] = {

@@ -20,11 +20,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
-from shapes import SHAPES, flops_per_token, make_model, template_overhead, write_rows  # noqa: E402
+from shapes import PEAK, SHAPES, flops_per_token, make_model, template_overhead, write_rows  # noqa: E402
 
 from orchestrator.training.folder import TrainingFolder, read_journal  # noqa: E402
 
-PEAK = 989e12  # FLOP/s of an H100 or H200, dense bfloat16 (NVIDIA's data sheet without sparsity)
 WARM_UP = 2  # steps
 SMALL_VOCABULARY = 128  # for ppo: about the tokenizer's own, so that random weights give readable characters
 

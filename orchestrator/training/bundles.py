@@ -53,9 +53,9 @@ class Placement:
 
 
 def known_nodes() -> list[Node] | None:
-    """The nodes of the running cluster as its state file says; None where no cluster of ours runs."""
+    """As many nodes as the running cluster has by its state file, lost or not; None where no cluster of ours runs."""
     state = current()
-    return _of_state(state) if state else None
+    return of_state(state)[: state.get("expected_nodes")] if state else None
 
 
 def connected_nodes() -> list[Node]:
@@ -107,8 +107,11 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else plural}"
 
 
-def _of_state(state: State) -> list[Node]:
-    """Where a state file does not say how many CPUs a node has, only GPUs are compared."""
+def of_state(state: State) -> list[Node]:
+    """All nodes that a cluster ever had, those that were replaced too, the head first.
+
+    Where its state file does not say how many CPUs a node has, only GPUs are compared.
+    """
     return [Node(node["name"], node.get("cpus", float("inf")), node["gpus"]) for node in state["nodes"]]
 
 
@@ -154,14 +157,47 @@ def _check_queue(spec: TrainingSpec, placement: Placement, nodes: Sequence[Node]
     """PPO's queue needs CPUs beside those of the workers."""
     if isinstance(spec, SftSpec):
         return
-    workers = placement.workers * _cpus_per_worker(spec, placement.device)
-    queue = QUEUE_CPUS + storage_units(placement.workers) + PPO_SPARE_CPUS
+    workers, queue = _worker_cpus(spec, placement), _queue_cpus(spec, placement)
     cpus = sum(node.cpus for node in nodes)
     if cpus < workers + queue:
         raise ClusterNotReady(
             f"PPO with workers={placement.workers} needs {workers + queue} CPUs ({workers} for the workers, {queue} "
             f"for verl's queue and helpers), the cluster has {cpus:.0f}. Give a smaller workers=, or more CPUs"
         )
+
+
+def _worker_cpus(spec: TrainingSpec, placement: Placement) -> int:
+    return placement.workers * _cpus_per_worker(spec, placement.device)
+
+
+def _queue_cpus(spec: TrainingSpec, placement: Placement) -> int:
+    return QUEUE_CPUS + storage_units(placement.workers) + PPO_SPARE_CPUS if isinstance(spec, PpoSpec) else 0
+
+
+def lacking(spec: TrainingSpec, placement: Placement, nodes: Sequence[Node], before: Sequence[Node]) -> str | None:
+    """What `nodes` lack for a training that has its placement already, as a clause; None: nothing.
+
+    `before`: the nodes that there were, so that the clause can name those that are gone.
+    """
+    gone = sorted(_names(before) - _names(nodes))
+    needed = "that this training needs" + (f" (without {', '.join(gone)})" if gone else "")
+    cpus = _worker_cpus(spec, placement) + _queue_cpus(spec, placement)
+    sums = [("CPU", sum(node.cpus for node in nodes), cpus)]
+    if placement.device == "cuda":
+        sums.insert(0, ("GPU", sum(node.gpus for node in nodes), placement.workers))
+    for unit, has, needs in sums:
+        if has < needs:
+            return f"the cluster has {has:.0f} of the {_count(needs, unit)} {needed}"
+    fitting = sum(_slots(spec, node, placement.device) >= placement.per_node for node in nodes)
+    if fitting < placement.nodes:
+        room = f"with room for {_count(placement.per_node, 'process')} each"
+        return f"the cluster has {fitting} of the {_count(placement.nodes, 'node')} {room} {needed}"
+    return None
+
+
+def _names(nodes: Sequence[Node]) -> set[str]:
+    """Slurm's names have no domain, where a host's own may have one."""
+    return {node.name.partition(".")[0] for node in nodes}
 
 
 def check_division(spec: TrainingSpec, placement: Placement) -> None:

@@ -11,12 +11,12 @@ from typing import Any, Generic, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
+from orchestrator import tracking
 from orchestrator.datasource import FORMATS
 from orchestrator.errors import COMPLETE, ClusterNotReady, Parser, SpecError
 from orchestrator.progress import say
 from orchestrator.spec import load_spec, to_yaml
-from orchestrator.state import find_path, inside_job, run_root
-from orchestrator.tracking import usable_mode
+from orchestrator.state import State, find_path, inside_job, run_root
 from orchestrator.training import bundles, sft_config, verl_config
 from orchestrator.training.bundles import Placement
 from orchestrator.training.folder import TrainingFolder, loss_curve
@@ -104,7 +104,7 @@ def train(recipe: Recipe[S], spec: S) -> dict[str, Any]:
         if cluster.state is None and inside_job() and not Path(recipe.name(spec)).is_absolute():
             raise SpecError("no state file says where this cluster keeps its runs. Give an absolute run=/folder")
         folder = TrainingFolder(cluster.run_root / recipe.name(spec))
-        placement = bundles.place(spec, bundles.connected_nodes())
+        placement, missing = _place(spec, folder, cluster.state)
         lock = RunLock(folder.path, Owner(socket.gethostname(), os.getpid()))
         try:
             steps = _prepare(recipe, spec, folder)
@@ -114,7 +114,7 @@ def train(recipe: Recipe[S], spec: S) -> dict[str, Any]:
             write_atomic(folder.path / "spec.yaml", to_yaml(spec))
             verl_config.write(folder.path, config, {"keep_checkpoints": spec.keep_checkpoints})
             say(f"{folder.path}: {placement.describe()}")
-            if not bundles.free(placement):
+            if not missing() and not bundles.free(placement):
                 say("warning: other jobs use the cluster now; the training waits until they have ended")
             address = cluster.state["ray_address"] if cluster.state else os.environ["RAY_ADDRESS"]
             result = supervise(
@@ -122,10 +122,12 @@ def train(recipe: Recipe[S], spec: S) -> dict[str, Any]:
                 recipe.driver,
                 timeout=spec.timeout,
                 max_failures=spec.max_failures,
-                environment={"RAY_ADDRESS": address, **_wandb(spec, folder)},
+                environment={"RAY_ADDRESS": address, **tracking.continued(folder.path, spec.wandb)},
+                missing=missing,
             )
         finally:
             lock.release()
+            tracking.remind(folder.path)
     name, metric = FIGURES[recipe.kind]
     curve = loss_curve(folder, metric)
     first = {f"first_{name}": curve[min(curve)] if curve else None}
@@ -141,6 +143,32 @@ def _check_early(recipe: Recipe[S], spec: S) -> None:
         return  # a cluster that we know nothing of yet
     placement = bundles.place(spec, nodes) if nodes else bundles.assume(spec)
     _resolve(recipe, spec, placement, TrainingFolder(run_root() / recipe.name(spec)))
+
+
+def _place(
+    spec: TrainingSpec, folder: TrainingFolder, state: State | None
+) -> tuple[Placement, Callable[[], str | None]]:
+    """Where the training goes, and the question what the cluster lacks for that.
+
+    A training that goes on while the cluster is without some of its nodes keeps its placement: they may return, and
+    its checkpoints are bound to as many processes. Raises SpecError and ClusterNotReady.
+    """
+    nodes = before = bundles.connected_nodes()
+    earlier = None
+    if state and len(nodes) < state.get("expected_nodes", 0):
+        before, earlier = bundles.of_state(state), _earlier_placement(spec, folder)
+    placement = earlier or bundles.place(spec, nodes)
+    return placement, lambda: bundles.lacking(spec, placement, bundles.connected_nodes(), before)
+
+
+def _earlier_placement(spec: TrainingSpec, folder: TrainingFolder) -> Placement | None:
+    """That of the checkpoint to go on from, unless the spec asks for another by now."""
+    if (found := _checkpoint(folder)) is None:
+        return None
+    trainer = found[1].trainer
+    placement = Placement(trainer.device, trainer.nnodes, trainer.n_gpus_per_node, "as the checkpoint has it")
+    same = spec.workers in ("auto", placement.workers) and spec.device in ("auto", placement.device)
+    return placement if same else None
 
 
 def _resolve(
@@ -224,12 +252,9 @@ def _prepare(recipe: Recipe[S], spec: S, folder: TrainingFolder) -> int:
 
 def _check_resumable(kind: verl_config.Kind, folder: TrainingFolder, config: DictConfig) -> None:
     """A checkpoint of another model or of another number of processes would be refused by verl, attempt by attempt."""
-    from orchestrator.training.checkpoints import newest_good
-
-    step = newest_good(folder.checkpoints)
-    if step is None or not folder.verl_config.exists():
+    if (found := _checkpoint(folder)) is None:
         return
-    before = OmegaConf.load(folder.verl_config)
+    step, before = found
     pairs = {key: (OmegaConf.select(before, key), OmegaConf.select(config, key)) for key in BOUND[kind]}
     pairs["workers"] = (_processes(before), _processes(config))
     for key, (was, now) in pairs.items():
@@ -238,6 +263,14 @@ def _check_resumable(kind: verl_config.Kind, folder: TrainingFolder, config: Dic
                 f"{folder.path} has a checkpoint of step {step} of another training: {key} was {was}, now it is {now}. "
                 "Give another run=, or what it was before"
             )
+
+
+def _checkpoint(folder: TrainingFolder) -> tuple[int, Any] | None:
+    """The step of the newest good checkpoint, and the configuration that it is of."""
+    from orchestrator.training.checkpoints import newest_good
+
+    step = newest_good(folder.checkpoints)
+    return (step, OmegaConf.load(folder.verl_config)) if step is not None and folder.verl_config.exists() else None
 
 
 def _check_finished(folder: TrainingFolder, config: DictConfig) -> None:
@@ -260,15 +293,6 @@ def _check_finished(folder: TrainingFolder, config: DictConfig) -> None:
 
 def _processes(config: Any) -> int:
     return int(config.trainer.nnodes * config.trainer.n_gpus_per_node)
-
-
-def _wandb(spec: TrainingSpec, folder: TrainingFolder) -> dict[str, str]:
-    """How the trainer's tracker is told what the spec says; verl passes on only the project."""
-    if not spec.wandb.project:
-        return {}
-    mode = usable_mode(spec.wandb.mode)
-    entity = {"WANDB_ENTITY": spec.wandb.entity} if spec.wandb.entity else {}
-    return {"WANDB_MODE": mode, "WANDB_DIR": str(folder.path), "WANDB_SILENT": "true", **entity}
 
 
 def _table(result: dict[str, Any]) -> str:

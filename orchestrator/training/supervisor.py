@@ -3,17 +3,29 @@
 A trainer is a process of its own, so that nothing that it does, hanging included, can take its supervisor along. What
 is not the trainer's fault is tried again: up to `max_failures` times in a row without a newer checkpoint in between.
 What would fail again the same way (numbers that are none, a broken reward, bad data, a full disk) ends the job.
+
+No attempt is started while the cluster lacks what it needs: Ray would have it wait for a lost node in silence. The
+node is waited for here, aloud and within bounds, and that is none of the trainer's failures.
 """
 
 import os
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import NoReturn
 
-from orchestrator.errors import COMPLETE, INTERRUPTED, SpecError, StorageFailed, TrainingFailed, storage_error
+from orchestrator.errors import (
+    COMPLETE,
+    INTERRUPTED,
+    ClusterNotReady,
+    SpecError,
+    StorageFailed,
+    TrainingFailed,
+    storage_error,
+)
 from orchestrator.events import Events
 from orchestrator.progress import say
 from orchestrator.records import Owner, RunLock
@@ -23,41 +35,64 @@ from orchestrator.training.outcome import Result
 from orchestrator.training.process import TrainerProcess, wait_for_earlier
 from orchestrator.training.watching import Watch
 
-POLL = 0.5  # seconds between looks at the journal
+Missing = Callable[[], str | None]  # what the cluster lacks now for this training, as a clause; None: nothing
+
+POLL = 0.5  # seconds between looks at the journal, and at the nodes
 PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds before the next attempt; the pause doubles with each failure
 JOB_STOP_SECONDS = 60.0  # what Ray grants a job of ours to stop, where the cluster does not say otherwise
 STOP_SHARE = 5 / 6  # of those, for the trainer's checkpoint; the rest is for the end of both
+# Seconds that lost nodes may take to return, in all until there is a newer checkpoint. A node that reboots is back in
+# less than 5 minutes; a replacement may take longer in Slurm's queue, but then others could use what stands idle here.
+RETURN_SECONDS = 900.0
+TELL_SECONDS = 60.0  # between two lines on what is waited for
 
 
 def supervise(
-    folder: TrainingFolder, module: str, *, timeout: float, max_failures: int, environment: Mapping[str, str]
+    folder: TrainingFolder,
+    module: str,
+    *,
+    timeout: float,
+    max_failures: int,
+    environment: Mapping[str, str],
+    missing: Missing,
 ) -> Result:
     """Run the trainer `module` to its last step, in as many attempts as it takes. Main thread only.
 
     `timeout`: seconds without a new line in the journal after which a trainer counts as hung. `environment` is added to
-    this process's own. A caller that holds the run folder's lock already may; it is free afterwards.
+    this process's own. `missing` is asked while no trainer's workers run: before each attempt, and while one starts.
+    A caller that holds the run folder's lock already may; it is free afterwards.
 
-    Raises SpecError, StorageFailed, TrainingFailed, RunLocked, and KeyboardInterrupt once the trainer has stopped.
+    Raises SpecError, StorageFailed, TrainingFailed, RunLocked, ClusterNotReady where lost nodes did not return, and
+    KeyboardInterrupt once the trainer has stopped.
     """
     lock = RunLock(folder.path, Owner(socket.gethostname(), os.getpid()))
     try:
-        return _Supervisor(folder, module, timeout, max_failures, environment).run()
+        return _Supervisor(folder, module, timeout, max_failures, environment, missing).run()
     finally:
         lock.release()
 
 
 class _Supervisor:
     def __init__(
-        self, folder: TrainingFolder, module: str, timeout: float, max_failures: int, environment: Mapping[str, str]
+        self,
+        folder: TrainingFolder,
+        module: str,
+        timeout: float,
+        max_failures: int,
+        environment: Mapping[str, str],
+        missing: Missing,
     ) -> None:
         self._folder = folder
         self._module = module
         self._timeout = timeout
         self._max_failures = max_failures
         self._environment = environment
+        self._missing = missing
         self._events = Events(folder.path)
         self._failures = 0  # in a row, without a newer checkpoint
         self._newest = -1  # step of the newest checkpoint that there ever was; 0: none
+        self._short_since: float | None = None  # when an attempt was seen to lack resources
+        self._waited = 0.0  # seconds for resources, without a newer checkpoint
 
     def run(self) -> Result:
         wait_for_earlier(self._folder.path)
@@ -93,9 +128,41 @@ class _Supervisor:
         if (step or 0) > self._newest:
             self._newest = step or 0
             self._failures = 0
+            self._waited = 0.0
+
+    def _await_resources(self) -> None:
+        """Return when the cluster has what the training needs. Raises ClusterNotReady when lost nodes do not return."""
+        start, self._short_since = self._short_since or time.monotonic(), None
+        said, told = None, 0.0
+        while missing := self._missing():
+            now = time.monotonic()
+            left = RETURN_SECONDS - self._waited - (now - start)
+            if left <= 0:
+                self._lost(missing)
+            if missing != said:
+                self._events.add("waiting", missing=missing)
+            if missing != said or now - told >= TELL_SECONDS:
+                say(f"{missing}; waiting for a node to return, at most {left:.0f} s")
+                said, told = missing, now
+            time.sleep(POLL)
+        seconds = time.monotonic() - start
+        self._waited += seconds
+        if said:
+            self._events.add("resources_back", seconds=round(seconds, 1))
+            say(f"the cluster has what this training needs again, after {seconds:.0f} s")
+
+    def _lost(self, missing: str) -> NoReturn:
+        self._events.add("gave_up", missing=missing)
+        newest = checkpoints.newest_good(self._folder.checkpoints)
+        raise ClusterNotReady(
+            f"{missing}, and the rest has not returned within {RETURN_SECONDS:.0f} s; {_newest_checkpoint(newest)}. "
+            "See `make cluster-status`, have a lost node replaced by `make cluster-up ARGS=--heal`, then give the same "
+            "command to go on"
+        )
 
     def _attempt(self, step: int | None) -> Failure | None:
         """One trainer from start to end; why it failed, or None if it did all its steps."""
+        self._await_resources()
         number, log = self._open_log()
         self._folder.clear()
         config = outcome.config_digest(self._folder)
@@ -108,6 +175,8 @@ class _Supervisor:
             with trainer, watch:
                 hung = self._follow(trainer, watch)
             failure = self._failure_of(trainer.exit_code, hung, log, watch.step)
+            if failure:
+                self._starved(watch)  # verl's PPO waits for no resources: it fails
         finally:
             said = asdict(failure) if failure else None
             self._events.add("attempt_ended", attempt=number, code=trainer.exit_code, failure=said)
@@ -133,6 +202,9 @@ class _Supervisor:
                 if watch.silence() > self._timeout:
                     trainer.end()
                     return f"no step, checkpoint or phase for {self._timeout:.0f} s while {watch.phase}"
+                if missing := self._starved(watch):
+                    trainer.end()
+                    return missing
             watch.read()
         except KeyboardInterrupt:
             self._stop(trainer)
@@ -140,6 +212,14 @@ class _Supervisor:
             if trainer.exit_code != COMPLETE or self._missing_checkpoint():  # else it had just done its last step
                 raise
         return None
+
+    def _starved(self, watch: Watch) -> str | None:
+        """What the cluster lacks for an attempt whose workers have not been heard of yet. Ray may notice that a node
+        is gone only after the attempt was started."""
+        missing = None if watch.planned else self._missing()
+        if missing and self._short_since is None:
+            self._short_since = time.monotonic()
+        return missing
 
     def _stop(self, trainer: TrainerProcess) -> None:
         """Have a checkpoint saved if there is the time. Another Ctrl-C leaves the trainer's block, which kills it."""
@@ -174,6 +254,8 @@ class _Supervisor:
         if failure.kind == "checkpoint" and newest == resumed_from and self._give_way(newest, failure.message):
             return
         _raise_if_final(failure, newest)
+        if self._short_since is not None:
+            return  # not the trainer's failure; what bounds it is the wait that comes next
         self._failures += 1
         if self._failures >= self._max_failures:
             self._events.add("gave_up", failures=self._failures)

@@ -38,6 +38,11 @@ class Watch:
         """Seconds since the trainer's last sign of life."""
         return time.monotonic() - self._last_sign
 
+    @property
+    def planned(self) -> bool:
+        """Whether the trainer has said which steps it will do: its workers run."""
+        return self.step is not None
+
     def read(self) -> None:
         """Take in what the journal has got since the last call."""
         for line in self._new_lines():

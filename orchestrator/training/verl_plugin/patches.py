@@ -7,6 +7,11 @@ import torch
 CHUNK = 2**28  # logits held in float32 at once: 1 GiB
 
 
+def run_what_cannot_be_compiled() -> None:
+    """A machine without a C compiler, or a model that torch.compile does not take, trains as well, only slower."""
+    torch._dynamo.config.suppress_errors = True
+
+
 def compute_log_probs_without_flash_attention() -> None:
     """Without flash-attn's cross entropy verl 0.9.1 loops over the tokens: benchmarks/README.md has what that costs."""
     from verl.utils import torch_functional
@@ -98,11 +103,10 @@ def compile_layers(model: torch.nn.Module) -> None:
     """Fuse what the layers of a transformers model do between their matrix products.
 
     One at a time, because FSDP gathers the weights of each before it runs; all share the code, which is compiled at the
-    first step. A layer that cannot be compiled runs as it is.
+    first step.
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    torch._dynamo.config.suppress_errors = True
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             layer.forward = torch.compile(layer.forward)

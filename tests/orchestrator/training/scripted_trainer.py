@@ -16,6 +16,7 @@ from orchestrator.training.folder import Failure, Journal, TrainingFolder
 
 STEPS = 6
 REPORTED = ("nan", "reward", "data", "disk")
+LACK = "the cluster has 4 of the 6 CPUs that this training needs (without node2)"
 
 
 def main() -> int:
@@ -26,6 +27,8 @@ def main() -> int:
     journal = Journal(folder)
     journal.phase("starting")
     (folder.path / "pid").write_text(str(os.getpid()))
+    if what in ("starve", "refuse"):
+        lose_node(folder, what)
     start = load(folder, journal, what, int(at or 0))
     journal.total(STEPS, start)
     for step in range(start + 1, STEPS + 1):
@@ -39,6 +42,14 @@ def main() -> int:
         if stop:
             return 130
     return 0
+
+
+def lose_node(folder: TrainingFolder, what: str) -> None:
+    """Before any worker runs: Ray Train waits for the node in silence, verl's PPO fails."""
+    (folder.path / "lack").write_text(LACK)
+    if what == "starve":
+        time.sleep(600)
+    sys.exit(1)
 
 
 def load(folder: TrainingFolder, journal: Journal, what: str, at: int) -> int:
@@ -68,6 +79,9 @@ def misbehave(folder: TrainingFolder, what: str, step: int) -> None:
     match what:
         case "crash":
             raise RuntimeError("the scripted crash")
+        case "lost":
+            (folder.path / "lack").write_text(LACK)
+            sys.exit(1)
         case "killed":
             os.kill(os.getpid(), signal.SIGKILL)
         case "hang" | "deaf":

@@ -11,10 +11,18 @@ from orchestrator.training.folder import TrainingFolder
 
 def main() -> int:
     folder = TrainingFolder(Path(sys.argv[1]))
+    lack = folder.path / "lack"  # what the cluster lacks, while there is such a file
     supervisor.PAUSE = float(os.environ.get("SCRIPTED_PAUSE", "0.1"))
+    supervisor.RETURN_SECONDS = float(os.environ.get("SCRIPTED_RETURN", "60"))
+    supervisor.TELL_SECONDS = float(os.environ.get("SCRIPTED_TELL", "60"))
     environment = {"PYTHONPATH": str(Path(__file__).parent)}
     supervisor.supervise(
-        folder, "scripted_trainer", timeout=float(sys.argv[2]), max_failures=3, environment=environment
+        folder,
+        "scripted_trainer",
+        timeout=float(sys.argv[2]),
+        max_failures=3,
+        environment=environment,
+        missing=lambda: lack.read_text() if lack.exists() else None,
     )
     return 0
 

@@ -1,11 +1,14 @@
 """Placement: workers against the nodes of a cluster, and the sentences when they do not fit."""
 
+from pathlib import Path
+
 import pytest
 
 from orchestrator.errors import ClusterNotReady, KosenError, SpecError
 from orchestrator.spec import load_spec
-from orchestrator.training import bundles
+from orchestrator.training import bundles, checkpoints, run
 from orchestrator.training.bundles import Node, Placement, place
+from orchestrator.training.folder import TrainingFolder
 from orchestrator.training.spec import PpoSpec, SftSpec
 
 LAPTOP = [Node("laptop", 16, 0)]
@@ -82,6 +85,57 @@ def test_grpo_divides_answers_not_prompts() -> None:
 def test_without_a_cluster_the_spec_is_taken_at_its_word() -> None:
     assert bundles.assume(sft("workers=16", "device=cuda")).per_node == 8
     assert bundles.assume(sft("workers=6", "device=cpu")).describe().startswith("1 node with 6 processes and a CPU")
+
+
+FOUR = [Node("node1", 4, 0), Node("node2.cluster", 4, 0)]
+
+
+@pytest.mark.parametrize(
+    ("spec", "nodes", "now", "sentence"),
+    [
+        (sft("workers=6"), FOUR, FOUR, None),
+        (sft("workers=6"), FOUR, [*FOUR[:1], Node("node3", 8, 0)], None),  # replaced
+        (sft("workers=6"), FOUR, FOUR[:1], "has 4 of the 6 CPUs that this training needs (without node2)"),
+        (sft("workers=8"), FOUR, [*FOUR[:1], Node("thin", 2, 0), Node("slim", 2, 0)], "has 1 of the 2 nodes with room"),
+        (sft(), PAIR, PAIR[1:], "has 8 of the 16 GPUs that this training needs (without a)"),
+        (sft(), PAIR, [], "has 0 of the 16 GPUs that this training needs (without a, b)"),
+        (sft("workers=8"), PAIR, PAIR[1:], None),  # the other one serves as well
+        (ppo("workers=4"), FOUR[:1] * 3, FOUR[:1] * 2, "has 8 of the 10 CPUs that this training needs"),
+        (ppo(), PAIR, PAIR[1:], "has 8 of the 16 GPUs"),
+    ],
+)
+def test_what_a_cluster_lacks_for_a_training_that_was_placed(
+    spec: SftSpec | PpoSpec, nodes: list[Node], now: list[Node], sentence: str | None
+) -> None:
+    found = bundles.lacking(spec, place(spec, nodes), now, nodes)
+    assert found is None if sentence is None else found and found.startswith(f"the cluster {sentence}")
+
+
+def test_nodes_that_were_replaced_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    nodes = [{"name": name, "cpus": 128, "gpus": 8} for name in ("a", "lost", "new")]
+    monkeypatch.setattr(bundles, "current", lambda: {"nodes": nodes, "expected_nodes": 2})
+    assert place(sft(), bundles.known_nodes() or []).workers == 16
+
+
+def test_a_training_that_goes_on_keeps_its_placement_while_nodes_are_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = TrainingFolder(tmp_path)
+    state = {"nodes": [{"name": node.name, "cpus": 128, "gpus": 8} for node in PAIR], "expected_nodes": 2}
+    monkeypatch.setattr(bundles, "connected_nodes", lambda: PAIR[:1])
+    assert run._place(sft(), folder, state)[0].workers == 8  # nothing is bound to more yet
+    folder.verl_config.write_text("trainer: {device: cuda, nnodes: 2, n_gpus_per_node: 8}")
+    checkpoint = checkpoints.path_of(folder.checkpoints, 4)
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "weights").write_bytes(b"w")
+    checkpoints.seal(checkpoint)
+    placement, missing = run._place(sft(), folder, state)
+    assert (placement.nodes, placement.per_node) == (2, 8)
+    assert missing() == "the cluster has 8 of the 16 GPUs that this training needs (without b)"
+    monkeypatch.setattr(bundles, "connected_nodes", lambda: PAIR)
+    assert missing() is None
+    monkeypatch.setattr(bundles, "connected_nodes", lambda: PAIR[:1])
+    assert run._place(sft("workers=8"), folder, state)[0].workers == 8  # which is refused later
 
 
 def test_a_state_file_without_cpus_is_checked_for_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:

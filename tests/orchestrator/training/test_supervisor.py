@@ -7,16 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 from harness import ROOT, records, wait_for
+from scripted_trainer import LACK
 
 from orchestrator.training import checkpoints
-from orchestrator.training.folder import Journal, TrainingFolder, loss_curve
-from orchestrator.training.watching import Watch
+from orchestrator.training.folder import TrainingFolder, loss_curve
 
 HERE = Path(__file__).parent
 SILENCE = 3.0  # seconds after which a trainer counts as hung, where a test wants that
@@ -49,10 +50,10 @@ class Job:
         self._processes.append(process)
         return process
 
-    def run(self, behaviour: str, timeout: float = LONG) -> tuple[int, str]:
+    def run(self, behaviour: str, timeout: float = LONG, **environment: str) -> tuple[int, str]:
         """Its exit code and what it printed."""
         self.script(behaviour)
-        process = self.start(timeout)
+        process = self.start(timeout, **environment)
         text = process.communicate(timeout=100)[0]
         return process.returncode, text
 
@@ -61,6 +62,14 @@ class Job:
 
     def resumed(self) -> list[int | None]:
         return [line["resumed_from"] for line in self.events("attempt_started")]
+
+    @property
+    def lack(self) -> Path:
+        """What the cluster lacks, while there is such a file."""
+        return self.folder.path / "lack"
+
+    def await_wait(self, number: int = 1) -> None:
+        wait_for(lambda: len(self.events("waiting")) == number, 30, f"wait number {number} for a node")
 
     def metrics(self) -> dict[str, Any]:
         values: dict[str, Any] = json.loads((self.folder.path / "metrics.json").read_text())
@@ -215,6 +224,72 @@ def test_checkpoints_that_cannot_be_loaded_give_way_but_the_last_one_stays(job: 
     assert job.run("well")[0] == 0 and is_finished(job)
 
 
+def test_a_lost_node_is_waited_for_and_the_training_goes_on_when_it_is_back(job: Job) -> None:
+    job.script("lost@3 well")
+    process = job.start(SCRIPTED_TELL="1")
+    job.await_wait()
+    time.sleep(2)
+    assert len(job.events("attempt_started")) == 1
+    job.lack.unlink()
+    text = process.communicate(timeout=30)[0]
+    assert process.returncode == 0, text
+    assert f"{LACK}; waiting for a node to return, at most 60 s" in text  # at once, and then now and then
+    assert 2 <= text.count(f"{LACK}; waiting for a node to return, at most") <= 5
+    assert "has what this training needs again" in text and job.events("resources_back")[0]["seconds"] >= 2
+    assert is_finished(job) and job.resumed() == [None, 2]
+
+
+def test_a_node_that_does_not_return_ends_the_job_and_the_same_command_goes_on(job: Job) -> None:
+    code, text = job.run("lost@3 well", SCRIPTED_RETURN="2")
+    assert code == 4 and "Traceback" not in text, text
+    last = text.splitlines()[-1]
+    assert last.startswith(
+        f"error: {LACK}, and the rest has not returned within 2 s; the newest good checkpoint is of step"
+    )
+    assert "make cluster-status" in last and "--heal" in last and "same command" in last
+    assert job.events("gave_up")[0]["missing"] == LACK and job.resumed() == [None]
+    code, text = job.run("lost@3 well", SCRIPTED_RETURN="2")  # given too early: no attempt, the same answer
+    assert code == 4 and job.resumed() == [None], text
+    job.lack.unlink()
+    assert job.run("lost@3 well")[0] == 0
+    assert is_finished(job) and job.resumed() == [None, 2]
+
+
+@pytest.mark.parametrize("behaviour", ["starve", "refuse"])
+def test_attempts_that_lack_a_node_are_not_failures_of_the_trainer(job: Job, behaviour: str) -> None:
+    job.script(" ".join(["crash@3", *[behaviour] * 3, "crash@3 well"]))  # 3 failures in a row would be too many
+    process = job.start()
+    for number in range(1, 4):
+        job.await_wait(number)
+        job.lack.unlink()
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode == 0, text
+    assert is_finished(job) and job.resumed() == [None, *[2] * 5]
+    assert "failure 2 of 3" in text and "failure 3" not in text
+
+
+def test_all_waits_for_nodes_have_one_bound_until_there_is_a_newer_checkpoint(job: Job) -> None:
+    job.script("starve")
+    process = job.start(SCRIPTED_RETURN="8")
+    job.await_wait()
+    time.sleep(3)
+    job.lack.unlink()
+    text = process.communicate(timeout=60)[0]
+    assert process.returncode == 4 and "within 8 s; there is no checkpoint yet" in text, text
+    assert len(job.events("attempt_started")) == 2
+    begin, end = (datetime.fromisoformat(job.events(name)[-1]["time"]) for name in ("waiting", "gave_up"))
+    assert (end - begin).total_seconds() < 6
+
+
+def test_ctrl_c_ends_the_wait_for_a_node(job: Job) -> None:
+    job.script("lost@3 well")
+    process = job.start()
+    job.await_wait()
+    process.send_signal(signal.SIGINT)
+    text = process.communicate(timeout=30)[0]
+    assert process.returncode == 130 and job.events("stopped")[0]["step"] == 2, text
+
+
 def test_ctrl_c_saves_a_checkpoint_and_the_same_job_goes_on(job: Job) -> None:
     job.script("slow")
     process = job.start()
@@ -306,27 +381,6 @@ def test_a_second_job_on_the_same_run_is_refused(job: Job) -> None:
     text = second.communicate(timeout=30)[0]
     assert second.returncode == 2 and f"pid {first.pid}" in text and "Traceback" not in text
     assert first.poll() is None and len(job.events("attempt_started")) == 1
-
-
-def test_progress_shows_steps_and_what_was_measured(tmp_path: Path) -> None:
-    folder = TrainingFolder(tmp_path)
-    journal = Journal(folder)
-    with Watch(folder) as watch:
-        watch.read()
-        journal.total(8, 2)
-        journal.step(3, {"train/loss": 0.51234, "val/loss": 2.0})
-        watch.read()
-        assert watch.step == 3 and note(watch) == "loss 0.5123"
-        journal.step(4, {"critic/score/mean": 0.25, "perf/total_num_tokens": 9000, "perf/time_per_step": 3})
-        journal.phase("validating")
-        watch.read()
-        assert note(watch) == "score 0.25, 3,000 tokens/s, validating"
-
-
-def note(watch: Watch) -> str:
-    [task] = watch._bars._progress.tasks  # type: ignore[union-attr]
-    assert task.total == 8
-    return str(task.fields["note"])
 
 
 def test_a_stop_asked_through_the_run_folder(job: Job) -> None:

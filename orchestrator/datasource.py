@@ -150,7 +150,7 @@ def _hub_advice(name: str, error: Exception, offline: bool) -> str:
         why = "HF_HUB_OFFLINE is set" if offline else "the hub is not reachable from here"
         return (
             f"the data set {name} is not in the local cache and {why}. Where there is internet, give the same command, "
-            "or python -m jobs.prefetch with the exam's arguments, then come back with the same HF_HOME"
+            "or python -m jobs.prefetch with the job's arguments, then come back with the same HF_HOME"
         )
     return f"cannot load the data set {name} ({text}). Expected a local file or a data set's name on huggingface.co"
 

@@ -8,12 +8,18 @@ from orchestrator.training.folder import TrainingFolder
 FOLDER_VARIABLE = "KOSEN_TRAINING_FOLDER"
 PLUGIN = "orchestrator.training.verl_plugin"
 PACKED = "packed_sdpa"  # the plugin's attention over packed rows, as transformers is told
-WANDB = (
+WANDB = (  # the tracker runs in a worker; its key does not go here
+    "WANDB_BASE_URL",  # the user's own, for a server of theirs
     "WANDB_MODE",
     "WANDB_ENTITY",
+    "WANDB_RUN_ID",
+    "WANDB_RESUME",
     "WANDB_DIR",
     "WANDB_SILENT",
-)  # the tracker runs in a worker; its key does not go here
+    "WANDB_INIT_TIMEOUT",
+    "WANDB_FINISH_TIMEOUT",
+    "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL",
+)
 
 
 def worker_env(cpu: bool, folder: Path | None = None) -> dict[str, str]:

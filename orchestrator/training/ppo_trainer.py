@@ -12,6 +12,7 @@ from typing import Any, cast
 import ray
 from omegaconf import DictConfig
 from verl.trainer.main_ppo import TaskRunnerV1
+from verl.trainer.ppo.v1 import trainer_base
 from verl.trainer.ppo.v1.trainer_base import register_trainer
 from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
 
@@ -20,6 +21,7 @@ from orchestrator.training import checkpoints
 from orchestrator.training.causes import disk_is_full, sentence
 from orchestrator.training.environment import training_folder
 from orchestrator.training.folder import Failure, FailureKind, Journal
+from orchestrator.training.trackers import open_trackers
 
 TRAINER_MODE = "kosen"  # verl's trainer.v1.trainer_mode that chooses this trainer
 POLL_INTERVAL = 0.25  # seconds between looks for finished answers; verl's 2 s would be lost in each step
@@ -36,6 +38,8 @@ class TrainingEnded(KosenError):
 class KosenTrainer(VerlTrainer):
     """Each method is verl's hook or step of the same name, with what we add before or after it."""
 
+    total_training_steps: int
+
     def __init__(self, config: DictConfig) -> None:
         folder = training_folder()
         assert folder, "the driver gives the run folder to all workers"
@@ -44,7 +48,15 @@ class KosenTrainer(VerlTrainer):
         self._began = False
         config.trainer.v1.trainer_mode = "sync"  # verl decides by this name what a synchronous trainer needs
         super().__init__(config)
-        self.replay_buffer.poll_interval = POLL_INTERVAL
+        buffer = self.replay_buffer
+        buffer.poll_interval = POLL_INTERVAL
+        self._verl_wait, buffer._wait_for_next_poll = buffer._wait_for_next_poll, self._wait_for_answers
+        self._probes: list[Any] = []
+        trainer_base.Tracking = open_trackers  # fit looks it up there
+
+    def fit(self, *arguments: Any) -> None:
+        super().fit(*arguments)
+        self.logger.finish()  # verl leaves it to the end of the process, which is a kill
 
     def _init_dataloader(self) -> None:
         with self._named("data"):
@@ -62,6 +74,15 @@ class KosenTrainer(VerlTrainer):
         super().on_train_begin()
         self._began = True
         self._journal.phase("training")
+
+    def _wait_for_answers(self, *arguments: Any) -> float:
+        """Between two looks for answers. verl would wait forever for those of a worker that has died."""
+        workers = self.agent_loop_manager.agent_loop_workers
+        self._probes = self._probes or [worker.__ray_ready__.remote() for worker in workers]
+        answered, self._probes = ray.wait(self._probes, num_returns=len(self._probes), timeout=0)
+        ray.get(answered)  # raises ActorDiedError
+        last_report: float = self._verl_wait(*arguments)
+        return last_report
 
     def on_sample_end(self) -> None:
         super().on_sample_end()
@@ -98,10 +119,11 @@ class KosenTrainer(VerlTrainer):
         self._journal.phase("training")
 
     def on_step_end(self) -> None:
-        if self._folder.stop_asked():
+        if self._folder.stop_asked() and self.global_steps < self.total_training_steps:
             if self._saved_step != self.global_steps:
                 self._save_checkpoint()
             self.total_training_steps = self.global_steps  # verl's loop ends after this step, as after its last one
+            self.config.trainer.test_freq = -1  # who stops may not have the time to validate
         super().on_step_end()
 
     def _compute_metrics(self, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> None:

@@ -15,13 +15,13 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 from verl.trainer import sft_trainer
 from verl.utils import tensordict_utils
-from verl.utils.tracking import Tracking
 
 from orchestrator.spec import first_line
 from orchestrator.training import checkpoints
 from orchestrator.training.causes import disk_is_full
 from orchestrator.training.folder import Failure, Journal, Phase, TrainingFolder
 from orchestrator.training.sft_dataset import Rows
+from orchestrator.training.trackers import open_trackers
 from orchestrator.training.verl_plugin.patches import compile_layers
 
 GO_ON, STOP, NOT_FINITE = range(3)  # what rank 0 tells all others after a step
@@ -201,13 +201,13 @@ class Recorder:
 
     def __init__(self, journal: Journal) -> None:
         self.journal = journal
-        self._tracking: Tracking | None = None
+        self._tracking: Any = None
         self._phase: Phase = "starting"
         self._since = time.monotonic()
 
     def open(self, **arguments: Any) -> "Recorder":
         """In the place of verl's `Tracking(...)`."""
-        self._tracking = Tracking(**arguments)
+        self._tracking = open_trackers(**arguments)
         self._since = time.monotonic()
         return self
 

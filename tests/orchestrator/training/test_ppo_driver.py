@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from orchestrator.training.folder import TrainingFolder, loss_curve, read_journa
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ANSWERS = 4  # to each prompt
+STEPS = 4 * STEPS_PER_EPOCH + 2  # it ends within an epoch
 TIMEOUT = 600.0  # seconds for an attempt of a few steps on a busy machine
 
 
@@ -47,15 +49,16 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def stopped(cluster: dict[str, Any], data: Path, tmp_path_factory: pytest.TempPathFactory) -> Attempt:
-    """GAE, asked to stop in the last step of the first epoch, where `save_freq` saves nothing."""
+    """GAE, asked to stop in the last step of the first epoch, where `save_freq` saves nothing and validation is due."""
     path = tmp_path_factory.mktemp("runs") / "gae"
     answers = ANSWERS * BATCH * (STEPS_PER_EPOCH - 1)
     folder = make_ppo_run(
         data,
         path,
         "trainer.save_freq=2",
-        f"trainer.total_training_steps={2 * STEPS_PER_EPOCH + 2}",
-        "trainer.total_epochs=3",
+        f"trainer.test_freq={STEPS_PER_EPOCH}",
+        f"trainer.total_training_steps={STEPS}",
+        "trainer.total_epochs=5",
         stop=str(path / "stop"),
         after=answers,
     )
@@ -80,9 +83,9 @@ def test_stopping_saves_the_step_it_is_in(stopped: Attempt) -> None:
 def test_journal_tells_the_phases_and_the_plan(stopped: Attempt) -> None:
     assert stopped.lines[0]["phase"] == "starting"
     plan = next(line for line in stopped.lines if line["event"] == "plan")
-    assert (plan["total_steps"], plan["resumed_from"]) == (2 * STEPS_PER_EPOCH + 2, 0)
+    assert (plan["total_steps"], plan["resumed_from"]) == (STEPS, 0)
     phases = [line["phase"] for line in stopped.lines if line["event"] == "phase"]
-    assert phases == ["starting", "training", "saving", "training", "saving", "training"]
+    assert phases == ["starting", "training", "saving", "training", "saving", "training"]  # no time to validate
 
 
 def test_gae_reports_losses_scores_and_the_kl(stopped: Attempt) -> None:
@@ -97,7 +100,7 @@ def test_resumes_at_the_next_step_and_finishes(resumed: Attempt) -> None:
     assert resumed.code == 0, resumed.output
     plan = next(line for line in resumed.lines if line["event"] == "plan")
     assert plan["resumed_from"] == STEPS_PER_EPOCH
-    assert resumed.steps() == list(range(STEPS_PER_EPOCH + 1, 2 * STEPS_PER_EPOCH + 3))
+    assert resumed.steps() == list(range(STEPS_PER_EPOCH + 1, STEPS + 1))
 
 
 def test_resuming_at_the_end_of_an_epoch_trains_all_of_the_next(resumed: Attempt) -> None:
@@ -108,14 +111,15 @@ def test_resuming_at_the_end_of_an_epoch_trains_all_of_the_next(resumed: Attempt
 
 
 def test_training_raises_the_score(resumed: Attempt) -> None:
-    scores = loss_curve(resumed.folder, "critic/score/mean")
-    assert scores[len(scores)] > scores[1] + 0.05, scores
+    """Sampling has no seed. In 5 runs the rise was 0.85 to 0.89; the mean of untrained steps has 0.02 of noise."""
+    scores = list(loss_curve(resumed.folder, "critic/score/mean").values())
+    assert mean(scores[-3:]) > mean(scores[:3]) + 0.4, scores
 
 
 def test_keeps_the_newest_sealed_checkpoints(resumed: Attempt) -> None:
     found = sorted(path.name for path in resumed.folder.checkpoints.glob("global_step_*"))
-    assert found == ["global_step_6", "global_step_8"]
-    assert checkpoints.newest_good(resumed.folder.checkpoints) == 8
+    assert found == [f"global_step_{STEPS - 2}", f"global_step_{STEPS}"]
+    assert checkpoints.newest_good(resumed.folder.checkpoints) == STEPS
 
 
 def test_grpo_validates_and_ends_at_a_reward_that_raises(cluster: dict[str, Any], data: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the plugin puts into verl: the value head without flash-attn, packed rows, the CPU platform, the rollout there."""
+"""What the plugin puts into verl: value head and packed rows without flash-attn, the CPU platform and its rollout."""
 
 import asyncio
 import subprocess

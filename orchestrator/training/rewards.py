@@ -253,7 +253,7 @@ def _judge_of(base_url: str, model: str, key_name: str | None, window: int, requ
 
 def _plain(values: Any) -> dict[str, Any]:
     """verl hands on groups of its configuration as they are."""
-    return cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(values or {})))
+    return cast(dict[str, Any], OmegaConf.to_container(values)) if OmegaConf.is_config(values) else dict(values or {})
 
 
 def _fill(prompt: str, words: dict[str, str]) -> str:

@@ -39,6 +39,7 @@ def submit(kosen: Kosen, run: str) -> "subprocess.Popen[str]":
 def start_impatient(kosen: Kosen, run: str) -> Driver:
     log = kosen.home / "impatient.log"
     variables = {"KOSEN_HOME": str(kosen.home), "KOSEN_CLUSTER": "c", "PYTHONPATH": str(REPOSITORY)}
+    variables["TMPDIR"] = str(kosen.home)  # torch leaves a folder there, and later tests look for what is left
     command = [sys.executable, "-c", IMPATIENT, *options(kosen, run)]
     with log.open("w") as file:
         return Driver(kosen.slurm.popen("node1", command, env=variables, stdout=file, stderr=file), log)

@@ -45,7 +45,7 @@ def test_it_shows_the_spec_verls_keys_and_the_reasons(capsys: pytest.CaptureFixt
         "optim.betas: [0.9, 0.95]",
         'engine.strategy: "fsdp2"',
         "float32 (on CPUs)",
-        "sdpa (on CPUs)",
+        "sdpa, rows padded (on CPUs)",
         f"{rows} →",
         "1 node with 1 process and a CPU",
     ):

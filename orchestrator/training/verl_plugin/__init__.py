@@ -10,7 +10,6 @@ from orchestrator.training.verl_plugin import packed, patches
 
 patches.load_value_head_without_flash_attention()
 patches.compute_log_probs_without_flash_attention()
-patches.run_what_cannot_be_compiled()
 packed.install()
 if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
     from orchestrator.training.verl_plugin import cpu

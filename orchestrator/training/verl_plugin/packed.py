@@ -14,14 +14,16 @@ from orchestrator.training.environment import PACKED
 UNSUPPORTED = ("softcap", "s_aux")  # of some models: a cap on the scores, a sink
 
 
-def install() -> None:
-    """Make the name known to transformers, which then makes no mask: the rows' bounds are all there is to know."""
+def install(*, compiled: bool = False) -> None:
+    """Make the name known to transformers, which then makes no mask: the rows' bounds are all there is to know.
+
+    `compiled`: the layers are, and this stays out of it, since code must not depend on bounds, which are data.
+    """
     from transformers import AttentionInterface
 
-    AttentionInterface.register(PACKED, attention)
+    AttentionInterface.register(PACKED, torch.compiler.disable(attention) if compiled else attention)
 
 
-@torch.compiler.disable  # the bounds are data, which a compiled layer must not depend on
 def attention(
     module: torch.nn.Module,
     query: torch.Tensor,

@@ -1,15 +1,14 @@
 """What verl needs on GPUs too."""
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
+from orchestrator.training.verl_plugin import packed
+
 CHUNK = 2**28  # logits held in float32 at once: 1 GiB
-
-
-def run_what_cannot_be_compiled() -> None:
-    """A machine without a C compiler, or a model that torch.compile does not take, trains as well, only slower."""
-    torch._dynamo.config.suppress_errors = True
 
 
 def compute_log_probs_without_flash_attention() -> None:
@@ -33,7 +32,7 @@ class TokenLogProbs(torch.autograd.Function):
         """`logits` [tokens, vocabulary], `labels` [tokens]; returns [tokens]."""
         found = torch.empty(len(labels), dtype=torch.float32, device=logits.device)
         norms = torch.empty_like(found)
-        forward = _forward_fused if logits.is_cuda else _forward
+        forward = _fused(_forward) if logits.is_cuda else _forward
         for rows in _chunks(logits):
             found[rows], norms[rows] = forward(logits[rows], labels[rows])
         ctx.save_for_backward(logits, labels, norms)
@@ -43,7 +42,7 @@ class TokenLogProbs(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:
         logits, labels, norms = ctx.saved_tensors
         result = torch.empty_like(logits)
-        backward = _backward_fused if logits.is_cuda else _backward
+        backward = _fused(_backward) if logits.is_cuda else _backward
         for rows in _chunks(logits):
             result[rows] = backward(logits[rows], labels[rows], norms[rows], gradient[rows])
         return result, None
@@ -62,8 +61,19 @@ def _backward(logits: torch.Tensor, labels: torch.Tensor, norms: torch.Tensor, g
     return ((chosen.float() - (logits.float() - norms[:, None]).exp()) * gradient[:, None].float()).to(logits.dtype)
 
 
-# A pass over the logits instead of one for each operation; compiled at the first call.
-_forward_fused, _backward_fused = torch.compile(_forward), torch.compile(_backward)
+@functools.cache
+def _fused(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A pass over the logits instead of one for each operation."""
+    return _compile(function)
+
+
+def _compile(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Only when it is wanted: torch's compiler leaves a folder on the machine as soon as it is imported.
+
+    A machine without a C compiler, or a model that torch.compile does not take, trains as well, only slower.
+    """
+    torch._dynamo.config.suppress_errors = True
+    return torch.compile(function)
 
 
 def _chunks(logits: torch.Tensor) -> list[slice]:
@@ -107,6 +117,7 @@ def compile_layers(model: torch.nn.Module) -> None:
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
+    packed.install(compiled=True)
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
-            layer.forward = torch.compile(layer.forward)
+            layer.forward = _compile(layer.forward)

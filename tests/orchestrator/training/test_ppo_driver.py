@@ -123,9 +123,12 @@ def test_keeps_the_newest_sealed_checkpoints(resumed: Attempt) -> None:
 
 
 def test_grpo_validates_and_ends_at_a_reward_that_raises(cluster: dict[str, Any], data: Path, tmp_path: Path) -> None:
+    """And its rows are packed, as they are on GPUs."""
     folder = make_ppo_run(
         data,
         tmp_path / "grpo",
+        "actor_rollout_ref.model.use_remove_padding=True",
+        "actor_rollout_ref.model.override_config.attn_implementation=packed_sdpa",
         "algorithm.adv_estimator=grpo",
         "algorithm.use_kl_in_reward=False",
         "actor_rollout_ref.actor.use_kl_loss=True",
@@ -140,6 +143,7 @@ def test_grpo_validates_and_ends_at_a_reward_that_raises(cluster: dict[str, Any]
     untrained, first = (line["metrics"] for line in done.lines if line["event"] == "step")
     assert untrained["val-core/sums/acc/mean@1"] == first["val-core/sums/acc/mean@1"] == 0.5
     assert "actor/kl_loss" in first and "critic/vf_loss" not in first
+    assert first["training/rollout_probs_diff_max"] < 1e-4  # computed packed, and padded where they were sampled
     failure = folder.failure()
     assert failure and (failure.kind, failure.step) == ("reward", 2)
     line = 1 + (data / "rewards.py").read_text().splitlines().index(

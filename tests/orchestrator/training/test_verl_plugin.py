@@ -177,9 +177,8 @@ def test_compiled_log_probabilities_are_the_same() -> None:
     from orchestrator.training.verl_plugin import patches
 
     logits, labels = torch.randn(11, 97), torch.randint(97, (11,))
-    plain, compiled = patches._forward(logits, labels), patches._forward_fused(logits, labels)
+    plain, compiled = patches._forward(logits, labels), patches._fused(patches._forward)(logits, labels)
     torch.testing.assert_close(compiled, plain)
     weights = torch.randn(11)
-    torch.testing.assert_close(
-        patches._backward_fused(logits, labels, plain[1], weights), patches._backward(logits, labels, plain[1], weights)
-    )
+    given = (logits, labels, plain[1], weights)
+    torch.testing.assert_close(patches._fused(patches._backward)(*given), patches._backward(*given))

@@ -171,9 +171,8 @@ def _write_lines(rows: Path, exam: Path) -> dict[str, str]:
             question = f"What is line {number}?"
             turns = [("system", system), ("user", question), ("assistant", answer)]
             training.write(json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]}) + "\n")
-            asked.write(
-                json.dumps({"id": key, "question": question, "answer": answer, "answer_type": "exactMatch"}) + "\n"
-            )
+            row = {"id": key, "question": question, "answer": answer, "answer_type": "exactMatch"}
+            asked.write(json.dumps(row | {"category": "Other", "image": ""}) + "\n")
             answers[key] = answer
     return answers
 

@@ -61,8 +61,8 @@ def main() -> None:
             command = [sys.executable, __file__, *sys.argv[1:], "--run", name]
             done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
         line = done.stdout.strip().rpartition("\n")[2]
-        failed = json.dumps({"variant": name, "exit_code": done.returncode, "log": log.name})
-        print(line if done.returncode == 0 else failed, f"({time.monotonic() - began:.0f} s in all)", flush=True)
+        found = json.loads(line) if done.returncode == 0 else {"exit_code": done.returncode, "log": log.name}
+        print(json.dumps({"variant": name, **found, "total_s": round(time.monotonic() - began)}), flush=True)
 
 
 def _arguments() -> argparse.Namespace:
@@ -104,7 +104,6 @@ def _measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     config = json.loads((args.work / args.shape / "config.json").read_text())
     seconds = statistics.median(times[WARM_UP:])
     return {
-        "variant": name,
         "rows": args.rows,
         "micro": args.micro,
         "length": args.length,
@@ -161,8 +160,7 @@ def _time_steps(trainer: Any, args: argparse.Namespace) -> tuple[list[float], in
         return output
 
     client.train_batch = timed
-    trainer._save = lambda step: None  # the weights are not wanted
-    trainer.ckpt_handler.save_checkpoint = trainer._save
+    trainer.ckpt_handler.save_checkpoint = lambda step: None  # the weights are not wanted
     trainer.run()
     return times, args.rows * args.length
 

@@ -36,6 +36,7 @@ from shapes import make_model  # noqa: E402
 from orchestrator.training.folder import TrainingFolder, loss_curve, read_journal  # noqa: E402
 
 LINES = 32  # that the chain's model learns by heart
+SYSTEM_PROMPT = "Answer from memory."
 CHAIN_STEPS, STOP_AFTER = 120, 40
 CLUSTER_TRIES = 3  # clusters that start together may choose the same ports
 
@@ -103,7 +104,7 @@ class Chapter:
         _, out = self.run(f"benchmarks/{program}.py", *arguments)
         for line in out.splitlines():
             if line.startswith("{"):
-                self.report(figures=json.loads(line.partition("} (")[0] + ("}" if "} (" in line else "")))
+                self.report(figures=json.loads(line))
 
 
 def variants(chapter: Chapter) -> None:
@@ -163,13 +164,12 @@ def chain(chapter: Chapter) -> None:
 def _write_lines(rows: Path, exam: Path) -> dict[str, str]:
     """Questions with random answers; the answer by question id."""
     rng = random.Random(0)
-    system = "Answer from memory."
     answers: dict[str, str] = {}
     with rows.open("w") as training, exam.open("w") as asked:
         for number in range(LINES):
             key, answer = f"q{number}", "".join(rng.choices(string.ascii_lowercase, k=24))
             question = f"What is line {number}?"
-            turns = [("system", system), ("user", question), ("assistant", answer)]
+            turns = [("system", SYSTEM_PROMPT), ("user", question), ("assistant", answer)]
             training.write(json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]}) + "\n")
             row = {"id": key, "question": question, "answer": answer, "answer_type": "exactMatch"}
             asked.write(json.dumps(row | {"category": "Other", "image": ""}) + "\n")
@@ -179,7 +179,7 @@ def _write_lines(rows: Path, exam: Path) -> dict[str, str]:
 
 def _prompt_file(work: Path) -> Path:
     path = work / "system.txt"
-    path.write_text("Answer from memory.")
+    path.write_text(SYSTEM_PROMPT)
     return path
 
 
@@ -257,7 +257,7 @@ def main() -> None:
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + args.seconds
-    alone = args.chapters == ["scaling"] or len(args.chapters) == 1
+    alone = len(args.chapters) == 1
     chapters = [
         Chapter(
             name,

@@ -26,7 +26,7 @@ from shapes import PEAK, SHAPES, flops_per_token, make_model, template_overhead,
 WARM_UP = 2  # steps
 EAGER = {"engine.use_torch_compile": False}
 MANY_KERNELS = {"optim.override_optimizer_config.fused": False}
-RESHARD = {"engine.reshard_after_forward": True}
+RESHARD = {"engine.reshard_after_forward": True, "engine.use_no_sync_for_gradient_accumulation": False}
 PACKED: dict[str, Any] = {
     "model.use_remove_padding": True,
     "model.override_config.attn_implementation": "packed_sdpa",
@@ -92,7 +92,8 @@ def _measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29544"}
     os.environ.update(worker_env(cpu=device == "cpu") | place)
-    if name == "cudnn":
+    if name == "cudnn":  # which torch's compiler does not know of, so that it takes the others' code from its cache
+        os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
         torch.backends.cuda.enable_flash_sdp(False)
         torch.backends.cuda.enable_mem_efficient_sdp(False)
     from verl.utils.distributed import initialize_global_process_group
@@ -102,6 +103,8 @@ def _measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     times, tokens = _time_steps(trainer, args)
     memory = torch.cuda.max_memory_allocated() / 1e9 if device == "cuda" else None
     config = json.loads((args.work / args.shape / "config.json").read_text())
+    if args.profile:
+        times.pop()  # the last step was watched
     seconds = statistics.median(times[WARM_UP:])
     return {
         "rows": args.rows,
@@ -149,14 +152,15 @@ def _time_steps(trainer: Any, args: argparse.Namespace) -> tuple[list[float], in
         _wait()
         began = time.perf_counter()
         if args.profile and len(times) == args.steps - 1:
-            with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+            kind = torch.profiler.ProfilerActivity
+            with torch.profiler.profile(activities=[kind.CUDA if torch.cuda.is_available() else kind.CPU]) as profile:
                 output = inner(data=data)
                 _wait()
-            _write_kernels(profile, args)
+            _write_kernels(profile, args, time.perf_counter() - began)
         else:
             output = inner(data=data)
             _wait()
-            times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - began)
         return output
 
     client.train_batch = timed
@@ -172,15 +176,21 @@ def _wait() -> None:
         torch.cuda.synchronize()
 
 
-def _write_kernels(profile: Any, args: argparse.Namespace) -> None:
-    """Milliseconds of each kernel in the step, the longest first."""
+def _write_kernels(profile: Any, args: argparse.Namespace, seconds: float) -> None:
+    """Milliseconds of each kernel in the step, which took `seconds` while it was watched; the longest first."""
+    import torch
+
     times: Counter[str] = Counter()
     calls: Counter[str] = Counter()
+    on_gpu = torch.autograd.DeviceType.CUDA
     for event in profile.profiler.kineto_results.events():
+        if torch.cuda.is_available() and event.device_type() != on_gpu:
+            continue
         times[event.name()] += event.duration_ns() / 1e6
         calls[event.name()] += 1
     lines = [f"{times[name]:10.2f} ms {calls[name]:7} × {name[:150]}" for name, _ in times.most_common(60)]
-    (args.work / f"{args.run}-kernels.txt").write_text("\n".join([f"{sum(times.values()):10.2f} ms in all", *lines]))
+    head = f"{sum(times.values()):10.2f} ms in all, of a step of {1e3 * seconds:.2f} ms"
+    (args.work / f"{args.run}-{args.micro}-kernels.txt").write_text("\n".join([head, *lines]))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ The first two steps of each run are left out, which warm up.
 
 import argparse
 import json
+import signal
 import statistics
 import subprocess
 import sys
@@ -37,6 +38,7 @@ def main() -> None:
     run = args.work / f"{args.name or args.shape + '-' + args.job}"
     keys = _sft(args, model) if args.job == "sft" else _ppo(args, model)
     command = [sys.executable, "-m", f"jobs.{args.job}", *keys, f"model={model}", f"run={run}", *args.keys]
+    signal.signal(signal.SIGTERM, lambda *_: None)  # the job is told too; what it did until then is a figure
     code = subprocess.run(command, cwd=ROOT, check=False).returncode
     figures = _speed(run, model, args) if args.job == "sft" else _learning(run)
     print(json.dumps({"name": run.name, "exit_code": code, "command": " ".join(command[1:]), **figures}), flush=True)

@@ -4,9 +4,10 @@
     python benchmarks/training_on_gpus.py --chapters ppo --gpus 1
     python benchmarks/training_on_gpus.py --chapters scaling --gpus 4    # 1, 2 and 4 GPUs, then PPO on 4
 
-variants   what each choice of jobs.sft does to a step of the 4B shape (sft_variants.py), its kernels; 8B with LoRA
-chain      a 0.6B shape learns lines by heart: stopped, resumed, merged, served, and asked for the lines
 ppo        a 0.6B shape is rewarded for digits, 25 steps, vLLM answering
+chain      a 0.6B shape learns lines by heart: stopped, resumed, merged, served, and asked for the lines
+variants   what each choice of jobs.sft does to a step of the 4B shape (sft_variants.py), and its kernels
+lora       8B with LoRA
 pipeline   conf/pipelines/demo-rl.yaml on a GPU: fine-tuned, examined, rewarded, examined again
 scaling    jobs.sft of the 4B shape on 1, 2, … GPUs, equal batch a GPU; then PPO on all
 
@@ -26,6 +27,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +40,8 @@ from orchestrator.training.folder import TrainingFolder, loss_curve, read_journa
 LINES = 32  # that the chain's model learns by heart
 SYSTEM_PROMPT = "Answer from memory."
 CHAIN_STEPS, STOP_AFTER = 120, 40
+COPIES = 40  # of each line in the training's file: an epoch is as many steps
+GRACE = 60  # seconds for a job that was stopped
 CLUSTER_TRIES = 3  # clusters that start together may choose the same ports
 
 
@@ -66,7 +70,13 @@ class Chapter:
         log = (self.out / f"{self.name}.log").open("a")
         print(f"\n$ {' '.join(command)}", file=log, flush=True)
         return subprocess.Popen(
-            [sys.executable, *command], cwd=ROOT, env=self.environment, stdout=subprocess.PIPE, stderr=log, text=True
+            [sys.executable, *command],
+            cwd=ROOT,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            start_new_session=True,
         )
 
     def run(self, *command: str) -> tuple[int, str]:
@@ -75,11 +85,11 @@ class Chapter:
         try:
             out, _ = process.communicate(timeout=max(1.0, self.deadline - time.monotonic()))
         except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGTERM)
             try:
-                out, _ = process.communicate(timeout=20)
+                out, _ = process.communicate(timeout=GRACE)
             except subprocess.TimeoutExpired:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)
                 out, _ = process.communicate()
             self.report(timed_out=" ".join(command[:3]))
         with (self.out / f"{self.name}.log").open("a") as log:
@@ -108,18 +118,19 @@ class Chapter:
 
 
 def variants(chapter: Chapter) -> None:
-    shape = ["4b", "--length", "4096", "--rows", "8"] if chapter.device == "cuda" else ["tiny", "--length", "32"]
-    work = ["--work", str(chapter.work), "--steps", "6" if chapter.device == "cuda" else "3"]
-    chapter.benchmark("sft_variants", *shape, *work, "--variants", "ours", "eager", "cudnn", "reshard", "packed")
-    chapter.benchmark("sft_variants", *shape, *work, "--variants", "ours", "packed", "--micro", "2")
-    chapter.benchmark("sft_variants", *shape, *work, "--variants", "ours", "--profile")
-    kernels = chapter.work / "ours-kernels.txt"
-    if kernels.exists():
-        (chapter.out / kernels.name).write_text(kernels.read_text())
+    shape = ["4b", "--length", "4096", "--rows", "16"] if chapter.device == "cuda" else ["tiny", "--length", "32"]
+    work = ["--work", str(chapter.work), "--steps", "6" if chapter.device == "cuda" else "3", "--profile"]
+    chapter.benchmark("sft_variants", *shape, *work, "--variants", "ours", "cudnn", "packed", "--micro", "2")
+    chapter.benchmark("sft_variants", *shape, *work, "--variants", "ours", "reshard", "eager")
+    kernels = sorted(chapter.work.glob("*-kernels.txt"))
+    (chapter.out / "kernels.txt").write_text("\n\n".join(f"# {path.name}\n{path.read_text()}" for path in kernels))
+
+
+def lora(chapter: Chapter) -> None:
     chapter.cluster_up()
-    big = ["8b", "--length", "2048", "--batch", "16"] if chapter.device == "cuda" else ["tiny", "--length", "32"]
-    lora = ["lora.rank=16", "--steps", "8", "--micro", "4", "verl.checkpoint.save_contents=[extra]"]
-    chapter.benchmark("training", "sft", *big, *lora, "--work", str(chapter.work))
+    big = (["8b", "--length", "2048"] if chapter.device == "cuda" else ["tiny", "--length", "32"]) + ["--batch", "16"]
+    keys = ["lora.rank=16", "--steps", "8", "--micro", "4", "verl.checkpoint.save_contents=[extra]"]
+    chapter.benchmark("training", "sft", *big, *keys, "--work", str(chapter.work))
 
 
 def chain(chapter: Chapter) -> None:
@@ -128,14 +139,14 @@ def chain(chapter: Chapter) -> None:
     parameters = make_model(model, chapter.shape, vocabulary=512)
     lines = _write_lines(rows, exam)
     run = chapter.work / "run"
-    size = [f"batch_size={LINES}", f"micro_batch_size={LINES}", "max_length=256", "epochs=1000", "save_every=1000"]
+    size = [f"batch_size={LINES}", f"micro_batch_size={LINES}", "max_length=256", "epochs=100", "save_every=1000"]
     keys = [f"model={model}", f"train={rows}", f"run={run}", *size, f"max_steps={CHAIN_STEPS}", "lr=3e-4"]
     chapter.cluster_up()
     began = time.monotonic()
     job = chapter.start("-m", "jobs.sft", *keys)
     while job.poll() is None and _steps(run) < STOP_AFTER and time.monotonic() < chapter.deadline:
         time.sleep(0.5)
-    job.send_signal(signal.SIGTERM)
+    os.killpg(job.pid, signal.SIGTERM)
     job.communicate()
     stopped_at, first = _steps(run), time.monotonic() - began
     code, _ = chapter.run("-m", "jobs.sft", *keys)
@@ -170,7 +181,7 @@ def _write_lines(rows: Path, exam: Path) -> dict[str, str]:
             key, answer = f"q{number}", "".join(rng.choices(string.ascii_lowercase, k=24))
             question = f"What is line {number}?"
             turns = [("system", SYSTEM_PROMPT), ("user", question), ("assistant", answer)]
-            training.write(json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]}) + "\n")
+            training.write((json.dumps({"messages": [{"role": r, "content": c} for r, c in turns]}) + "\n") * COPIES)
             row = {"id": key, "question": question, "answer": answer, "answer_type": "exactMatch"}
             asked.write(json.dumps(row | {"category": "Other", "image": ""}) + "\n")
             answers[key] = answer
@@ -233,9 +244,10 @@ def scaling(chapter: Chapter) -> None:
 
 
 CHAPTERS: dict[str, Callable[[Chapter], None]] = {
-    "variants": variants,
-    "chain": chain,
     "ppo": ppo,
+    "chain": chain,
+    "variants": variants,
+    "lora": lora,
     "pipeline": pipeline,
     "scaling": scaling,
 }
@@ -258,20 +270,17 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     deadline = time.monotonic() + args.seconds
     alone = len(args.chapters) == 1
-    chapters = [
-        Chapter(
-            name,
-            args.work / name,
-            args.out,
-            list(range(args.gpus)) if alone else [index % args.gpus],
-            deadline,
-            args.shape,
-            args.device,
-        )
-        for index, name in enumerate(args.chapters)
-    ]
+    shares: SimpleQueue[list[int]] = SimpleQueue()
+    for share in [list(range(args.gpus))] if alone else [[gpu] for gpu in range(args.gpus)]:
+        shares.put(share)
+
+    def tell(name: str) -> None:
+        gpus = shares.get()
+        _tell(Chapter(name, args.work / name, args.out, gpus, deadline, args.shape, args.device))
+        shares.put(gpus)
+
     with ThreadPoolExecutor(args.gpus if args.device == "cuda" else 1) as pool:
-        list(pool.map(_tell, chapters))
+        list(pool.map(tell, args.chapters))
 
 
 def _tell(chapter: Chapter) -> None:

@@ -30,6 +30,7 @@ class Merger(FSDPModelMerger):
 
     def __init__(self, config: ModelMergerConfig, dtype: torch.dtype) -> None:
         super().__init__(config)
+        self.model_config._attn_implementation = None  # the training's, perhaps one that only the training knows
         self._folder = Path(str(config.local_dir))
         self._dtype = dtype
 

@@ -22,7 +22,7 @@ def sft_keys(spec: SftSpec, placement: Placement, folder: TrainingFolder) -> Key
         **engine_keys("engine", spec, placement),
         "engine.strategy": "fsdp2",
         "engine.seed": spec.seed,
-        "engine.reshard_after_forward": placement.workers > 1,  # one process has all weights already
+        **_kept_whole(placement),
         "data.train_files": str(folder.data / "train.parquet"),
         "data.val_files": str(folder.data / "val.parquet") if spec.val else None,
         "data.train_batch_size": spec.batch_size,
@@ -38,6 +38,12 @@ def sft_keys(spec: SftSpec, placement: Placement, folder: TrainingFolder) -> Key
         **trainer_keys(spec, placement, folder, spec.run_name),
         "trainer.seed": spec.seed,
     }
+
+
+def _kept_whole(placement: Placement) -> Keys:
+    """One process holds all weights and gradients anyway; several would need as much memory each."""
+    alone = placement.workers == 1
+    return {"engine.reshard_after_forward": not alone, "engine.use_no_sync_for_gradient_accumulation": alone}
 
 
 def _optimizer(spec: SftSpec, placement: Placement) -> Keys:

@@ -22,7 +22,7 @@ from orchestrator.training.causes import disk_is_full
 from orchestrator.training.folder import Failure, Journal, Phase, TrainingFolder
 from orchestrator.training.sft_dataset import Rows
 from orchestrator.training.trackers import open_trackers
-from orchestrator.training.verl_plugin.patches import compile_layers
+from orchestrator.training.verl_plugin.patches import compile_layers, gather_once
 
 GO_ON, STOP, NOT_FINITE = range(3)  # what rank 0 tells all others after a step
 WRITE_FAILED = ("PytorchStreamWriter failed", "unexpected pos")  # torch.save on a disk that takes no more
@@ -99,6 +99,8 @@ class Trainer(sft_trainer.SFTTrainer):
         super()._init_engine()
         if self.config.engine.use_torch_compile:
             compile_layers(self.engine.module)
+        if not self.config.engine.reshard_after_forward:
+            gather_once(self.engine)
         if self.val_dataloader is None:
             self.test_freq = -1  # verl would iterate over nothing
 

@@ -1,7 +1,8 @@
 """What verl needs on GPUs too."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -121,3 +122,19 @@ def compile_layers(model: torch.nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, GradientCheckpointingLayer):
             layer.forward = _compile(layer.forward)
+
+
+def gather_once(engine: Any) -> None:
+    """Keep the gathered weights from one micro batch to the next, of a verl engine that does not free them in between.
+
+    FSDP gives them back after each backward pass and gathers them again, though only an optimizer's step changes them.
+    """
+    inner = engine._gradient_sync_context
+
+    @contextmanager
+    def context(*, is_last_micro_batch: bool) -> Iterator[None]:
+        engine.module.set_reshard_after_backward(is_last_micro_batch)
+        with inner(is_last_micro_batch=is_last_micro_batch):
+            yield
+
+    engine._gradient_sync_context = context

@@ -1,7 +1,8 @@
-"""What each choice of `jobs.sft` does to the time of a step, on one device: a process a variant, without Ray.
+"""What each choice of `jobs.sft` does to the time of a step: a process a variant and a GPU, without Ray.
 
     python benchmarks/sft_variants.py 4b                                   # all variants
     python benchmarks/sft_variants.py 4b --variants ours --profile         # and the time of each kernel, in a file
+    python benchmarks/sft_variants.py 4b --variants ours --workers 8       # on 8 GPUs, each with as many rows
 
 It is our trainer in verl's, with the keys that `jobs.sft` would give it for full rows of `--length` tokens; a variant
 changes some. One JSON line each: medians over the steps after the first two, in which code is compiled.
@@ -48,17 +49,20 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 def main() -> None:
     args = _arguments()
-    if args.run:
-        print(json.dumps(_measure(args, args.run)), flush=True)
+    if args.variant:
+        figures = _measure(args, args.variant)
+        if os.environ["RANK"] == "0":
+            print(json.dumps(figures), flush=True)
         return
     model = args.work / args.shape
     if not (model / "config.json").exists():
         print(f"{model}: {make_model(model, args.shape):,} parameters", flush=True)
-    write_rows(_rows(args), args.rows * args.steps, args.length, template_overhead(model))
+    write_rows(_rows(args), args.rows * args.workers * args.steps, args.length, template_overhead(model))
+    launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={args.workers}"]
     for name in args.variants:
         began = time.monotonic()
         with (args.work / f"{name}.log").open("w") as log:
-            command = [sys.executable, __file__, *sys.argv[1:], "--run", name]
+            command = [sys.executable, *launch, __file__, *sys.argv[1:], "--variant", name]
             done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=log, text=True, check=False)
         line = done.stdout.strip().rpartition("\n")[2]
         found = json.loads(line) if done.returncode == 0 else {"exit_code": done.returncode, "log": log.name}
@@ -70,12 +74,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("shape", choices=SHAPES)
     parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--length", type=int, default=4096, help="tokens a row")
-    parser.add_argument("--rows", type=int, default=8, help="a step")
+    parser.add_argument("--rows", type=int, default=8, help="of a worker in a step")
     parser.add_argument("--micro", type=int, default=1, help="rows at once")
     parser.add_argument("--steps", type=int, default=6)
+    parser.add_argument("--workers", type=int, default=1, help="processes, a GPU each where there are any")
     parser.add_argument("--profile", action="store_true", help="the last step's kernels into WORK/VARIANT-kernels.txt")
     parser.add_argument("--work", type=Path, default=Path("/tmp/kosen-variants"), help="models, data, logs")
-    parser.add_argument("--run", help=argparse.SUPPRESS)
+    parser.add_argument("--variant", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -90,8 +95,7 @@ def _measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
     from orchestrator.training.environment import worker_env
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29544"}
-    os.environ.update(worker_env(cpu=device == "cpu") | place)
+    os.environ.update(worker_env(cpu=device == "cpu"))
     if name == "cudnn":  # which torch's compiler does not know of, so that it takes the others' code from its cache
         os.environ["TORCHINDUCTOR_FORCE_DISABLE_CACHES"] = "1"
         torch.backends.cuda.enable_flash_sdp(False)
@@ -107,13 +111,14 @@ def _measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
         times.pop()  # the last step was watched
     seconds = statistics.median(times[WARM_UP:])
     return {
+        "workers": args.workers,
         "rows": args.rows,
         "micro": args.micro,
         "length": args.length,
         "first_s": round(times[0], 1),
         "seconds": [round(each, 3) for each in times[WARM_UP:]],
         "tokens_per_second": round(tokens / seconds),
-        "mfu": round(tokens / seconds * flops_per_token(config, args.length) / PEAK, 4),
+        "mfu": round(tokens / args.workers / seconds * flops_per_token(config, args.length) / PEAK, 4),
         "peak_memory_gb": memory and round(memory, 1),
     }
 
@@ -129,13 +134,14 @@ def _trainer(args: argparse.Namespace, name: str, device: Any) -> Any:
     from orchestrator.training.sft_trainer import Trainer
     from orchestrator.training.spec import SftSpec
 
-    folder = TrainingFolder(args.work / f"{name}-{args.rows}-{args.micro}")
+    rank = os.environ["RANK"]
+    folder = TrainingFolder(args.work / f"{name}-{args.rows}-{args.micro}-{rank}")
     folder.data.mkdir(parents=True, exist_ok=True)
     pd.read_json(_rows(args), lines=True).to_parquet(folder.data / "train.parquet")
     given = [f"model={args.work / args.shape}", f"train={_rows(args)}", "packing=false", "gradient_checkpointing=false"]
-    size = [f"batch_size={args.rows}", f"micro_batch_size={args.micro}", f"max_length={args.length}"]
+    size = [f"batch_size={args.rows * args.workers}", f"micro_batch_size={args.micro}", f"max_length={args.length}"]
     spec = load_spec(SftSpec, None, [*given, *size, f"max_tokens_per_gpu={args.length * args.micro}"])
-    keys = sft_keys(spec, Placement(device, 1, 1, "a benchmark"), folder)
+    keys = sft_keys(spec, Placement(device, 1, args.workers, "a benchmark"), folder)
     steps = {"trainer.total_training_steps": args.steps, "trainer.save_freq": -1, "trainer.resume_mode": "disable"}
     return Trainer(verl_config.resolve("sft", keys | steps, VARIANTS[name]), folder, None)
 
@@ -166,7 +172,7 @@ def _time_steps(trainer: Any, args: argparse.Namespace) -> tuple[list[float], in
     client.train_batch = timed
     trainer.ckpt_handler.save_checkpoint = lambda step: None  # the weights are not wanted
     trainer.run()
-    return times, args.rows * args.length
+    return times, args.rows * args.workers * args.length
 
 
 def _wait() -> None:
@@ -190,7 +196,7 @@ def _write_kernels(profile: Any, args: argparse.Namespace, seconds: float) -> No
         calls[event.name()] += 1
     lines = [f"{times[name]:10.2f} ms {calls[name]:7} × {name[:150]}" for name, _ in times.most_common(60)]
     head = f"{sum(times.values()):10.2f} ms in all, of a step of {1e3 * seconds:.2f} ms"
-    (args.work / f"{args.run}-{args.micro}-kernels.txt").write_text("\n".join([head, *lines]))
+    (args.work / f"{args.variant}-{args.micro}-kernels.txt").write_text("\n".join([head, *lines]))
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
 """Training on real GPUs, proved: chapters at once, each on a GPU and a cluster of its own, or one on all of them.
 
-    python benchmarks/training_on_gpus.py                                # all but `scaling`
-    python benchmarks/training_on_gpus.py --chapters ppo --gpus 1
-    python benchmarks/training_on_gpus.py --chapters scaling --gpus 4    # 1, 2 and 4 GPUs, then PPO on 4
+    python benchmarks/training_on_gpus.py --gpus 0 1 2 3                       # all but `scaling`
+    python benchmarks/training_on_gpus.py --gpus 1 1 --chapters ppo chain      # both on the second GPU
+    python benchmarks/training_on_gpus.py --gpus 0 1 2 3 --chapters scaling    # 1, 2 and 4 GPUs
 
 ppo        a 0.6B shape is rewarded for digits, 25 steps, vLLM answering
 chain      a 0.6B shape learns lines by heart: stopped, resumed, merged, served, and asked for the lines
 variants   what each choice of jobs.sft does to a step of the 4B shape (sft_variants.py), and its kernels
 lora       8B with LoRA
 pipeline   conf/pipelines/demo-rl.yaml on a GPU: fine-tuned, examined, rewarded, examined again
-scaling    jobs.sft of the 4B shape on 1, 2, … GPUs, equal batch a GPU; then PPO on all
+scaling    jobs.sft of the 4B shape on all GPUs, half of them, … 1, equal batch a GPU
 
 No network is needed. Each chapter's output goes to OUT/CHAPTER.log, the figures to OUT/CHAPTER.jsonl and the screen.
 """
@@ -39,7 +39,8 @@ from orchestrator.training.folder import TrainingFolder, loss_curve, read_journa
 
 LINES = 32  # that the chain's model learns by heart
 SYSTEM_PROMPT = "Answer from memory."
-CHAIN_STEPS, STOP_AFTER = 120, 40
+CHAIN_STEPS, STOP_AFTER = 160, 40
+SHARE = 0.3  # of a GPU's memory for vLLM: chapters may share one
 COPIES = 40  # of each line in the training's file: an epoch is as many steps
 GRACE = 60  # seconds for a job that was stopped
 CLUSTER_TRIES = 3  # clusters that start together may choose the same ports
@@ -146,7 +147,8 @@ def chain(chapter: Chapter) -> None:
     job = chapter.start("-m", "jobs.sft", *keys)
     while job.poll() is None and _steps(run) < STOP_AFTER and time.monotonic() < chapter.deadline:
         time.sleep(0.5)
-    os.killpg(job.pid, signal.SIGTERM)
+    if job.poll() is None:
+        os.killpg(job.pid, signal.SIGTERM)
     job.communicate()
     stopped_at, first = _steps(run), time.monotonic() - began
     code, _ = chapter.run("-m", "jobs.sft", *keys)
@@ -161,7 +163,7 @@ def chain(chapter: Chapter) -> None:
         step_s=sorted(filter(None, times))[len(times) // 2] if times else None,
     )
     code, _ = chapter.run("-m", "jobs.merge", f"run={run}", f"out={chapter.work / 'merged'}")
-    serving = ["serving.max_model_len=256", "serving.max_num_seqs=32"]
+    serving = ["serving.max_model_len=256", "serving.max_num_seqs=32", f"serving.gpu_memory_utilization={SHARE}"]
     asked = [f"model={chapter.work / 'merged'}", f"dataset={exam}", f"run={chapter.work / 'exam'}", "temperature=0"]
     prompt = [f"system_prompt={_prompt_file(chapter.work)}", "max_completion_tokens=128", "judge=rule"]
     began = time.monotonic()
@@ -210,7 +212,7 @@ def ppo(chapter: Chapter) -> None:
         if chapter.device == "cuda"
         else ["--batch", "16", "--steps", "3"]
     )
-    keys = ["lr=1e-5", "algorithm=grpo", "kl_coef=0"]
+    keys = ["lr=1e-5", "algorithm=grpo", "kl_coef=0", f"rollout.gpu_memory_utilization={SHARE}"]
     chapter.benchmark("training", "ppo", chapter.shape, *size, *keys, "--work", str(chapter.work))
 
 
@@ -229,10 +231,10 @@ def pipeline(chapter: Chapter) -> None:
 
 def scaling(chapter: Chapter) -> None:
     chapter.cluster_up()
-    counts = [count for count in (1, 2, 4, 8) if count <= len(chapter.gpus)]
+    counts = [count for count in (8, 4, 2, 1) if count <= len(chapter.gpus)]
     shape = ["4b", "--length", "4096"] if chapter.device == "cuda" else ["tiny", "--length", "64"]
-    for count in reversed(counts):
-        size = ["--batch", str(8 * count), "--micro", "1", "--steps", "10", "--name", f"sft-{count}"]
+    for count in counts:
+        size = ["--batch", str(16 * count), "--micro", "2", "--steps", "8", "--name", f"sft-{count}"]
         keys = [
             f"workers={count}",
             "packing=false",
@@ -240,7 +242,6 @@ def scaling(chapter: Chapter) -> None:
             "verl.checkpoint.save_contents=[extra]",
         ]
         chapter.benchmark("training", "sft", *shape, *size, *keys, "--work", str(chapter.work))
-    ppo(chapter)
 
 
 CHAPTERS: dict[str, Callable[[Chapter], None]] = {
@@ -258,7 +259,7 @@ def main() -> None:
     parser.add_argument(
         "--chapters", nargs="+", choices=CHAPTERS, default=[name for name in CHAPTERS if name != "scaling"]
     )
-    parser.add_argument("--gpus", type=int, default=4, help="of this host; chapters share them out, one each")
+    parser.add_argument("--gpus", type=int, nargs="+", default=[0, 1, 2, 3], help="of this host, one for a chapter")
     parser.add_argument("--seconds", type=float, default=540, help="after which what still runs is interrupted")
     parser.add_argument("--shape", default="0.6b", help="of chain and ppo")
     parser.add_argument(
@@ -271,7 +272,7 @@ def main() -> None:
     deadline = time.monotonic() + args.seconds
     alone = len(args.chapters) == 1
     shares: SimpleQueue[list[int]] = SimpleQueue()
-    for share in [list(range(args.gpus))] if alone else [[gpu] for gpu in range(args.gpus)]:
+    for share in [args.gpus] if alone else [[gpu] for gpu in args.gpus]:
         shares.put(share)
 
     def tell(name: str) -> None:
@@ -279,7 +280,7 @@ def main() -> None:
         _tell(Chapter(name, args.work / name, args.out, gpus, deadline, args.shape, args.device))
         shares.put(gpus)
 
-    with ThreadPoolExecutor(args.gpus if args.device == "cuda" else 1) as pool:
+    with ThreadPoolExecutor(len(args.gpus) if args.device == "cuda" else 1) as pool:
         list(pool.map(tell, args.chapters))
 
 

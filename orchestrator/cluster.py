@@ -146,7 +146,12 @@ def _leave(name: str) -> None:
 
 def _importable() -> dict[str, str]:
     """The environment in which `python -m cluster` finds the repository from any working directory."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(REPOSITORY), os.environ.get("PYTHONPATH", "")])}
+    return os.environ | {"PYTHONPATH": python_path()}
+
+
+def python_path() -> str:
+    """Where this repository is, before what the user has set: a site's modules may come from there."""
+    return os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")]))
 
 
 @contextmanager
@@ -251,7 +256,7 @@ def _runtime_env(state: State | None, env_vars: Mapping[str, str]) -> dict[str, 
     if inside_job():
         return common
     if state and state["scheduler"] == "local":
-        return common | {"env_vars": {"PYTHONPATH": _importable()["PYTHONPATH"], **env_vars}}
+        return common | {"env_vars": {"PYTHONPATH": python_path(), **env_vars}}
     return common | {"working_dir": str(REPOSITORY), "excludes": NOT_CODE}
 
 

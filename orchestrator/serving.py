@@ -20,7 +20,7 @@ from typing import Any
 
 import ray
 
-from orchestrator.cluster import REPOSITORY, Cluster
+from orchestrator.cluster import Cluster, python_path
 from orchestrator.endpoint import Endpoint
 from orchestrator.engine_log import engine_log, meaningful_lines
 from orchestrator.engine_options import deployment_config, engine_kwargs, max_num_seqs, model_source
@@ -235,7 +235,7 @@ def _runtime_env(cluster: Cluster) -> dict[str, Any]:
     variables = dict(inherited.get("env_vars", {})) | _passed_on("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
     variables |= {"VLLM_NO_USAGE_STATS": "1", "RAY_SERVE_LLM_ROUTER_HTTP_TIMEOUT": str(REQUEST_TIMEOUT)}
     if cluster.is_local:
-        variables["PYTHONPATH"] = str(REPOSITORY)
+        variables["PYTHONPATH"] = python_path()
     if not cluster.gpus:
         variables |= {
             "VLLM_TARGET_DEVICE": "cpu",

@@ -14,6 +14,7 @@ from orchestrator.training.sft_config import (
     engine_keys,
     lora_keys,
     model_keys,
+    packs,
     trainer_keys,
 )
 from orchestrator.training.spec import Algorithm, PpoSpec
@@ -98,6 +99,8 @@ def _policy(spec: PpoSpec, placement: Placement) -> Keys:
         f"{actor}.optim.lr": spec.lr,
         f"{actor}.ppo_mini_batch_size": spec.update_size,
         f"{actor}.ppo_micro_batch_size_per_gpu": _micro_batch(spec, placement),
+        f"{actor}.use_dynamic_bsz": packs(spec, placement),  # the reference and the critic follow
+        f"{actor}.ppo_max_token_len_per_gpu": _most_tokens(spec),
         f"{actor}.data_loader_seed": spec.seed,
         f"{POLICY}.ref.log_prob_micro_batch_size_per_gpu": _micro_batch(spec, placement),
     }
@@ -106,6 +109,11 @@ def _policy(spec: PpoSpec, placement: Placement) -> Keys:
 
 def _micro_batch(spec: PpoSpec, placement: Placement) -> int:
     return divisor(spec.update_size * spec.n // placement.workers, spec.micro_batch_size)
+
+
+def _most_tokens(spec: PpoSpec) -> int:
+    """Of packed answers at once; one of any length fits."""
+    return max(spec.max_tokens_per_gpu, spec.rollout.max_prompt_length + spec.rollout.max_response_length)
 
 
 def _rollout(spec: PpoSpec, placement: Placement) -> Keys:
@@ -137,6 +145,7 @@ def _critic(spec: PpoSpec, placement: Placement) -> Keys:
         "critic.strategy": "fsdp2",
         "critic.optim.lr": spec.critic.lr,
         "critic.ppo_micro_batch_size_per_gpu": _micro_batch(spec, placement),
+        "critic.ppo_max_token_len_per_gpu": _most_tokens(spec),
         "critic.data_loader_seed": spec.seed,
     }
 

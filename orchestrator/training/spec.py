@@ -33,7 +33,8 @@ class TrainingSpec(SpecModel):
     epochs: PositiveInt = 1
     max_steps: PositiveInt | None = None  # ends the training earlier
     batch_size: PositiveInt = 256  # rows a step, of all workers together
-    micro_batch_size: PositiveInt = 4  # at most so many rows at once on a worker; decides memory, not results
+    micro_batch_size: PositiveInt = 4  # at most so many padded rows at once on a worker; decides memory, not results
+    max_tokens_per_gpu: PositiveInt = 8192  # of packed rows at once, likewise
     lora: LoraSpec | None = None
     gradient_checkpointing: bool = True  # a third more time for far less memory
     dtype: Literal["auto", "bfloat16", "float32"] = "auto"  # of the computation; weights and optimizer are float32
@@ -61,7 +62,6 @@ class SftSpec(TrainingSpec):
     lr: PositiveFloat = 1e-5
     max_length: PositiveInt = 1024  # tokens; longer rows are left out, and counted
     packing: bool | Literal["auto"] = "auto"  # rows without padding, micro batches by tokens; auto: on GPUs
-    max_tokens_per_gpu: PositiveInt = 8192  # of a packed micro batch
 
     @model_validator(mode="after")
     def _rows_fit(self) -> "SftSpec":

@@ -129,6 +129,8 @@ def test_grpo_validates_and_ends_at_a_reward_that_raises(cluster: dict[str, Any]
         tmp_path / "grpo",
         "actor_rollout_ref.model.use_remove_padding=True",
         "actor_rollout_ref.model.override_config.attn_implementation=packed_sdpa",
+        "actor_rollout_ref.actor.use_dynamic_bsz=True",
+        "actor_rollout_ref.actor.ppo_max_token_len_per_gpu=64",
         "algorithm.adv_estimator=grpo",
         "algorithm.use_kl_in_reward=False",
         "actor_rollout_ref.actor.use_kl_loss=True",

@@ -72,7 +72,7 @@ def _ppo(args: argparse.Namespace, model: Path) -> list[str]:
     prompts.write_text("\n".join(lines) + "\n")
     batch = [f"batch_size={args.batch}", f"micro_batch_size={args.micro}", f"max_steps={args.steps}", "epochs=100"]
     rollout = ["rollout.max_prompt_length=64", "rollout.max_response_length=32"]
-    reward = f"reward={Path(__file__).with_name('digits_reward.py')}"
+    reward = f"reward={Path(__file__).with_name('digits_reward.py').relative_to(ROOT)}"
     return [f"train={prompts}", *batch, *rollout, reward, f"save_every={args.steps}"]
 
 

@@ -15,13 +15,14 @@ from scripted_server import ScriptedServer
 from tiny_model import make_tiny_model
 
 from orchestrator import serving
-from orchestrator.cluster import Cluster, connect
+from orchestrator.cluster import REPOSITORY, Cluster, connect
 from orchestrator.endpoint import Endpoint
 from orchestrator.engine_log import meaningful_lines
 from orchestrator.engine_options import engine_kwargs
 from orchestrator.errors import EndpointDown, SpecError
 from orchestrator.spec import ServingSpec
 
+SITE_MODULES = "/of/a/site"  # what its `module load` may put on the path
 SPEC = ServingSpec(max_num_seqs=8, startup_timeout=200)
 
 
@@ -38,6 +39,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     patch.setenv("KOSEN_HOME", str(home))
     patch.setenv("RAY_AUTH_MODE", "token")  # restored afterwards
     patch.setenv("RAY_AUTH_TOKEN_PATH", "")
+    patch.setenv("PYTHONPATH", SITE_MODULES)
     patch.delenv("RAY_ADDRESS", raising=False)
     with connect() as cluster:
         yield cluster
@@ -210,6 +212,11 @@ def test_the_endpoint_answers_to_its_key_only(endpoint: Endpoint) -> None:
     assert ask(endpoint, endpoint.headers())["model"] == endpoint.model
     with urllib.request.urlopen(endpoint.base_url.removesuffix("/v1") + "/health", timeout=10) as health:
         assert health.status == 200
+
+
+def test_the_engine_finds_what_the_user_has_on_the_path(endpoint: Endpoint, cluster: Cluster) -> None:
+    engine = next(process for process in psutil.process_iter() if _is_engine_of(process, cluster))
+    assert engine.environ()["PYTHONPATH"].split(os.pathsep) == [str(REPOSITORY), SITE_MODULES]
 
 
 def test_the_same_configuration_is_reused_at_once(endpoint: Endpoint, model: str, cluster: Cluster) -> None:

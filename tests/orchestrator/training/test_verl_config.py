@@ -134,6 +134,21 @@ def test_padded_rows_can_be_had_on_gpus() -> None:
     assert (policy.use_remove_padding, policy.override_config.attn_implementation) == (False, "sdpa")
 
 
+@pytest.mark.parametrize(("extra", "tokens"), [([], 8192), (["rollout.max_response_length=16384"], 512 + 16384)])
+def test_answers_are_packed_on_gpus_by_tokens_and_one_of_any_length_fits(extra: list[str], tokens: int) -> None:
+    config = ppo("algorithm=ppo", *extra, placement=GPUS)
+    actor, ref, rollout = (config.actor_rollout_ref[name] for name in ("actor", "ref", "rollout"))
+    assert actor.use_dynamic_bsz and ref.log_prob_use_dynamic_bsz and rollout.log_prob_use_dynamic_bsz
+    assert config.critic.use_dynamic_bsz and config.critic.ppo_max_token_len_per_gpu == tokens
+    assert actor.ppo_max_token_len_per_gpu == ref.log_prob_max_token_len_per_gpu == tokens
+
+
+def test_one_process_keeps_weights_and_gradients_whole() -> None:
+    alone, many = (sft(placement=Placement("cuda", 1, workers, "")).engine for workers in (1, 8))
+    assert (alone.reshard_after_forward, alone.use_no_sync_for_gradient_accumulation) == (False, True)
+    assert (many.reshard_after_forward, many.use_no_sync_for_gradient_accumulation) == (True, False)
+
+
 @pytest.mark.parametrize("placement", [CPU, GPUS], ids=["cpu", "gpu"])
 @pytest.mark.parametrize(
     ("algorithm", "estimator", "n", "in_reward", "in_loss"),

@@ -128,7 +128,8 @@ _NEXT = "Start one with `make cluster-up`, or unset KOSEN_CLUSTER and RAY_ADDRES
 
 def _start_local(*, ephemeral: bool) -> State:
     if read_state("local") is None:
-        print("no Ray cluster is running: starting one on this machine", file=sys.stderr)
+        until = "this job ends" if ephemeral else "make cluster-down NAME=local"
+        print(f"no Ray cluster is running: starting one on this machine, until {until}", file=sys.stderr)
     command = [sys.executable, "-m", "cluster", "up", "--json", *(["--ephemeral"] if ephemeral else [])]
     done = subprocess.run(command, cwd=Path.cwd(), env=_importable(), capture_output=True, text=True, check=False)
     if done.returncode:

@@ -7,16 +7,36 @@ LOG_LINES = 12
 
 def engine_log(name: str) -> str:
     """The output of the application's last engine replica, wherever in the cluster it ran."""
+    import ray
     from ray.util.state import get_log, list_actors
     from ray.util.state.exception import RayStateApiException
 
+    address = ray.get_runtime_context().gcs_address  # a machine may have several clusters
+    prefix = f"ServeReplica:{name}:LLMServer"
+    text = ""
     try:
-        replicas = [a for a in list_actors(limit=1000) if a.class_name.startswith(f"ServeReplica:{name}:LLMServer")]
-        text = ""
-        for suffix in ("out", "err"):
-            text += "".join(get_log(actor_id=replicas[-1].actor_id, tail=200, suffix=suffix)) if replicas else ""
+        replicas = [actor.actor_id for actor in list_actors(address, limit=1000) if actor.class_name.startswith(prefix)]
+        for suffix in ("out", "err") if replicas else ():
+            text += "".join(get_log(address, actor_id=replicas[-1], tail=200, suffix=suffix))
     except (RayStateApiException, ConnectionError) as error:
         return f"(the log could not be fetched: {error})"
+    return text
+
+
+def workers_last_words() -> str:
+    """What processes wrote that ended before Ray knew them, which only their nodes' daemons have."""
+    import ray
+    from ray.util.state import get_log
+    from ray.util.state.exception import RayStateApiException
+
+    address = ray.get_runtime_context().gcs_address
+    text = ""
+    for node in (node for node in ray.nodes() if node["Alive"]):
+        try:
+            words = "".join(get_log(address, node_id=node["NodeID"], filename="raylet.err", tail=50))
+        except (RayStateApiException, ConnectionError) as error:
+            words = f"(the log could not be fetched: {error})"
+        text += f"{node['NodeManagerHostname']}, raylet.err:\n{words}" if words else ""
     return text
 
 

@@ -22,12 +22,13 @@ import ray
 
 from orchestrator.cluster import Cluster, python_path
 from orchestrator.endpoint import Endpoint
-from orchestrator.engine_log import engine_log, meaningful_lines
+from orchestrator.engine_log import engine_log, meaningful_lines, workers_last_words
 from orchestrator.engine_options import deployment_config, engine_kwargs, max_num_seqs, model_source
 from orchestrator.errors import EndpointDown, SpecError
 from orchestrator.secrets import endpoint_key
 from orchestrator.spec import ServingSpec
 
+NO_PROCESS = "for more than 30 s without a process: no room, or it ends as it starts"
 POLL = 0.5  # seconds between looks at a starting deployment
 STARTS = 2  # of one application that somebody else deletes before it is ready
 CPU_KV_CACHE_GIB = 1
@@ -288,7 +289,8 @@ def _wait_running(name: str, deadline: float, spec: ServingSpec, progress: Progr
             message = "; ".join(d.message for d in app.deployments.values() if d.message)
             raise _failed(name, f"the deployment is {status}", message)
         if time.monotonic() > deadline:
-            raise _failed(name, f"it is still {status} after startup_timeout={spec.startup_timeout:.0f} s", "")
+            words = workers_last_words() if any(map(_has_no_process, app.deployments.values())) else ""
+            raise _failed(name, f"it is still {status} after startup_timeout={spec.startup_timeout:.0f} s", words)
         line = _progress_line(app)
         if line != shown:
             progress(line)
@@ -299,10 +301,16 @@ def _wait_running(name: str, deadline: float, spec: ServingSpec, progress: Progr
 def _progress_line(app: Any) -> str:
     parts = [
         f"{name.removeprefix('LLMServer:')} {' '.join(f'{count} {state.lower()}' for state, count in states.items())}"
+        + (f" ({NO_PROCESS})" if _has_no_process(deployment) else "")
         for name, deployment in sorted(app.deployments.items())
         if (states := {str(getattr(k, "value", k)): v for k, v in deployment.replica_states.items() if v})
     ]
     return "starting: " + (", ".join(parts) or "waiting for Serve")
+
+
+def _has_no_process(deployment: Any) -> bool:
+    """Whether Serve says that a replica has waited half a minute, for resources or for a worker that registers."""
+    return "to be scheduled" in deployment.message
 
 
 def _failed(name: str, seen: str, message: str) -> EndpointDown:

@@ -260,6 +260,23 @@ def test_an_engine_that_cannot_start_says_why_and_is_removed(cluster: Cluster, m
     assert serving._app_status(serving.app_name(model, too_long, 0)) in (None, "DELETING")
 
 
+@pytest.mark.timeout(400)
+@pytest.mark.slow
+def test_engines_whose_processes_end_as_they_start_are_told_of(
+    cluster: Cluster, model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = serving._runtime_env
+    broken = {"PYTHONHOME": "/nowhere"}  # an interpreter without its library
+    monkeypatch.setattr(
+        serving, "_runtime_env", lambda *args: (env := whole(*args)) | {"env_vars": env["env_vars"] | broken}
+    )
+    lines: list[str] = []
+    impatient = SPEC.model_copy(update={"startup_timeout": 50, "max_num_seqs": 7})
+    with pytest.raises(EndpointDown, match="No module named 'encodings'"):
+        serving.deploy(model, impatient, cluster, progress=lines.append)
+    assert any("engine 1 starting (for more than 30 s without a process" in line for line in lines)
+
+
 @pytest.mark.timeout(200)
 def test_what_a_killed_job_left_is_deleted_unless_somebody_holds_it(endpoint: Endpoint, cluster: Cluster) -> None:
     from ray import serve

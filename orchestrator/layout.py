@@ -39,7 +39,9 @@ def settle_layout(
     chosen = planned.plan.chosen
     for line in about(planned):
         progress(line)
-    progress(f"parallelism auto: {in_words(chosen)}, {chosen.reason}; predicted {chosen.tokens_per_second:,.0f} tokens/s")
+    progress(
+        f"parallelism auto: {in_words(chosen)}, {chosen.reason}; predicted {chosen.tokens_per_second:,.0f} tokens/s"
+    )
     sizes = {
         "parallelism": None,
         "tensor_parallel_size": chosen.tensor_parallel_size,

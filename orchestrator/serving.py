@@ -127,7 +127,9 @@ class _Vanished(Exception):
 def describe(model: str, spec: ServingSpec, gpus: int | None) -> str:
     """What would be started, in a line; `gpus` None: the cluster is not known yet."""
     if spec.parallelism == "auto" and gpus != 0:
-        return f"{model} on vLLM, as the cluster's GPUs suggest (python -m orchestrator.plan --model {model} --gpu KIND)"
+        return (
+            f"{model} on vLLM, as the cluster's GPUs suggest (python -m orchestrator.plan --model {model} --gpu KIND)"
+        )
     replicas = f"{spec.replicas}" if not spec.max_replicas else f"{spec.replicas} to {spec.max_replicas}"
     device = "CPU" if gpus == 0 else f"{_world_size(spec)} GPU" + ("" if gpus else " (CPU where there is none)")
     return f"{model} on vLLM, {replicas} replica(s) of {device} each"

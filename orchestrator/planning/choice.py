@@ -149,8 +149,8 @@ def _nowhere(shape: Shape, weights: Weights, hardware: Hardware, demand: Demand,
     return (
         f"{model} fits nowhere: {_gib(weights.total(shape))} of weights ({weights.source}), {_gib(needed)} with one "
         f"sequence of {demand.max_model_len} tokens; {hardware.total} x {hardware.gpu.name} on {len(hardware.hosts)} "
-        f"host(s) hold {_gib(usable * hardware.total)}, {_gib(usable)} each after reserves, and not every number of GPUs "
-        "divides the model. Take quantised weights, more hosts, or a shorter max_model_len"
+        f"host(s) hold {_gib(usable * hardware.total)}, {_gib(usable)} each after reserves, and not every number "
+        "of GPUs divides the model. Take quantised weights, more hosts, or a shorter max_model_len"
     )
 
 

@@ -45,7 +45,7 @@ def plan_layout(
     options = engine_kwargs(model, spec, gpus=1)
     read = read_config(model, "the layout", "give tensor_parallel_size, pipeline_parallel_size and replicas yourself")
     config = read.to_dict() | options.get("hf_overrides", {})
-    folder = Path(model).expanduser()
+    folder: Path | None = Path(model).expanduser()
     if options.get("quantization") and not config.get("quantization_config"):  # vLLM quantises while it loads
         config, folder = config | {"quantization_config": {"quant_method": options["quantization"]}}, None
     shape = read_shape(config, model)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,8 @@ class Weights:
         ends[0] += p.embedding
         ends[-1] += p.head or (p.embedding if len(ends) > 1 else 0)
         return max(
-            self.layer_bytes(shape, tensor_parallel_size) * share + end * self.dense * self.factor / tensor_parallel_size
+            self.layer_bytes(shape, tensor_parallel_size) * share
+            + end * self.dense * self.factor / tensor_parallel_size
             for share, end in zip(layer_shares, ends, strict=True)
         )
 
@@ -60,18 +61,19 @@ def read_weights(config: Mapping[str, Any], shape: Shape, folder: Path | None, d
     stored = str(config.get("dtype") or text.get("dtype") or config.get("torch_dtype") or "bfloat16")
     quantised = config.get("quantization_config") or text.get("quantization_config")
     served = DTYPE_BYTES.get(dtype) or min(2, DTYPE_BYTES.get(stored, 2))  # vLLM's auto makes float32 16 bit
-    counted = _counted(quantised, served) if quantised else Weights(*[served] * 5, block=1, source="parameter count")
+    counted = _counted(quantised, served)
     found = _file_bytes(folder) if folder else None
     if found is None:
         return counted
     size, source = found
     kept = size if quantised else size * served / DTYPE_BYTES.get(stored, 2)
-    values = {name: getattr(counted, name) for name in ("dense", "attention", "mlp", "experts", "value", "block")}
-    return Weights(**values, source=source, factor=kept / counted.total(shape))
+    return replace(counted, source=source, factor=kept / counted.total(shape))
 
 
-def _counted(quantised: Mapping[str, Any], served: float) -> Weights:
-    """Embeddings, norms and routers keep their precision; so does what the config says is left out."""
+def _counted(quantised: Mapping[str, Any] | None, served: float) -> Weights:
+    """Embeddings, norms and routers keep their precision; so does attention where the config leaves it out."""
+    if not quantised:
+        return Weights(served, served, served, served, served, 1, "parameter count")
     left_out = " ".join(quantised.get("modules_to_not_convert") or quantised.get("ignore") or [])
     linear = _bits(quantised) / 8
     attention = served if "self_attn" in left_out else linear

@@ -84,9 +84,7 @@ def test_keys_and_values_are_divided_as_far_as_there_are_heads() -> None:
     p = shape.parameters
     everywhere = (p.routers + p.norms) * 2
     assert p.kv == 48 * 2 * 2048 * 512
-    assert full.layer_bytes(shape, 8) == pytest.approx(
-        2 * (p.attention + p.experts) / 8 + 2 * p.kv / 4 + everywhere
-    )
+    assert full.layer_bytes(shape, 8) == pytest.approx(2 * (p.attention + p.experts) / 8 + 2 * p.kv / 4 + everywhere)
 
 
 def test_mla_keeps_its_way_down_on_every_gpu() -> None:

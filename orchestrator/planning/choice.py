@@ -100,7 +100,7 @@ def _weigh(shape: Shape, weights: Weights, hardware: Hardware, demand: Demand, s
     enough = enough_sequences(replica)
     wrong = _indivisible(shape, weights, size) or _too_small(replica, demand, weight_bytes, room, replicas)
     per_second = None if wrong else replicas * throughput(replica, sequences, prompt, output)
-    amount = "enough" if sequences >= enough else f"bound by the weights below {enough}"
+    amount = "enough" if sequences >= enough else f"fewer than the {enough} that keep it computing"
     reason = wrong or f"{sequences} sequences a replica: {amount}"
     return Candidate(size, stages, replicas, weight_bytes, sequences, enough, per_second, reason)
 

@@ -39,8 +39,9 @@ def about(planned: Planned) -> list[str]:
     active = shape.active_parameters + shape.output_parameters
     experts = f", {active / 1e9:.1f}e9 of them active" if shape.experts else ""
     return [
-        f"{planned.model}: {shape.parameters.total:,} parameters{experts}, {planned.weights.total(shape) / GIB:.1f} GiB "
-        f"({planned.weights.source}), {cache:,.0f} bytes of KV cache a token",
+        f"{planned.model}: {shape.parameters.total:,} parameters{experts}, "
+        f"{planned.weights.total(shape) / GIB:.1f} GiB ({planned.weights.source}), "
+        f"{cache:,.0f} bytes of KV cache a token",
         f"{hardware.total} x {hardware.gpu.name} on {len(hardware.hosts)} host(s), "
         f"{hardware.gpu.memory / GIB:.1f} GiB each, of which vLLM may take {demand.gpu_memory_utilization:.0%}",
     ]

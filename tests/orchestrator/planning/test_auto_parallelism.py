@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 from planning_configs import QWEN_32B
 
-from jobs.exam import ExamSpec
+from jobs.exam import ExamSpec, Requests
+from jobs.run import Run, find_endpoint, window
 from orchestrator import layout, serving
 from orchestrator.cluster import Cluster
+from orchestrator.endpoint import Endpoint
 from orchestrator.errors import SpecError
+from orchestrator.events import Events
 from orchestrator.layout import hardware_of, settle_layout
 from orchestrator.spec import ServingSpec, load_spec, to_yaml
 
@@ -118,3 +121,17 @@ def test_taken_gpus_come_off_the_smallest_host() -> None:
 def test_the_dry_run_says_that_the_cluster_decides() -> None:
     assert "python -m orchestrator.plan --model some/model" in serving.describe("some/model", AUTO, None)
     assert serving.describe("some/model", AUTO, 0).endswith("1 replica(s) of CPU each")
+
+
+def test_the_sizes_are_recorded_and_decide_what_is_in_flight(
+    model: str, two_hosts: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = Endpoint("http://10.0.0.1:8000/app/v1", model, serve_app="app")
+    monkeypatch.setattr(serving, "deploy", lambda *_, **__: ready)
+    spec = ExamSpec(model=model, max_completion_tokens=1024, serving=AUTO)
+    opened = Run(spec, [], Requests(spec), two_hosts, tmp_path, None, Events(tmp_path))
+    assert find_endpoint(opened) == ready
+    event = json.loads((tmp_path / "events.jsonl").read_text(encoding="utf-8"))
+    assert event["event"] == "endpoint_ready"
+    assert event["tensor_parallel_size"] * event["replicas"] == 16
+    assert window(opened, ready) == serving.capacity(opened.deployed[ready], 16) > 1000

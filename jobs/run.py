@@ -25,6 +25,7 @@ from orchestrator.discovery import Unreachable, check, is_this_host
 from orchestrator.endpoint import Endpoint, Wish
 from orchestrator.errors import EndpointDown, JudgeUnavailable, SpecError
 from orchestrator.events import Events
+from orchestrator.layout import settle_layout
 from orchestrator.predicting import PredictConfig, predict
 from orchestrator.progress import Bars, bars, say
 from orchestrator.records import Owner, digest, write_atomic
@@ -50,7 +51,7 @@ class Run:
     writer: ActorHandle
     events: Events
     todo: list[Pick] = field(default_factory=list)  # what must be asked
-    deployed: list[Endpoint] = field(default_factory=list)
+    deployed: dict[Endpoint, ServingSpec] = field(default_factory=dict)  # and with what sizes
 
     @property
     def n_wanted(self) -> int:
@@ -155,13 +156,31 @@ def _share_key(run: Run, endpoint: Endpoint | None) -> Endpoint | None:
 
 
 def _deploy(run: Run, wish: Wish, options: ServingSpec) -> Endpoint:
-    started = time.monotonic()
-    endpoint = serving.deploy(find_path(wish.model), options, run.cluster, progress=say)
-    run.deployed.append(endpoint)
+    started, model = time.monotonic(), find_path(wish.model)
+    settled = _settle(run, model, wish, options)
+    endpoint = serving.deploy(model, settled, run.cluster, progress=say)
+    run.deployed[endpoint] = settled
     run.events.add(
-        "endpoint_ready", model=wish.model, base_url=endpoint.base_url, seconds=round(time.monotonic() - started, 1)
+        "endpoint_ready",
+        model=wish.model,
+        base_url=endpoint.base_url,
+        seconds=round(time.monotonic() - started, 1),
+        tensor_parallel_size=settled.tensor_parallel_size,
+        pipeline_parallel_size=settled.pipeline_parallel_size,
+        replicas=settled.replicas,
     )
     return endpoint
+
+
+def _settle(run: Run, model: str, wish: Wish, options: ServingSpec) -> ServingSpec:
+    """The sizes that `parallelism: auto` means here, with the GPUs of the other deployment left to that one."""
+    spec, judging = run.spec, judge_wish(run.spec)
+    if wish.role == "judge":
+        beside = spec.serving if spec.provider == "vllm" and not spec.base_url else None
+        return settle_layout(model, options, run.cluster, progress=say, beside=beside)
+    beside = spec.judge_serving if judging and judging.endpoint() is None else None
+    budget = None if spec.max_completion_tokens == "auto" else spec.max_completion_tokens
+    return settle_layout(model, options, run.cluster, progress=say, output_tokens=budget, beside=beside)
 
 
 def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | None) -> None:
@@ -235,7 +254,8 @@ def window(run: Run, endpoint: Endpoint) -> int:
     """Requests in flight: as given, else what our own deployment can take, else a careful number."""
     if run.spec.num_workers != "auto":
         return run.spec.num_workers
-    return serving.capacity(run.spec.serving, run.cluster.gpus) if endpoint.serve_app else DEFAULT_WINDOW
+    settled = run.deployed.get(endpoint)
+    return serving.capacity(settled, run.cluster.gpus) if settled else DEFAULT_WINDOW
 
 
 def _show(run: Run, drawn: Bars, stages: dict[str, Callable[[], object]]) -> None:

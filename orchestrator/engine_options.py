@@ -44,17 +44,25 @@ def _cpu_options(options: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _yarn(model: str, factor: float) -> dict[str, Any]:
-    """YaRN as vLLM takes it since 0.11.1; the original length is what the model's own config says."""
+def read_config(model: str, needed_by: str, otherwise: str) -> Any:
+    """The config of a model as transformers reads it, from its folder or the hub.
+
+    Raises SpecError, which says what the config is `needed_by` and what to do `otherwise`.
+    """
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(model_source(model))
+        return AutoConfig.from_pretrained(model_source(model))
     except (OSError, ValueError) as error:  # gated, unknown or not in the cache; of a kind that transformers lacks
         raise SpecError(
-            f"yarn_factor={factor:g} needs the config of {model}, which cannot be read: {first_line(error)} "
-            "Check model= and HF_TOKEN, or leave yarn_factor out and give hf_overrides"
+            f"{needed_by} needs the config of {model}, which cannot be read: {first_line(error)} "
+            f"Check model= and HF_TOKEN, or {otherwise}"
         ) from None
+
+
+def _yarn(model: str, factor: float) -> dict[str, Any]:
+    """YaRN as vLLM takes it since 0.11.1; the original length is what the model's own config says."""
+    config = read_config(model, f"yarn_factor={factor:g}", "leave yarn_factor out and give hf_overrides")
     parameters = dict(getattr(config, "rope_parameters", None) or {})
     original = parameters.get("original_max_position_embeddings") or getattr(config, "max_position_embeddings", None)
     if original is None:

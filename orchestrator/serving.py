@@ -25,6 +25,7 @@ from orchestrator.endpoint import Endpoint
 from orchestrator.engine_log import engine_log, meaningful_lines, workers_last_words
 from orchestrator.engine_options import deployment_config, engine_kwargs, max_num_seqs, model_source
 from orchestrator.errors import EndpointDown, SpecError
+from orchestrator.layout import settle_layout
 from orchestrator.secrets import endpoint_key
 from orchestrator.spec import ServingSpec
 
@@ -47,6 +48,7 @@ def deploy(model: str, spec: ServingSpec, cluster: Cluster, *, progress: Progres
     Raises SpecError for a model that cannot be, EndpointDown with the end of the engine's log when it does not start.
     """
     check_model(model)
+    spec = settle_layout(model, spec, cluster, progress=progress)
     name = app_name(model, spec, cluster.gpus)
     base_url = f"http://{cluster.serve_host}:{cluster.serve_port}/{name}/v1"
     endpoint = Endpoint(base_url=base_url, model=model, serve_app=name)
@@ -125,6 +127,10 @@ class _Vanished(Exception):
 
 def describe(model: str, spec: ServingSpec, gpus: int | None) -> str:
     """What would be started, in a line; `gpus` None: the cluster is not known yet."""
+    if spec.parallelism == "auto" and gpus != 0:
+        return (
+            f"{model} on vLLM, as the cluster's GPUs suggest (python -m orchestrator.plan --model {model} --gpu KIND)"
+        )
     replicas = f"{spec.replicas}" if not spec.max_replicas else f"{spec.replicas} to {spec.max_replicas}"
     device = "CPU" if gpus == 0 else f"{_world_size(spec)} GPU" + ("" if gpus else " (CPU where there is none)")
     return f"{model} on vLLM, {replicas} replica(s) of {device} each"
@@ -137,7 +143,7 @@ def capacity(spec: ServingSpec, gpus: int) -> int:
 
 def app_name(model: str, spec: ServingSpec, gpus: int) -> str:
     """`kosen-<model>-<hash>`; the hash covers what the deployment depends on, the files of a local model included."""
-    options = spec.model_dump(exclude={"startup_timeout", "chat_template_kwargs"})
+    options = spec.model_dump(exclude={"startup_timeout", "chat_template_kwargs", "parallelism"})
     identity = json.dumps([model, _files(model), options, gpus > 0], sort_keys=True)
     slug = re.sub(r"[^a-z0-9]+", "-", Path(model).name.lower()).strip("-")[:40]
     return f"kosen-{slug}-{hashlib.sha256(identity.encode()).hexdigest()[:8]}"
@@ -225,7 +231,7 @@ def _placement(spec: ServingSpec, cluster: Cluster) -> dict[str, Any]:
     """One bundle a worker. A replica that fits into a host stays there: tensor parallelism across hosts is slow."""
     if not cluster.gpus:
         return {"bundle_per_worker": {"CPU": 1}, "strategy": "PACK"}
-    per_host = max((node["gpus"] for node in cluster.state["nodes"]), default=0) if cluster.state else cluster.gpus
+    per_host = max((node["Resources"].get("GPU", 0) for node in ray.nodes() if node["Alive"]), default=0)
     strategy = "STRICT_PACK" if _world_size(spec) <= per_host else "PACK"
     return {"bundle_per_worker": {"GPU": 1, "CPU": 1}, "strategy": strategy}
 

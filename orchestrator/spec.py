@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
 
 from orchestrator.errors import SpecError
 
@@ -26,6 +26,7 @@ class SpecModel(BaseModel):
 class ServingSpec(SpecModel):
     """How vLLM is deployed on Ray Serve. Names are vLLM's own; `null` leaves vLLM's default."""
 
+    parallelism: Literal["auto"] | None = None  # auto: the three sizes below follow from model and GPUs
     tensor_parallel_size: PositiveInt = 1
     pipeline_parallel_size: PositiveInt = 1
     replicas: PositiveInt = 1
@@ -43,6 +44,15 @@ class ServingSpec(SpecModel):
     chat_template_kwargs: dict[str, Any] = {}
     engine_kwargs: dict[str, Any] = {}  # any other option of vLLM's engine
     startup_timeout: float = Field(default=1800, gt=0)  # seconds until the first token
+
+    @model_validator(mode="after")
+    def _one_decides(self) -> "ServingSpec":
+        """A 1 is no wish: the shipped specs have it, and `parallelism=auto` on the command line should do."""
+        sizes = ("tensor_parallel_size", "pipeline_parallel_size", "replicas", "max_replicas")
+        given = next((name for name in sizes if getattr(self, name) not in (1, None)), None)
+        if self.parallelism == "auto" and given:
+            raise ValueError(f"parallelism=auto decides {given} too: leave out one of the two")
+        return self
 
 
 class PriceSpec(SpecModel):

@@ -1,0 +1,84 @@
+"""`parallelism: auto` on a connected cluster: its GPUs as Ray knows them, and the sizes that follow."""
+
+from collections.abc import Callable
+
+import ray
+
+from orchestrator.cluster import Cluster
+from orchestrator.engine_options import GPU_MAX_NUM_SEQS
+from orchestrator.errors import SpecError
+from orchestrator.planning.choice import Hardware
+from orchestrator.planning.gpus import find_gpu
+from orchestrator.planning.report import about, in_words
+from orchestrator.planning.request import plan_layout
+from orchestrator.spec import ServingSpec
+
+ACCELERATOR = "accelerator_type:"  # how Ray's resources name a node's GPUs
+
+
+def settle_layout(
+    model: str,
+    spec: ServingSpec,
+    cluster: Cluster,
+    *,
+    progress: Callable[[str], None],
+    output_tokens: int | None = None,
+    beside: ServingSpec | None = None,
+) -> ServingSpec:
+    """`spec` with the sizes that the planner chooses in place of `parallelism: auto`; any other comes back as it is.
+
+    All GPUs of the cluster are used, busy or not, so that two jobs that want the same share one deployment; those of
+    `beside`, which this job deploys too, are left to it. `output_tokens`: the most that an answer may have, if known.
+    Raises SpecError where the GPUs are unknown or hold no replica.
+    """
+    if spec.parallelism != "auto":
+        return spec
+    if not cluster.gpus:
+        return spec.model_copy(update={"parallelism": None})
+    planned = plan_layout(model, spec, _hardware(beside), output_tokens=output_tokens)
+    chosen = planned.plan.chosen
+    for line in about(planned):
+        progress(line)
+    progress(
+        f"parallelism auto: {in_words(chosen)}, {chosen.reason}; predicted {chosen.tokens_per_second:,.0f} tokens/s"
+    )
+    sizes = {
+        "parallelism": None,
+        "tensor_parallel_size": chosen.tensor_parallel_size,
+        "pipeline_parallel_size": chosen.pipeline_parallel_size,
+        "replicas": chosen.replicas,
+    }
+    if not (spec.max_num_seqs or spec.engine_kwargs.get("max_num_seqs")):  # the client keeps as many in flight
+        sizes["max_num_seqs"] = max(chosen.sequences, GPU_MAX_NUM_SEQS)
+    return spec.model_copy(update=sizes)
+
+
+def gpus_of(spec: ServingSpec) -> int:
+    """GPUs that a deployment takes at most."""
+    return spec.tensor_parallel_size * spec.pipeline_parallel_size * (spec.max_replicas or spec.replicas)
+
+
+def _hardware(beside: ServingSpec | None) -> Hardware:
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["Resources"].get("GPU")]
+    return hardware_of(nodes, gpus_of(beside) if beside else 0)
+
+
+def hardware_of(nodes: list[dict[str, float]], taken: int) -> Hardware:
+    """The GPUs of nodes with these Ray resources but for `taken`, counted off the smallest hosts first.
+
+    Raises SpecError where Ray does not name them, or several kinds.
+    """
+    kinds = {key.removeprefix(ACCELERATOR) for node in nodes for key in node if key.startswith(ACCELERATOR)}
+    # An A100 may be named a second time, with its memory.
+    kinds -= {kind for kind in kinds if any(other.startswith(f"{kind}-") for other in kinds)}
+    if len(kinds) != 1:
+        raise SpecError(
+            f"parallelism=auto needs one kind of GPU, Ray names {', '.join(sorted(kinds)) or 'none'} on this cluster. "
+            "Give tensor_parallel_size, pipeline_parallel_size and replicas; python -m orchestrator.plan helps"
+        )
+    hosts = []
+    for count in sorted(int(node["GPU"]) for node in nodes):
+        less = min(count, taken)
+        taken -= less
+        hosts.append(count - less)
+    return Hardware(find_gpu(kinds.pop()), tuple(sorted((count for count in hosts if count), reverse=True)))

@@ -1,0 +1,81 @@
+"""From a model and a serving spec to a plan: the config is read, lengths and limits get their defaults."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.engine_options import engine_kwargs, read_config
+from orchestrator.planning.choice import Demand, Hardware, Plan, choose
+from orchestrator.planning.gpus import GIB, Gpu
+from orchestrator.planning.shape import Shape, read_shape
+from orchestrator.planning.weights import DTYPE_BYTES, Weights, read_weights
+from orchestrator.spec import ServingSpec
+
+# Tokens of a request where nobody says: a question with its instructions, an answer with some reasoning.
+PROMPT_TOKENS = 512
+OUTPUT_TOKENS = 2048
+UTILIZATION = 0.92  # vLLM 0.29's default of gpu_memory_utilization; it was 0.9 before
+LARGE_GPU = 70 * GIB  # vLLM's defaults are larger from here on, but for the A100 (EngineArgs.get_batch_defaults)
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan and what it was made from."""
+
+    model: str
+    shape: Shape
+    weights: Weights
+    hardware: Hardware
+    demand: Demand
+    plan: Plan
+
+
+def plan_layout(
+    model: str,
+    spec: ServingSpec,
+    hardware: Hardware,
+    *,
+    prompt_tokens: int | None = None,
+    output_tokens: int | None = None,
+) -> Planned:
+    """The layout of `model` under `spec` on `hardware`; lengths that are not given get a default.
+
+    Raises SpecError for a config that cannot be read, a model that cannot be planned with, or one that fits nowhere.
+    """
+    options = engine_kwargs(model, spec, gpus=1)
+    read = read_config(model, "the layout", "give tensor_parallel_size, pipeline_parallel_size and replicas yourself")
+    config = read.to_dict() | options.get("hf_overrides", {})
+    folder: Path | None = Path(model).expanduser()
+    if options.get("quantization") and not config.get("quantization_config"):  # vLLM quantises while it loads
+        config, folder = config | {"quantization_config": {"quant_method": options["quantization"]}}, None
+    shape = read_shape(config, model)
+    weights = read_weights(config, shape, folder, str(options["dtype"]))
+    longest = int(options.get("max_model_len") or shape.max_position_embeddings * (spec.yarn_factor or 1))
+    prompt, output = _lengths(longest, prompt_tokens, output_tokens)
+    demand = Demand(
+        prompt_tokens=prompt,
+        output_tokens=output,
+        max_model_len=longest or prompt + output,
+        max_num_seqs=int(options.get("max_num_seqs") or _max_num_seqs(hardware.gpu)),
+        gpu_memory_utilization=float(options.get("gpu_memory_utilization") or UTILIZATION),
+        cache_value=_cache_value(options, weights),
+    )
+    return Planned(model, shape, weights, hardware, demand, choose(shape, weights, hardware, demand, model))
+
+
+def _lengths(longest: int, prompt: int | None, output: int | None) -> tuple[int, int]:
+    """Expected prompt and output tokens, together no longer than the context."""
+    prompt, output = prompt or PROMPT_TOKENS, output or OUTPUT_TOKENS
+    if longest and prompt + output > longest:
+        prompt = min(prompt, max(1, longest // 2))
+        output = min(output, max(1, longest - prompt))
+    return prompt, output
+
+
+def _max_num_seqs(gpu: Gpu) -> int:
+    return 1024 if gpu.memory >= LARGE_GPU and not gpu.name.startswith("a100") else 256
+
+
+def _cache_value(options: dict[str, Any], weights: Weights) -> float:
+    kind = str(options.get("kv_cache_dtype", "auto"))
+    return 1 if kind.startswith("fp8") else DTYPE_BYTES.get(kind, weights.value)

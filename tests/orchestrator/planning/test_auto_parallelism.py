@@ -1,0 +1,137 @@
+"""`parallelism: auto`: what goes with it, and the sizes that it becomes on a cluster."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from planning_configs import QWEN_32B
+
+from jobs.exam import ExamSpec, Requests
+from jobs.run import Run, find_endpoint, window
+from orchestrator import layout, serving
+from orchestrator.cluster import Cluster
+from orchestrator.endpoint import Endpoint
+from orchestrator.errors import SpecError
+from orchestrator.events import Events
+from orchestrator.layout import hardware_of, settle_layout
+from orchestrator.spec import ServingSpec, load_spec, to_yaml
+
+AUTO = ServingSpec(parallelism="auto")
+CONF = Path(__file__).parents[3] / "conf/hle.yaml"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_32B), encoding="utf-8")
+    return str(tmp_path)
+
+
+def cluster(gpus: int) -> Cluster:
+    return Cluster("mine", Path("runs"), "10.0.0.1", 8000, gpus, None)
+
+
+@pytest.fixture
+def two_hosts(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """Ray's view of two hosts with eight H100s, and of one that is gone."""
+    resources = {"CPU": 96.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
+    nodes = [{"Alive": alive, "Resources": resources} for alive in (True, True, False)]
+    nodes.append({"Alive": True, "Resources": {"CPU": 4.0}})
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    return cluster(16)
+
+
+@pytest.mark.parametrize("size", ["tensor_parallel_size", "pipeline_parallel_size", "replicas", "max_replicas"])
+def test_sizes_beside_auto_are_refused(size: str) -> None:
+    with pytest.raises(SpecError, match=f"parallelism=auto decides {size} too"):
+        load_spec(ExamSpec, CONF, ["serving.parallelism=auto", f"serving.{size}=2"])
+
+
+def test_the_shipped_spec_takes_auto_and_its_copy_can_be_read_again(tmp_path: Path) -> None:
+    spec = load_spec(ExamSpec, CONF, ["serving.parallelism=auto"])
+    (tmp_path / "spec.yaml").write_text(to_yaml(spec), encoding="utf-8")
+    assert load_spec(ExamSpec, tmp_path / "spec.yaml", []).serving.parallelism == "auto"
+
+
+def test_only_one_of_model_and_judge_takes_what_is_left() -> None:
+    with pytest.raises(SpecError, match="both say parallelism=auto"):
+        load_spec(ExamSpec, CONF, ["serving.parallelism=auto", "judge_serving.parallelism=auto"])
+
+
+def test_without_gpus_auto_means_one(model: str) -> None:
+    assert settle_layout(model, AUTO, cluster(0), progress=print) == ServingSpec()
+
+
+def test_given_sizes_stay(model: str) -> None:
+    given = ServingSpec(tensor_parallel_size=8)
+    assert settle_layout(model, given, cluster(16), progress=print) is given
+
+
+def test_auto_becomes_sizes_and_says_why(model: str, two_hosts: Cluster) -> None:
+    said: list[str] = []
+    settled = settle_layout(model, AUTO, two_hosts, progress=said.append)
+    assert (settled.tensor_parallel_size, settled.pipeline_parallel_size, settled.replicas) == (4, 1, 4)
+    assert settled.parallelism is None
+    assert settled.max_num_seqs
+    assert serving.capacity(settled, 16) == int(1.25 * settled.max_num_seqs * 4)
+    assert "4 replica(s) of tensor parallel 4" in said[-1]
+    assert len(said) <= 3
+
+
+def test_the_same_sizes_given_by_hand_share_the_deployment(model: str, two_hosts: Cluster) -> None:
+    settled = settle_layout(model, AUTO, two_hosts, progress=print)
+    by_hand = ServingSpec(tensor_parallel_size=4, replicas=4, max_num_seqs=settled.max_num_seqs)
+    assert serving.app_name(model, settled, 16) == serving.app_name(model, by_hand, 16)
+
+
+def test_the_other_deployment_keeps_its_gpus(model: str, two_hosts: Cluster) -> None:
+    judge = ServingSpec(tensor_parallel_size=2, replicas=2)
+    settled = settle_layout(model, AUTO, two_hosts, progress=print, beside=judge)
+    assert layout.gpus_of(settled) <= 12
+
+
+def test_limits_of_the_spec_hold(model: str, two_hosts: Cluster) -> None:
+    limited = ServingSpec(parallelism="auto", max_num_seqs=32, max_model_len=4096)
+    settled = settle_layout(model, limited, two_hosts, progress=print)
+    assert settled.max_num_seqs == 32
+    assert settled.tensor_parallel_size * settled.replicas == 16
+
+
+@pytest.mark.parametrize(
+    ("kinds", "expected"),
+    [([], "Ray names none"), (["H100", "A100"], "A100, H100"), (["RTX-PRO-6000"], "'RTX-PRO-6000' is not known")],
+)
+def test_gpus_that_cannot_be_planned_with_are_named(kinds: list[str], expected: str) -> None:
+    nodes: list[dict[str, Any]] = [{"GPU": 8.0} | {f"accelerator_type:{kind}": 1.0 for kind in kinds}]
+    with pytest.raises(SpecError, match=expected):
+        hardware_of(nodes, taken=0)
+
+
+def test_an_a100_is_taken_for_the_size_that_ray_names() -> None:
+    plain, exact = {"GPU": 4.0, "accelerator_type:A100": 1.0}, {"accelerator_type:A100-80G": 1.0}
+    assert hardware_of([plain], taken=0).gpu.name == "a100-40gb"
+    assert hardware_of([plain | exact], taken=0).gpu.name == "a100-80gb"
+
+
+def test_taken_gpus_come_off_the_smallest_host() -> None:
+    nodes = [{"GPU": count, "accelerator_type:H100": 1.0} for count in (8.0, 4.0)]
+    assert hardware_of(nodes, taken=5).hosts == (7,)
+
+
+def test_the_dry_run_says_that_the_cluster_decides() -> None:
+    assert "python -m orchestrator.plan --model some/model" in serving.describe("some/model", AUTO, None)
+    assert serving.describe("some/model", AUTO, 0).endswith("1 replica(s) of CPU each")
+
+
+def test_the_sizes_are_recorded_and_decide_what_is_in_flight(
+    model: str, two_hosts: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ready = Endpoint("http://10.0.0.1:8000/app/v1", model, serve_app="app")
+    monkeypatch.setattr(serving, "deploy", lambda *_, **__: ready)
+    spec = ExamSpec(model=model, max_completion_tokens=1024, serving=AUTO)
+    opened = Run(spec, [], Requests(spec), two_hosts, tmp_path, None, Events(tmp_path))
+    assert find_endpoint(opened) == ready
+    event = json.loads((tmp_path / "events.jsonl").read_text(encoding="utf-8"))
+    assert event["event"] == "endpoint_ready"
+    assert event["tensor_parallel_size"] * event["replicas"] == 16
+    assert window(opened, ready) == serving.capacity(opened.deployed[ready], 16) > 1000

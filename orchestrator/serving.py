@@ -295,8 +295,13 @@ def _wait_running(name: str, deadline: float, spec: ServingSpec, progress: Progr
             message = "; ".join(d.message for d in app.deployments.values() if d.message)
             raise _failed(name, f"the deployment is {status}", message)
         if time.monotonic() > deadline:
-            words = workers_last_words() if any(map(_has_no_process, app.deployments.values())) else ""
-            raise _failed(name, f"it is still {status} after startup_timeout={spec.startup_timeout:.0f} s", words)
+            seen = f"it is still {status} after startup_timeout={spec.startup_timeout:.0f} s"
+            if any(map(_has_no_process, app.deployments.values())):
+                words = "\n".join(meaningful_lines(workers_last_words()))
+                raise EndpointDown(
+                    f"{name} did not start: {seen}, {NO_PROCESS}. The nodes' daemons wrote last:\n{words}"
+                )
+            raise _failed(name, seen, "")
         line = _progress_line(app)
         if line != shown:
             progress(line)

@@ -1,0 +1,145 @@
+"""How many requests a run keeps in flight, as a state machine: observations and their time come in, a window comes out.
+
+The window grows while nothing says that it is too large: by doubling at first (slow start, as TCP: RFC 5681), by a few
+per cent after the first sign of saturation, and only while it binds (RFC 7661). What shrinks it:
+
+Our own engines (`EngineWindow`) tell their numbers.
+- An engine that has a queue needs no more requests. A long queue costs nothing until an engine dies or the run stops,
+  so the window goes straight to what runs and a short queue.
+- The KV cache fills slowly and late: a long answer holds ten times what it held when it was admitted. So the use that
+  is coming counts, not the present one; above the target, the window follows in proportion.
+- A preemption has thrown computed tokens away. The window is cut in proportion to the share of the engines that had
+  some, as DCTCP cuts by the share of marked packets (RFC 8257), and not again before the cut can have worked.
+- Engines die and return; each takes its share along at once.
+
+Remote APIs (`RateWindow`) tell nothing but 429. Each answer lets the window grow. A refusal says that what is in flight
+is as much as the server takes, and cuts that by a tenth, as above not again at once.
+
+Nothing here waits, asks or knows a clock: `now` is in seconds of any monotonic clock.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+# What a refusal leaves of the window. TCP halves, CUBIC leaves 0.7 and inspect_ai 0.8, but they don't know what was
+# taken; we start from that. In benchmarks/controller.py 0.8 reaches 0.86 of a server's limit, 0.9 reaches 0.91 to 0.93.
+CUT = 0.9
+COOL_DOWN = 15.0  # seconds after a cut without another: refusals of what was under way are no news; as inspect_ai
+START = 20  # requests at a server of unknown size; as inspect_ai
+A_ROUND = 0.05  # growth in a window's worth of answers, after slow start; as inspect_ai
+A_LOOK = 1.1  # growth between two looks at the engines, which are 10 s apart
+# Of the window in flight: less, and a larger one would change nothing. RFC 7661 says 0.5. Short answers spend much of
+# their time outside the engines that report them; and 0.5 is what a report of before the last doubling shows.
+BINDING = 0.6
+QUEUE = 8  # requests waiting at an engine; a router that takes the shorter of two queues leaves a few more or less
+# Of all KV caches. Engines differ by a tenth at the same number of requests, because the lengths do: at 0.9 the fullest
+# one is just full. In the benchmark 0.95 costs 0.2 to 0.3 % of throughput and doubles or triples preemptions.
+KV_TARGET = 0.9
+KV_AHEAD = 40.0  # seconds that KV use is thought on: reports are up to 20 s old, and a smaller window takes 20 s to act
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """One engine, as it last reported."""
+
+    running: int  # requests
+    waiting: int
+    kv_usage: float  # 0 to 1
+    preemptions: int  # since the look before
+
+
+class Window:
+    """A number of requests between `least` and `most`: it grows by factors, and is cut at most once in COOL_DOWN."""
+
+    def __init__(self, *, start: float, least: int, most: int) -> None:
+        self.least, self.most = least, most
+        self.slow_start = True
+        self._last_cut = float("-inf")
+        self._exact = 0.0
+        self._set(start)
+
+    @property
+    def size(self) -> int:
+        return int(self._exact)
+
+    def _set(self, size: float) -> None:
+        self._exact = min(max(size, self.least), self.most)
+
+    def _shrink(self, size: float) -> None:
+        """There is no room for more than `size`."""
+        self.slow_start = False
+        self._set(min(self._exact, size))
+
+    def _cut(self, now: float, factor: float, in_flight: float) -> None:
+        """Somebody suffered: what is left is a part of what was really in flight."""
+        self.slow_start = False
+        if not self._cooling(now):
+            self._last_cut = now
+            self._shrink(factor * in_flight)
+
+    def _cooling(self, now: float) -> bool:
+        return now - self._last_cut < COOL_DOWN
+
+
+class RateWindow(Window):
+    """For one client of a server that tells nothing but 429: call `answered` or `refused` for each response."""
+
+    def answered(self, now: float, in_flight: int) -> None:
+        """An answer came; `in_flight` requests, its own included, were under way."""
+        if self._cooling(now) or in_flight < BINDING * self.size:
+            return
+        self._set(self._exact + (1 if self.slow_start else max(A_ROUND, 1 / self._exact)))
+
+    def refused(self, now: float, in_flight: int) -> None:
+        """A 429 came; `in_flight` requests, without it, were under way: so many the server had taken.
+
+        One refusal halves the window at most, as TCP's do: there may have been little to ask just then.
+        """
+        taken = max(in_flight, self._exact / 2)
+        self._cut(now, CUT, taken)
+        self._shrink(taken)
+
+
+class EngineWindow(Window):
+    """For a deployment of `engines` replicas, of which each decodes `seats` sequences at once; `most` for all of them.
+
+    Starts at half the seats: one doubling is left to see what the questions are like.
+    """
+
+    def __init__(self, *, engines: int, seats: int, most: int) -> None:
+        self.engines = engines
+        self._kv: tuple[float, float] | None = None  # of the last look: time and mean use
+        super().__init__(start=engines * seats / 2, least=engines, most=most)
+
+    def resize(self, engines: int) -> None:
+        """So many engines live now. With none, the window stays for the one that comes back."""
+        if not engines or engines == self.engines:
+            return
+        self.least, factor = engines, engines / self.engines
+        self.engines = engines
+        self._set(self._exact * factor)
+
+    def observe(self, now: float, loads: Sequence[Load]) -> None:
+        """The engines' last reports. One that lives and has not reported yet is taken for an average one."""
+        if not loads:
+            return
+        share = self.engines / len(loads)
+        running, waiting = share * sum(load.running for load in loads), share * sum(load.waiting for load in loads)
+        in_flight, queue = int(running + waiting), QUEUE * self.engines
+        kv_use = self._coming_use(now, sum(load.kv_usage for load in loads) / len(loads))
+        preempted = sum(load.preemptions > 0 for load in loads) / len(loads)
+        if preempted:
+            self._cut(now, 1 - (1 - CUT) * preempted, in_flight)
+        if kv_use > KV_TARGET:
+            self._shrink(in_flight * KV_TARGET / kv_use)
+        elif waiting > 2 * queue:
+            self._shrink(running + queue)
+        elif not preempted and waiting < queue / 2 and in_flight >= BINDING * self._exact:
+            self._set(self._exact * min(2 if self.slow_start else A_LOOK, KV_TARGET / max(kv_use, 1e-3)))
+
+    def _coming_use(self, now: float, kv_use: float) -> float:
+        """KV use in KV_AHEAD seconds if it goes on rising as it did since the last look; a fall is not trusted."""
+        before, self._kv = self._kv, (now, kv_use)
+        if before is None or now <= before[0]:
+            return kv_use
+        return kv_use + KV_AHEAD * max(0.0, kv_use - before[1]) / (now - before[0])

@@ -1,0 +1,160 @@
+"""The window of requests in flight: each rule by hand, and all of them on simulated engines and a simulated API."""
+
+import pytest
+
+from benchmarks.controller import SCENARIOS
+from benchmarks.simulated_engines import Engine, EngineModel, Sequence, Work
+from orchestrator.concurrency import COOL_DOWN, CUT, QUEUE, EngineWindow, Load, RateWindow
+
+
+def load(running: int = 100, waiting: int = 0, kv: float = 0.1, preemptions: int = 0) -> Load:
+    return Load(running, waiting, kv, preemptions)
+
+
+def engines(number: int = 2, seats: int = 100) -> EngineWindow:
+    return EngineWindow(engines=number, seats=seats, most=1000)
+
+
+def saturated() -> EngineWindow:
+    """Two engines, 216 in flight: 100 run and 8 wait at each."""
+    window = engines()
+    window.observe(0, [load(50)] * 2)
+    window.observe(5, [load(100)] * 2)
+    window.observe(10, [load(waiting=3 * QUEUE)] * 2)
+    assert (window.size, window.slow_start) == (216, False)
+    return window
+
+
+def test_it_doubles_while_it_binds_and_nothing_is_full() -> None:
+    window = engines()
+    assert window.size == 100  # half of the seats
+    window.observe(0, [load(50)] * 2)
+    assert window.size == 200
+    window.observe(10, [load(50)] * 2)  # 100 of 200 are in flight: there is nothing more to send
+    assert window.size == 200
+    for look in range(2, 9):
+        window.observe(10 * look, [load(window.size // 2)] * 2)
+    assert window.size == 1000
+
+
+def test_a_long_queue_shortens_it_to_what_runs_and_a_short_one() -> None:
+    window = saturated()
+    window.observe(20, [load(waiting=QUEUE)] * 2)
+    assert window.size == 216
+    window.observe(30, [load(110, waiting=1)] * 2)  # a queue that is nearly empty, where more run than before
+    assert window.size == int(216 * 1.1)
+
+
+def test_kv_that_is_rising_stops_the_growth_before_it_is_full() -> None:
+    window = engines()
+    window.observe(0, [load(50, kv=0.1)] * 2)
+    window.observe(10, [load(100, kv=0.3)] * 2)  # 0.3 + 40 s x 0.02/s = 1.1 is coming: 200 x 0.9 / 1.1
+    assert (window.size, window.slow_start) == (163, False)
+
+
+def test_kv_above_the_target_shrinks_in_proportion() -> None:
+    window = engines()
+    window.observe(0, [load(50, kv=0.8)] * 2)
+    assert window.size == 112  # room for no more than 100 x 0.9 / 0.8
+    window.observe(10, [load(56, kv=0.85)] * 2)  # 0.85 + 40 s x 0.005/s = 1.05 is coming
+    assert window.size == int(112 * 0.9 / 1.05)
+    window.observe(20, [load(48, kv=0.95)] * 2)
+    window.observe(30, [load(40, kv=0.95)] * 2)  # it rises no more, and is still too high
+    assert window.size == int(96 * 0.9 / 1.35)
+    window.observe(40, [load(32, kv=0.7)] * 2)
+    assert window.size == int(64 * 1.1)
+
+
+def test_preemptions_cut_by_the_share_of_the_engines_and_not_twice_at_once() -> None:
+    window = saturated()
+    window.observe(20, [load(100, QUEUE, preemptions=5), load(100, QUEUE)])
+    assert window.size == int(216 * (1 - (1 - CUT) / 2))
+    window.observe(20 + COOL_DOWN - 1, [load(100, QUEUE, preemptions=5)] * 2)
+    assert window.size == int(216 * (1 - (1 - CUT) / 2))
+    window.observe(20 + COOL_DOWN, [load(90, 0, preemptions=5)] * 2)
+    assert window.size == int(180 * CUT)
+
+
+def test_an_engine_takes_its_share_away_and_brings_it_back() -> None:
+    window = EngineWindow(engines=16, seats=100, most=2000)
+    window.resize(15)
+    assert window.size == 750
+    window.observe(0, [load(50)] * 15)
+    assert window.size == 1500
+    window.resize(16)
+    assert window.size == 1600
+    window.observe(10, [load(100)] * 15)  # the sixteenth has not reported yet: 1600 in flight, not 1500
+    assert window.size == 2000
+    window.resize(0)
+    assert window.size == 2000  # nobody to send it to, but it is what the next one gets
+
+
+def test_never_below_one_request_an_engine_nor_above_the_most() -> None:
+    window = engines(number=4, seats=1)
+    window.observe(0, [load(0, kv=1.0, preemptions=1)] * 4)
+    assert window.size == 4
+    assert EngineWindow(engines=2, seats=100, most=60).size == 60
+
+
+def test_a_rate_limit_is_found_and_kept() -> None:
+    window = RateWindow(start=4, least=1, most=100)
+    for _ in range(4):
+        window.answered(0, in_flight=window.size)
+    assert window.size == 8  # a window's worth of answers doubles it
+    window.refused(1, in_flight=7)
+    assert window.size == 6  # 0.9 x 7
+    window.answered(1 + COOL_DOWN - 0.1, in_flight=6)
+    assert window.size == 6  # an answer to what was sent before the cut
+    for _ in range(7):
+        window.answered(1 + COOL_DOWN, in_flight=window.size)
+    assert window.size == 7  # one more for a window's worth of answers
+    for _ in range(100):
+        window.answered(20, in_flight=3)
+    assert window.size == 7  # nothing says that 7 would be answered
+
+
+def test_refusals_at_a_limit_that_has_fallen_bring_it_down_at_once() -> None:
+    window = RateWindow(start=50, least=1, most=100)
+    window.refused(0, in_flight=50)
+    assert window.size == 45
+    for in_flight in range(44, 19, -1):
+        window.refused(1, in_flight)
+    assert window.size == 20
+    window.refused(2, in_flight=0)  # when there was little to ask
+    assert window.size == 10
+
+
+def test_a_simulated_engine_takes_its_time_and_preempts_the_last_one() -> None:
+    model = EngineModel(2, kv_tokens=20, weights=1, a_sequence=0.1, a_kv_token=0.01, a_prefill_token=0.001)
+    engine = Engine(model)
+    for item in (0, 1):
+        engine.put(Sequence(item, prompt=8, output=4))
+    ended = engine.advance(100)
+    # Two steps of both fill the cache: 18, 20. The first ends alone: 11, 12. The second is prefilled again, with the
+    # two tokens that it had, and ends alone: 11, 12.
+    assert [(sequence.item, sequence.done) for sequence in ended] == [(0, 4), (1, 4)]
+    assert (engine.steps, engine.preemptions, engine.preempted_steps) == (6, 1, 1)
+    seconds = 6 * 1 + 8 * 0.1 + 84 * 0.01 + (8 + 8 + 10) * 0.001
+    early, late = Engine(model), Engine(model)
+    for engine, until in ((early, seconds - 0.01), (late, seconds + 0.01)):
+        for item in (0, 1):
+            engine.put(Sequence(item, prompt=8, output=4))
+        assert len(engine.advance(until)) == (1 if engine is early else 2)
+    # At best: 8 tokens at two a step are 4 steps, but 2 x (9 + 10 + 11 + 12) tokens of KV in a cache of 20 are 4.2.
+    assert Work.of(ended).least_seconds(model) == pytest.approx(4.2 * 1 + 8 * 0.1 + 84 * 0.01 + 16 * 0.001)
+
+
+@pytest.mark.parametrize("scenario", ["kv_binds", "seats_bind"])
+def test_simulated_engines_are_kept_full_without_thrashing(scenario: str) -> None:
+    result = SCENARIOS[scenario](0)
+    assert result["throughput"] >= 0.97
+    assert result["steps_with_preemption"] < 0.01
+    assert (result["lost"], result["answered_twice"]) == (0, 0)
+
+
+@pytest.mark.parametrize("scenario", ["api", "api_retry_after"])
+def test_a_simulated_rate_limit_is_used_and_seldom_hit(scenario: str) -> None:
+    result = SCENARIOS[scenario](0)
+    assert result["throughput"] > 0.9
+    assert result["refused"] < 0.01
+    assert result["given_up"] == 0

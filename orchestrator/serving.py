@@ -25,7 +25,6 @@ from orchestrator.endpoint import Endpoint
 from orchestrator.engine_log import engine_log, meaningful_lines, workers_last_words
 from orchestrator.engine_options import deployment_config, engine_kwargs, max_num_seqs, model_source
 from orchestrator.errors import EndpointDown, SpecError
-from orchestrator.layout import settle_layout
 from orchestrator.secrets import endpoint_key
 from orchestrator.spec import ServingSpec
 
@@ -44,11 +43,11 @@ Progress = Callable[[str], None]
 def deploy(model: str, spec: ServingSpec, cluster: Cluster, *, progress: Progress) -> Endpoint:
     """Serve `model` (a local folder, or a name on the hub) and return its endpoint once one token came back.
 
+    `spec` has its sizes: `parallelism: auto` is settled before (orchestrator.layout).
     A running application of the same configuration is used as it is. `progress` gets a line whenever the state changes.
     Raises SpecError for a model that cannot be, EndpointDown with the end of the engine's log when it does not start.
     """
     check_model(model)
-    spec = settle_layout(model, spec, cluster, progress=progress)
     name = app_name(model, spec, cluster.gpus)
     base_url = f"http://{cluster.serve_host}:{cluster.serve_port}/{name}/v1"
     endpoint = Endpoint(base_url=base_url, model=model, serve_app=name)

@@ -99,7 +99,7 @@ class Trainer(sft_trainer.SFTTrainer):
         super()._init_engine()
         if self.config.engine.use_torch_compile:
             compile_layers(self.engine.module)
-        if not self.config.engine.reshard_after_forward:
+        if self.config.engine.strategy == "fsdp2" and not self.config.engine.reshard_after_forward:
             gather_once(self.engine)
         if self.val_dataloader is None:
             self.test_freq = -1  # verl would iterate over nothing

@@ -127,7 +127,7 @@ def compile_layers(model: torch.nn.Module) -> None:
 def gather_once(engine: Any) -> None:
     """Keep the gathered weights from one micro batch to the next, of a verl engine that does not free them in between.
 
-    FSDP gives them back after each backward pass and gathers them again, though only an optimizer's step changes them.
+    fsdp2, which it must have, gives them back after each backward pass, though only an optimizer's step changes them.
     """
     inner = engine._gradient_sync_context
 

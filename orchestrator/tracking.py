@@ -44,6 +44,7 @@ def track(
         )
         run.summary.update(figures)
         run.finish()
+        wait_for_service()
 
 
 @contextmanager
@@ -53,6 +54,13 @@ def optional(otherwise: str) -> Iterator[None]:
         yield
     except Exception as error:  # noqa: BLE001 - wandb's errors have no common base, and none is worth a job
         say(f"warning: wandb: {first_line(error)}; {otherwise}")
+
+
+def wait_for_service() -> None:
+    """Offline, wandb's service (0.31) still writes when `finish` has returned, and a worker's end may be a kill."""
+    import wandb
+
+    wandb.teardown()
 
 
 def continued(folder: Path, spec: WandbSpec) -> dict[str, str]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from verl.utils.tracking import Tracking
 
-from orchestrator.tracking import optional, unsent
+from orchestrator.tracking import optional, unsent, wait_for_service
 from orchestrator.training.environment import training_folder
 from orchestrator.training.folder import read_journal
 
@@ -65,3 +65,4 @@ class Wandb:
         if self._tracking:
             with optional("its last figures may be missing"):
                 self._tracking.finish(exit_code)
+                wait_for_service()

@@ -13,6 +13,7 @@ NAME ?=
 .DEFAULT_GOAL := help
 .PHONY: help install lock demo demo-rl check test test-all submit jobs logs stop
 .PHONY: cluster-up cluster-status cluster-tunnel cluster-down preflight
+side_by_side = --numprocesses 2 --dist loadgroup
 named = $(if $(NAME),--name $(NAME))
 placed = --site $(SITE) --nodes $(NODES) $(named)
 
@@ -43,10 +44,10 @@ check: install ## formatting, lint, types
 	@.venv/bin/mypy
 
 test: install ## the tests, 20 minutes at most
-	@.venv/bin/pytest -m "not slow"
+	@.venv/bin/pytest $(side_by_side) -m "not slow"
 
-test-all: install ## all tests, the long ones too, 80 minutes at most
-	@.venv/bin/pytest
+test-all: install ## all tests, the long ones too, 60 minutes at most
+	@.venv/bin/pytest $(side_by_side)
 
 cluster-up: install ## SITE=osk NODES=2 [NAME=…] [ARGS="time=04:00:00 …"]: a Ray cluster; SITE=local is this machine
 	@$(PY) -m cluster up $(placed) $(ARGS)

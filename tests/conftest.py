@@ -17,6 +17,14 @@ from scripted_server import ScriptedServer
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Two groups that `make test` runs side by side, one with Slurm's cluster and the other with the local one."""
+    slurm = Path(__file__).parent / "cluster"
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("slurm" if slurm in item.path.parents else "local"))
+
+
 @pytest.fixture
 def scripted_server() -> Iterator[ScriptedServer]:
     """An OpenAI-compatible server with .base_url, .requests() and .control(mode)."""

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -82,12 +82,18 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 def processes_titled(part: str) -> list[psutil.Process]:
-    """Ray renames its workers; their titles say what they run."""
+    """Ray renames its workers; their titles say what they run. Those of Slurm's nodes are left out."""
+    here = Path("/proc/self/ns/net").readlink()
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        if part in " ".join(process.info["cmdline"] or []):
-            found.append(process)
+        with suppress(OSError):  # it has ended
+            if part in " ".join(process.info["cmdline"] or []) and _network(process) == here:
+                found.append(process)
     return found
+
+
+def _network(process: psutil.Process) -> Path:
+    return Path(f"/proc/{process.pid}/ns/net").readlink()
 
 
 @contextmanager

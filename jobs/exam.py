@@ -27,7 +27,7 @@ class ExamSpec(SpecModel):
     model: str
     max_completion_tokens: Budget = "auto"  # auto: what the context has left for each prompt
     reasoning: bool = True
-    num_workers: PositiveInt | Literal["auto"] = "auto"  # requests in flight
+    num_workers: PositiveInt | Literal["auto"] = "auto"  # the most requests in flight
     max_samples: PositiveInt | None = None  # the first so many questions
     judge: str | None = None  # `rule`, or a model; left out: what judge_base_url serves, else the rule
     judge_num_workers: PositiveInt = 100

@@ -5,7 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from jobs.tasks import hle
 from orchestrator import serving
 from orchestrator.batching import Pick, RowStore, cause_of, configure_ray_data
 from orchestrator.cluster import Cluster, connect
+from orchestrator.concurrency import EngineWindow
 from orchestrator.discovery import Unreachable, check, is_this_host
 from orchestrator.endpoint import Endpoint, Wish
+from orchestrator.engine_options import max_num_seqs
 from orchestrator.errors import EndpointDown, JudgeUnavailable, SpecError
 from orchestrator.events import Events
 from orchestrator.layout import settle_layout
@@ -31,6 +33,7 @@ from orchestrator.progress import Bars, bars, say
 from orchestrator.records import Owner, digest, write_atomic
 from orchestrator.spec import ServingSpec, to_yaml
 from orchestrator.state import find_path, inside_job
+from orchestrator.steering import steered
 from orchestrator.writer import RecordWriter
 
 PLAN_CHUNK = 2000  # items whose state is asked for in one call to the writer
@@ -231,13 +234,24 @@ def _predict(run: Run, endpoint: Endpoint, store: RowStore) -> None:
         endpoint=endpoint,
         options=request_options(spec),
         request_timeout=spec.request_timeout,
+        most=window(run, endpoint),
     )
-    width = window(run, endpoint)
-    run.events.add("predicting", to_ask=len(run.todo), window=width)
+    run.events.add("predicting", to_ask=len(run.todo), window=config.most)
     try:
-        predict(config, store, run.todo, window=width, node=run.node_for(endpoint))
+        with _steering(run, endpoint, config.most):
+            predict(config, store, run.todo, node=run.node_for(endpoint))
     finally:
         call(run.writer.abandon)
+
+
+def _steering(run: Run, endpoint: Endpoint, most: int) -> AbstractContextManager[None]:
+    """At our own engines the window follows what they report; for others each client watches for 429."""
+    settled = run.deployed.get(endpoint)
+    if settled is None or endpoint.serve_app is None:
+        return nullcontext()
+    seats = max_num_seqs(settled, run.cluster.gpus)
+    controller = EngineWindow(engines=settled.replicas, seats=seats, most=most)
+    return steered(endpoint.serve_app, controller, tell=run.writer.set_window.remote, note=run.events.add)
 
 
 def _judge(run: Run, config: JudgeConfig, store: RowStore) -> None:
@@ -251,7 +265,7 @@ def _judge(run: Run, config: JudgeConfig, store: RowStore) -> None:
 
 
 def window(run: Run, endpoint: Endpoint) -> int:
-    """Requests in flight: as given, else what our own deployment can take, else a careful number."""
+    """The most requests in flight: as given, else what our own deployment can take, else a careful number."""
     if run.spec.num_workers != "auto":
         return run.spec.num_workers
     settled = run.deployed.get(endpoint)

@@ -19,9 +19,11 @@ import aiohttp
 import orjson
 from yarl import URL
 
+from orchestrator.concurrency import START, RateWindow
 from orchestrator.discovery import auth_headers, proxy_for
 from orchestrator.endpoint import Endpoint
 from orchestrator.errors import EndpointDown
+from orchestrator.limiter import Limiter
 from orchestrator.records import Reason, Status, Usage
 from orchestrator.repetition import has_loop
 from orchestrator.retry import (
@@ -99,6 +101,7 @@ class _Item:
 class ChatClient:
     """Asks one endpoint, with at most `window` requests in flight and `request_timeout` seconds for each attempt.
 
+    Our own deployments get the whole window, or what `resize` says; others carefully more, and less after a 429.
     `patience` is how many seconds an endpoint may be gone before `ask` raises EndpointDown; by default 120, and 900 for
     our own deployments, whose engines reload. Use a client on one event loop only.
     """
@@ -110,7 +113,8 @@ class ChatClient:
         self._endpoint = endpoint
         self._url = URL(f"{endpoint.base_url}/chat/completions")
         self._window = window
-        self._slots = asyncio.Semaphore(window)
+        self._rate = None if endpoint.serve_app else RateWindow(start=START, least=1, most=window)
+        self._slots = Limiter(self._rate.size if self._rate else window)
         self._timeout = aiohttp.ClientTimeout(total=request_timeout, connect=min(CONNECT_TIMEOUT, request_timeout / 2))
         self._health = Health(default if patience is None else patience)
         self._session: aiohttp.ClientSession | None = None
@@ -136,6 +140,10 @@ class ChatClient:
             started_at=item.started_at.isoformat(timespec="milliseconds"),
             seconds=round(time.monotonic() - item.start, 3),
         )
+
+    def resize(self, window: int) -> None:
+        """Have so many requests in flight from now on, if the first window allows. What is under way stays so."""
+        self._slots.resize(min(max(window, 1), self._window))
 
     async def close(self) -> None:
         """Close the connections."""
@@ -178,8 +186,20 @@ class ChatClient:
                 wait = self._health.pause()
                 if not wait:
                     item.count()
-                    return await self._exchange(item.body)
+                    result = await self._exchange(item.body)
+                    self._adapt(result)
+                    return result
             await asyncio.sleep(wait * random.uniform(1, 1 + PAUSE_SPREAD))
+
+    def _adapt(self, result: Reply | Fault) -> None:
+        """Learn from a response what a server takes that tells nothing else; this request still holds its slot."""
+        if self._rate is None:
+            return
+        if isinstance(result, Reply):
+            self._rate.answered(time.monotonic(), self._slots.held)
+        elif result.reason == "429":
+            self._rate.refused(time.monotonic(), self._slots.held - 1)
+        self._slots.resize(self._rate.size)
 
     async def _exchange(self, body: bytes) -> Reply | Fault:
         session = self._session or self._open()

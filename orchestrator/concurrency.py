@@ -15,8 +15,6 @@ Our own engines (`EngineWindow`) tell their numbers.
 Remote APIs (`RateWindow`) tell nothing but 429. Each answer lets the window grow. A refusal says that what is in flight
 is as much as the server takes, and cuts that by a tenth, as above not again at once.
 
-Jobs do not use it yet, they keep a fixed window; benchmarks/controller.py tries it on simulated engines.
-
 Nothing here waits, asks or knows a clock: `now` is in seconds of any monotonic clock.
 """
 

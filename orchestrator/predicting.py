@@ -1,10 +1,13 @@
 """The prediction stage: each row's messages go to the endpoint, each final answer goes to the writer at once."""
 
+import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ray.actor import ActorHandle
+from ray.exceptions import RayError
 
 from orchestrator import secrets
 from orchestrator.batching import Outbox, Pick, RowStore, gather_all, run_stage
@@ -22,16 +25,16 @@ class PredictConfig:
     endpoint: Endpoint
     options: dict[str, Any]  # sampling and budget, as the endpoint's API names them
     request_timeout: float  # seconds for one attempt
+    most: int  # requests in flight, over all actors; at our own engines the writer tells how many of them
 
 
-def predict(config: PredictConfig, store: RowStore, picks: list[Pick], *, window: int, node: str | None = None) -> int:
+def predict(config: PredictConfig, store: RowStore, picks: list[Pick], *, node: str | None = None) -> int:
     """Ask all `picks` of the stored rows; returns how many were asked.
 
     Raises EndpointDown when the endpoint is gone for good, StorageFailed when the records cannot be written.
     """
-    return run_stage(
-        PredictWorker, config, store, picks, total=len(picks), window=window, rows_ahead=2 * window, node=node
-    )
+    most = config.most
+    return run_stage(PredictWorker, config, store, picks, total=len(picks), window=most, rows_ahead=2 * most, node=node)
 
 
 class PredictWorker:
@@ -41,9 +44,13 @@ class PredictWorker:
         self._config = config
         self._client = ChatClient(config.endpoint, window=window, request_timeout=config.request_timeout)
         self._outbox = Outbox[Prediction](self._send)
+        self._share = window / config.most
+        self._follower: asyncio.Task[None] | None = None
 
     async def work(self, rows: list[dict[str, Any]]) -> None:
         secrets.remember(await self._config.writer.secrets.remote())
+        if self._config.endpoint.serve_app and self._follower is None:
+            self._follower = asyncio.create_task(self._follow_window())
         by_key = {Key(row["id"], row["sample"]): row for row in rows}
         todo = await self._config.writer.still_open.remote(list(by_key))
         await gather_all(self._ask(by_key[Key(*key)]) for key in todo)
@@ -52,6 +59,17 @@ class PredictWorker:
         question = self._config.build(row)
         outcome = await self._client.ask(question.messages, self._config.options)
         await self._outbox.put(_record(question, outcome, self._config.endpoint))
+
+    async def _follow_window(self) -> None:
+        """Take this actor's share of the run's window, now and whenever that changes."""
+        window: int | None = None
+        while True:
+            try:
+                window = await self._config.writer.window.remote(window)
+            except RayError:
+                return  # the writer is gone: the next record cannot be sent, which is said there
+            if window is not None:
+                self._client.resize(math.ceil(self._share * window))
 
     async def _send(self, records: list[Prediction]) -> None:
         await self._config.writer.append_predictions.remote(records)

@@ -1,11 +1,12 @@
 """The run's one writer: a Ray actor that holds the run folder's lock and its two record logs.
 
-Batching actors ask it what is still to do, hand it each record as soon as that is final, and (the judge stage) wait at
-it for predictions to arrive.
+Batching actors ask it what is still to do, hand it each record as soon as that is final, and wait at it for another
+window and (the judge stage) for predictions to arrive.
 """
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,6 +49,8 @@ class RecordWriter:
         self._planned: dict[Key, str] = {}  # to the fingerprint that the spec wants
         self._open: set[Key] = set()  # still to be predicted in this session
         self._arrived = asyncio.Condition()
+        self._window: int | None = None
+        self._resized = asyncio.Condition()
         self._unsynced = False
         self._predicted = self._judged = self._needless = 0
         self._by_status: dict[str, int] = {}
@@ -70,6 +73,19 @@ class RecordWriter:
 
     async def secrets(self) -> dict[str, str]:
         return self._secrets
+
+    async def set_window(self, window: int) -> None:
+        """The run may have so many requests in flight at its own engines, over all actors."""
+        self._window = window
+        async with self._resized:
+            self._resized.notify_all()
+
+    async def window(self, known: int | None) -> int | None:
+        """The window as soon as it is another than `known`, or after POLL_SECONDS as it is."""
+        async with self._resized:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._resized.wait_for(lambda: self._window != known), POLL_SECONDS)
+        return self._window
 
     async def plan(self, wanted: Sequence[Wanted]) -> list[bool]:
         """Which of `wanted` must be asked; they stay open until their record is appended."""

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Awaitable, Callable
 from datetime import datetime
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -16,6 +17,7 @@ from scripted_server import ScriptedServer
 
 from orchestrator import retry
 from orchestrator.client import ChatClient, Outcome, read_message, read_reply, split_thought
+from orchestrator.concurrency import START
 from orchestrator.endpoint import Endpoint
 from orchestrator.errors import EndpointDown
 from orchestrator.retry import Fault
@@ -147,6 +149,56 @@ def test_window_bounds_requests_in_flight_but_not_waiting_ones(scripted_server: 
     outcomes = use(scripted_server.base_url, work, window=4)
     assert {outcome.status for outcome in outcomes} == {"ok"}
     assert scripted_server.requests()["max_in_flight"] == 4
+
+
+def test_a_server_of_unknown_size_is_asked_carefully_at_first(scripted_server: ScriptedServer) -> None:
+    scripted_server.latency = 0.3
+
+    async def work(client: ChatClient) -> int:
+        tasks = [asyncio.create_task(client.ask(user(f"q{i}"), {})) for i in range(100)]
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        first: int = scripted_server.requests()["max_in_flight"]
+        await asyncio.gather(*tasks)
+        return first
+
+    assert use(scripted_server.base_url, work, window=60) <= START + 1
+    assert START < scripted_server.requests()["max_in_flight"] <= 60
+
+
+def test_after_a_429_fewer_are_in_flight(scripted_server: ScriptedServer) -> None:
+    scripted_server.latency = 0.1
+
+    async def work(client: ChatClient) -> list[Outcome]:
+        ask = [client.ask(user(f"q{i}"), {}) for i in range(19)] + [client.ask(user("[429x1] q"), {})]
+        outcomes = await asyncio.gather(*ask)
+        scripted_server.max_in_flight = 0
+        return outcomes + await asyncio.gather(*(client.ask(user(f"r{i}"), {}) for i in range(60)))
+
+    outcomes = use(scripted_server.base_url, work, window=60)
+    assert {outcome.status for outcome in outcomes} == {"ok"}
+    assert scripted_server.requests()["max_in_flight"] <= int(0.9 * 19)
+
+
+def test_our_own_deployment_has_as_many_in_flight_as_it_is_told(
+    scripted_server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "token").write_text("t" * 64)
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+    scripted_server.latency = 0.3
+
+    async def main() -> list[int]:
+        endpoint = Endpoint(scripted_server.base_url, "scripted", serve_app="kosen-test")
+        client = ChatClient(endpoint, window=30, request_timeout=20)
+        most = []
+        for window, asked in ((30, 60), (5, 10), (1000, 60)):
+            client.resize(window)
+            scripted_server.max_in_flight = 0
+            await asyncio.gather(*(client.ask(user(f"q{window} {i}"), {}) for i in range(asked)))
+            most.append(scripted_server.max_in_flight)
+        await client.close()
+        return most
+
+    assert asyncio.run(main()) == [30, 5, 30]
 
 
 def test_backing_off_frees_the_slot(scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:

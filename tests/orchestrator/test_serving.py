@@ -6,6 +6,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from tiny_model import make_tiny_model
 from orchestrator import serving
 from orchestrator.cluster import REPOSITORY, Cluster, connect
 from orchestrator.endpoint import Endpoint
+from orchestrator.engine_loads import live_replicas, read_pages, readings
 from orchestrator.engine_log import meaningful_lines
 from orchestrator.engine_options import engine_kwargs
 from orchestrator.errors import EndpointDown, SpecError
@@ -212,6 +214,24 @@ def test_the_endpoint_answers_to_its_key_only(endpoint: Endpoint) -> None:
     assert ask(endpoint, endpoint.headers())["model"] == endpoint.model
     with urllib.request.urlopen(endpoint.base_url.removesuffix("/v1") + "/health", timeout=10) as health:
         assert health.status == 200
+
+
+def test_the_engines_numbers_are_read_while_it_works(endpoint: Endpoint) -> None:
+    deadline = time.monotonic() + 60  # Ray renews its pages every 10 s
+    with ThreadPoolExecutor(12) as users:
+        while True:
+            answers = [users.submit(ask, endpoint, endpoint.headers()) for _ in range(48)]
+            found = readings(pages := read_pages())
+            wait(answers)
+            if any(reading.running for reading in found.values()):
+                break
+            assert time.monotonic() < deadline, found
+    assert found.keys() == live_replicas(str(endpoint.serve_app))
+    [reading] = found.values()
+    assert 0 < reading.running <= 8
+    assert 0 <= reading.waiting <= 4
+    assert 0 < reading.kv_usage < 1
+    assert any("ray_vllm_generation_tokens_total{" in page for page in pages)  # how a counter of vLLM's is called
 
 
 def test_the_engine_finds_what_the_user_has_on_the_path(endpoint: Endpoint, cluster: Cluster) -> None:

@@ -1,0 +1,81 @@
+"""What the engines of an application report: vLLM's gauges, as Ray shows them on a page of each node."""
+
+import urllib.request
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import ray
+from prometheus_client.parser import text_string_to_metric_families
+
+PAGE_SECONDS = 5.0  # for one node's page; one that takes longer is left out this time
+PAGES_AT_ONCE = 16
+_RUNNING = "ray_vllm_num_requests_running"
+_WAITING = "ray_vllm_num_requests_waiting"
+_KV_USE = "ray_vllm_kv_cache_usage_perc"
+_PREEMPTIONS = "ray_vllm_num_preemptions_total"
+_NAMES = (_RUNNING, _WAITING, _KV_USE, _PREEMPTIONS)
+
+
+@dataclass(slots=True)
+class Reading:
+    """One replica's numbers, those of its engines added up where it has several (data parallel ranks)."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0  # of the fullest, 0 to 1
+    preemptions: int = 0  # since the replica's start
+
+
+def live_replicas(app: str) -> set[str]:
+    """Ids of the application's engine replicas whose actors live; one that is still loading its model is among them."""
+    prefix = f"SERVE_REPLICA::{app}#LLMServer"
+    names = (str(actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True))
+    return {name.rpartition("#")[2] for name in names if name.startswith(prefix)}
+
+
+def read_pages() -> list[str]:
+    """The metrics of all nodes that live and answer."""
+    urls = [f"http://{_host(node)}:{node['MetricsExportPort']}/metrics" for node in ray.nodes() if node["Alive"]]
+    with ThreadPoolExecutor(min(PAGES_AT_ONCE, max(1, len(urls)))) as pool:
+        return [page for page in pool.map(_fetch, urls) if page]
+
+
+def readings(pages: Iterable[str]) -> dict[str, Reading]:
+    """From the nodes' pages to the last report of each replica, by its id. Engines of all applications are in it."""
+    found: dict[str, Reading] = {}
+    for page in pages:
+        for name, replica, value in _samples(page):
+            reading = found.setdefault(replica, Reading())
+            if name == _RUNNING:
+                reading.running += int(value)
+            elif name == _WAITING:
+                reading.waiting += int(value)
+            elif name == _KV_USE:
+                reading.kv_usage = max(reading.kv_usage, value)
+            else:
+                reading.preemptions += int(value)
+    return found
+
+
+def _samples(page: str) -> Iterator[tuple[str, str, float]]:
+    """Metric, replica and value. A page has thousands of lines, so only those that count are parsed."""
+    lines = "\n".join(line for line in page.splitlines() if line.startswith(_NAMES))
+    for family in text_string_to_metric_families(lines + "\n"):
+        for sample in family.samples:
+            if sample.name in _NAMES and sample.labels.get("ReplicaId"):
+                yield sample.name, sample.labels["ReplicaId"], sample.value
+
+
+def _host(node: dict[str, str]) -> str:
+    address = node["NodeManagerAddress"]
+    return f"[{address}]" if ":" in address else address
+
+
+def _fetch(url: str) -> str | None:
+    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows a way into the cluster
+    try:
+        with direct.open(url, timeout=PAGE_SECONDS) as response:
+            return str(response.read().decode(errors="replace"))
+    except OSError:  # a node that dies has no page
+        return None

@@ -1,0 +1,120 @@
+"""Steers how many requests a run has in flight at our own engines, while its prediction stage runs.
+
+A thread of the driver looks at who lives and what the engines report, the controller decides, and the run's writer
+passes the window on to the actors. Without reports the window is what the deployment can take, as long as the stage is.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from ray.exceptions import RayError
+
+from orchestrator.concurrency import EngineWindow, Load
+from orchestrator.engine_loads import Reading, live_replicas, read_pages, readings
+
+LOOK = 2.0  # seconds between looks at who lives
+READ = 10.0  # seconds between looks at reports, which Ray renews every 10 s
+SILENT = 60.0  # seconds without a first report until the window is fixed; it was seen 11 s after the first token
+NOTE = 30.0  # seconds between events that tell the numbers, unless the window turns round
+
+Tell = Callable[[int], object]
+Note = Callable[..., None]
+
+
+@contextmanager
+def steered(app: str, window: EngineWindow, *, tell: Tell, note: Note) -> Iterator[None]:
+    """Steer inside the block. `tell` gets each new window, `note` is `Events.add`; its StorageFailed is raised here."""
+    steering = Steering(app, window, tell, note)
+    tell(window.size)
+    steering.start()
+    try:
+        yield
+    finally:
+        steering.over.set()
+        steering.join()
+    if steering.error:
+        raise steering.error
+
+
+class Steering(threading.Thread):
+    """The loop around the controller: it knows the application's replicas and what they said last.
+
+    A daemon, so that an interrupted driver does not wait for it.
+    """
+
+    def __init__(self, app: str, window: EngineWindow, tell: Tell, note: Note) -> None:
+        super().__init__(name="steering", daemon=True)
+        self.over = threading.Event()
+        self.error: BaseException | None = None
+        self._app, self._window, self._tell, self._note = app, window, tell, note
+        self._last: dict[str, Reading] = {}  # of the replicas that have reported
+        self._told = window.size
+        self._read_at = self._noted_at = self._begun_at = time.monotonic()
+        self._rising = True
+
+    def run(self) -> None:
+        try:
+            self._steer()
+        except BaseException as error:  # noqa: BLE001 - handed to the thread of the stage, which raises it
+            self.error = error
+
+    def _steer(self) -> None:
+        """Until it is over, or until it is clear that these engines report nothing."""
+        while not self.over.wait(LOOK):
+            now = time.monotonic()
+            if not self._last and now - self._begun_at > SILENT:
+                self._give_up()
+                return
+            try:
+                self._look(now)
+            except RayError:
+                continue  # the cluster is busy or ends; the stage itself says so when it does
+            self._publish()
+
+    def _look(self, now: float) -> None:
+        alive = live_replicas(self._app)
+        self._window.resize(len(alive & self._last.keys()))
+        if now - self._read_at >= READ:
+            self._read_at = now
+            self._observe(now, {name: found for name, found in readings(read_pages()).items() if name in alive})
+
+    def _observe(self, now: float, found: dict[str, Reading]) -> None:
+        loads = [_load(reading, self._last.get(name)) for name, reading in found.items()]
+        self._last = found or self._last
+        before = self._window.size
+        self._window.resize(len(found))
+        self._window.observe(now, loads)
+        change = self._window.size - before
+        turned = change != 0 and (change > 0) != self._rising
+        self._rising = change > 0 if change else self._rising
+        if loads and (turned or now - self._noted_at >= NOTE):
+            self._noted_at = now
+            self._note("window", **_gauges(self._window, loads))
+
+    def _publish(self) -> None:
+        if self._window.size != self._told:
+            self._told = self._window.size
+            self._tell(self._told)
+
+    def _give_up(self) -> None:
+        self._tell(self._window.most)
+        self._note("window_fixed", window=self._window.most, reason=f"the engines reported nothing for {SILENT:.0f} s")
+
+
+def _load(reading: Reading, before: Reading | None) -> Load:
+    new = reading.preemptions - before.preemptions if before else 0
+    return Load(reading.running, reading.waiting, reading.kv_usage, max(0, new))
+
+
+def _gauges(window: EngineWindow, loads: list[Load]) -> dict[str, Any]:
+    return {
+        "window": window.size,
+        "engines": window.engines,
+        "running": sum(load.running for load in loads),
+        "waiting": sum(load.waiting for load in loads),
+        "kv_usage": round(sum(load.kv_usage for load in loads) / len(loads), 3),
+        "preemptions": sum(load.preemptions for load in loads),
+    }

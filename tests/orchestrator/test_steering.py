@@ -1,0 +1,135 @@
+"""From the pages of Ray's nodes to the window that the actors get, with pages and clock of the test's own."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from orchestrator import steering
+from orchestrator.concurrency import EngineWindow
+from orchestrator.engine_loads import Reading, readings
+
+LABELS = 'Component="core_worker",NodeAddress="10.0.0.1",WorkerId="ad8f",engine="{engine}",model_name="/models/m"'
+
+
+def page(**replicas: Reading) -> str:
+    """As Ray 2.60 and vLLM 0.29 write it: no line for preemptions before the first one, and much else."""
+    lines = ["# HELP ray_vllm_num_requests_running Number of requests", "# TYPE ray_vllm_num_requests_running gauge"]
+    for name, reading in replicas.items():
+        labels = "{" + LABELS.format(engine=0) + f',ReplicaId="{name}"' + "}"
+        lines.append(f"ray_vllm_num_requests_running{labels} {float(reading.running)}")
+        lines.append(f"ray_vllm_num_requests_waiting{labels} {float(reading.waiting)}")
+        lines.append(f"ray_vllm_kv_cache_usage_perc{labels} {reading.kv_usage}")
+        reason = labels[:-1] + ',reason="capacity"}'
+        lines.append(f"ray_vllm_num_requests_waiting_by_reason{reason} {float(reading.waiting)}")
+        if reading.preemptions:
+            lines.append("# TYPE ray_vllm_num_preemptions_total counter")
+            lines.append(f"ray_vllm_num_preemptions_total{labels} {float(reading.preemptions)}")
+    return "\n".join([*lines, 'ray_node_cpu_count{ip="10.0.0.1"} 16.0', ""])
+
+
+def test_each_replica_is_told_apart_and_other_metrics_are_passed_over() -> None:
+    numbers = {"a1": Reading(8, 4, 0.25, 3), "b2": Reading(7, 0, 0.5)}
+    assert readings([page(**numbers), page(c3=Reading(1, 1, 1.0, 1)), page(), ""]) == numbers | {
+        "c3": Reading(1, 1, 1.0, 1)
+    }
+
+
+def test_the_engines_of_a_data_parallel_replica_count_together() -> None:
+    one = page(a1=Reading(8, 4, 0.25, 3))
+    assert readings([one, one.replace('engine="0"', 'engine="1"').replace("0.25", "0.75")]) == {
+        "a1": Reading(16, 8, 0.75, 6)
+    }
+
+
+class Cluster:
+    """Two replicas, whose pages and lives the test decides, and what the steering makes of them."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.alive = {"a1", "b2"}
+        self.page = page()
+        self.told: list[int] = []
+        self.events: list[dict[str, Any]] = []
+        monkeypatch.setattr(steering, "live_replicas", lambda app: self.alive)
+        monkeypatch.setattr(steering, "read_pages", lambda: [self.page])
+        monkeypatch.setattr(steering, "LOOK", 0.01)
+        monkeypatch.setattr(steering, "READ", 0.03)
+
+    def steer(self) -> Any:
+        window = EngineWindow(engines=2, seats=100, most=250)
+        return steering.steered("app", window, tell=self.told.append, note=self.note)
+
+    def note(self, event: str, **fields: Any) -> None:
+        self.events.append({"event": event} | fields)
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not condition():
+            assert time.monotonic() < deadline, (self.told, self.events)
+            time.sleep(0.005)
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    return Cluster(monkeypatch)
+
+
+def test_the_window_follows_reports_deaths_and_returns(cluster: Cluster) -> None:
+    busy, fed = Reading(100, 0, 0.2), Reading(100, 8, 0.2)
+    with cluster.steer():
+        assert cluster.told == [100]  # before anything is known: half of the seats
+        cluster.page = page(a1=busy, b2=busy, of_another_app=Reading(999, 999, 1.0))
+        cluster.wait(lambda: cluster.told[-1] == 250)
+        cluster.page = page(a1=fed, b2=fed)
+        time.sleep(0.2)
+        cluster.alive = {"a1"}  # the other's last numbers stay on the page
+        cluster.wait(lambda: cluster.told[-1] == 125)
+        cluster.alive = {"a1", "c3"}  # Serve starts another: it lives, and loads its model
+        time.sleep(0.2)
+        assert cluster.told[-1] == 125
+        cluster.page = page(a1=fed, b2=fed, c3=fed)
+        cluster.wait(lambda: cluster.told[-1] == 250)
+    told = list(cluster.told)
+    time.sleep(0.1)
+    assert cluster.told == told
+
+
+def test_gauges_are_noted_when_the_window_turns_round_and_else_seldom(cluster: Cluster) -> None:
+    with cluster.steer():
+        cluster.page = page(a1=Reading(100, 0, 0.2), b2=Reading(100, 0, 0.2))
+        cluster.wait(lambda: cluster.told[-1] == 250)
+        time.sleep(0.2)
+        assert cluster.events == []  # it only grew, and 30 s have not passed
+        cluster.page = page(a1=Reading(100, 60, 0.2, 5), b2=Reading(100, 60, 0.4, 7))
+        cluster.wait(lambda: bool(cluster.events))
+    first = cluster.events[0]
+    assert first["event"] == "window"
+    assert (first["engines"], first["running"], first["waiting"]) == (2, 200, 120)
+    assert (first["kv_usage"], first["preemptions"]) == (0.3, 12)
+    assert first["window"] < 250
+    assert len(cluster.events) == 1
+
+
+def test_engines_that_report_nothing_get_the_fixed_window_and_it_is_said_once(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(steering, "SILENT", 0.1)
+    with cluster.steer():
+        cluster.wait(lambda: bool(cluster.events))
+        time.sleep(0.2)
+    assert cluster.told == [100, 250]
+    assert [event["event"] for event in cluster.events] == ["window_fixed"]
+
+
+def test_a_failure_of_the_events_file_is_raised_where_the_stage_runs(cluster: Cluster) -> None:
+    def fail(event: str, **fields: Any) -> None:
+        raise OSError("full")
+
+    cluster.note = fail  # type: ignore[method-assign]
+    steering_of = cluster.steer()
+    with pytest.raises(OSError, match="full"), steering_of:
+        cluster.page = page(a1=Reading(50, 0, 0.2), b2=Reading(50, 0, 0.2))
+        cluster.wait(lambda: cluster.told[-1] == 200)
+        cluster.page = page(a1=Reading(80, 60, 0.2), b2=Reading(80, 60, 0.2))
+        time.sleep(0.3)

@@ -21,7 +21,7 @@ from jobs.tasks import hle
 from orchestrator import serving
 from orchestrator.batching import Pick, RowStore, cause_of, configure_ray_data
 from orchestrator.cluster import Cluster, connect
-from orchestrator.concurrency import EngineWindow
+from orchestrator.concurrency import START, EngineWindow
 from orchestrator.discovery import Unreachable, check, is_this_host
 from orchestrator.endpoint import Endpoint, Wish
 from orchestrator.engine_options import max_num_seqs
@@ -38,6 +38,7 @@ from orchestrator.writer import RecordWriter
 
 PLAN_CHUNK = 2000  # items whose state is asked for in one call to the writer
 DEFAULT_WINDOW = 64  # requests in flight at a server that does not say what it can take
+API_WINDOW = 512  # the most at an API that does, by refusing with 429
 RULE_WINDOW = 512
 PROGRESS_INTERVAL = 0.5
 
@@ -228,17 +229,19 @@ class _Stage(threading.Thread):
 
 def _predict(run: Run, endpoint: Endpoint, store: RowStore) -> None:
     spec = run.spec
+    start, most = window(run, endpoint)
     config = PredictConfig(
         writer=run.writer,
         build=run.requests.question,
         endpoint=endpoint,
         options=request_options(spec),
         request_timeout=spec.request_timeout,
-        most=window(run, endpoint),
+        start=start,
+        most=most,
     )
-    run.events.add("predicting", to_ask=len(run.todo), window=config.most)
+    run.events.add("predicting", to_ask=len(run.todo), window=start, most=most)
     try:
-        with _steering(run, endpoint, config.most):
+        with _steering(run, endpoint, most):
             predict(config, store, run.todo, node=run.node_for(endpoint))
     finally:
         call(run.writer.abandon)
@@ -264,12 +267,14 @@ def _judge(run: Run, config: JudgeConfig, store: RowStore) -> None:
         raise JudgeUnavailable(f"judge={run.spec.judge}: {error}") from error
 
 
-def window(run: Run, endpoint: Endpoint) -> int:
-    """The most requests in flight: as given, else what our own deployment can take, else a careful number."""
+def window(run: Run, endpoint: Endpoint) -> tuple[int, int]:
+    """Requests in flight, at first and at most: as given, else what our deployment or the provider can take."""
     if run.spec.num_workers != "auto":
-        return run.spec.num_workers
-    settled = run.deployed.get(endpoint)
-    return serving.capacity(settled, run.cluster.gpus) if settled else DEFAULT_WINDOW
+        return run.spec.num_workers, run.spec.num_workers
+    if settled := run.deployed.get(endpoint):
+        capacity = serving.capacity(settled, run.cluster.gpus)
+        return capacity, capacity
+    return (START, API_WINDOW) if run.spec.provider in ("openai", "deepinfra") else (DEFAULT_WINDOW, DEFAULT_WINDOW)
 
 
 def _show(run: Run, drawn: Bars, stages: dict[str, Callable[[], object]]) -> None:

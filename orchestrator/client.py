@@ -19,7 +19,7 @@ import aiohttp
 import orjson
 from yarl import URL
 
-from orchestrator.concurrency import START, RateWindow
+from orchestrator.concurrency import RateWindow
 from orchestrator.discovery import auth_headers, proxy_for
 from orchestrator.endpoint import Endpoint
 from orchestrator.errors import EndpointDown
@@ -101,20 +101,27 @@ class _Item:
 class ChatClient:
     """Asks one endpoint, with at most `window` requests in flight and `request_timeout` seconds for each attempt.
 
-    Our own deployments get the whole window, or what `resize` says; others carefully more, and less after a 429.
+    At first `start` are in flight, by default the whole window. Elsewhere than at our own deployments, where `resize`
+    says how many, answers let them become more, and a 429 fewer.
     `patience` is how many seconds an endpoint may be gone before `ask` raises EndpointDown; by default 120, and 900 for
     our own deployments, whose engines reload. Use a client on one event loop only.
     """
 
     def __init__(
-        self, endpoint: Endpoint, *, window: int, request_timeout: float, patience: float | None = None
+        self,
+        endpoint: Endpoint,
+        *,
+        window: int,
+        request_timeout: float,
+        start: int | None = None,
+        patience: float | None = None,
     ) -> None:
         default = SERVE_PATIENCE if endpoint.serve_app else PATIENCE
         self._endpoint = endpoint
         self._url = URL(f"{endpoint.base_url}/chat/completions")
         self._window = window
-        self._rate = None if endpoint.serve_app else RateWindow(start=START, least=1, most=window)
-        self._slots = Limiter(self._rate.size if self._rate else window)
+        self._rate = None if endpoint.serve_app else RateWindow(start=start or window, least=1, most=window)
+        self._slots = Limiter(start or window)
         self._timeout = aiohttp.ClientTimeout(total=request_timeout, connect=min(CONNECT_TIMEOUT, request_timeout / 2))
         self._health = Health(default if patience is None else patience)
         self._session: aiohttp.ClientSession | None = None

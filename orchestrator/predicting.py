@@ -25,7 +25,8 @@ class PredictConfig:
     endpoint: Endpoint
     options: dict[str, Any]  # sampling and budget, as the endpoint's API names them
     request_timeout: float  # seconds for one attempt
-    most: int  # requests in flight, over all actors; at our own engines the writer tells how many of them
+    start: int  # requests in flight at first, over all actors
+    most: int  # and later; at our own engines the writer tells how many of them
 
 
 def predict(config: PredictConfig, store: RowStore, picks: list[Pick], *, node: str | None = None) -> int:
@@ -42,9 +43,14 @@ class PredictWorker:
 
     def __init__(self, config: PredictConfig, window: int) -> None:
         self._config = config
-        self._client = ChatClient(config.endpoint, window=window, request_timeout=config.request_timeout)
-        self._outbox = Outbox[Prediction](self._send)
         self._share = window / config.most
+        self._client = ChatClient(
+            config.endpoint,
+            window=window,
+            request_timeout=config.request_timeout,
+            start=math.ceil(self._share * config.start),
+        )
+        self._outbox = Outbox[Prediction](self._send)
         self._follower: asyncio.Task[None] | None = None
 
     async def work(self, rows: list[dict[str, Any]]) -> None:

@@ -27,11 +27,11 @@ def saturated() -> EngineWindow:
 
 def test_it_doubles_while_it_binds_and_nothing_is_full() -> None:
     window = engines()
-    assert window.size == 100  # half of the seats
-    window.observe(0, [load(50)] * 2)
-    assert window.size == 200
-    window.observe(10, [load(50)] * 2)  # 100 of 200 are in flight: there is nothing more to send
-    assert window.size == 200
+    assert window.size == 2 * (100 + QUEUE)  # all seats, and a short queue
+    window.observe(0, [load(100)] * 2)
+    assert window.size == 432
+    window.observe(10, [load(100)] * 2)  # 200 of 432 are in flight: there is nothing more to send
+    assert window.size == 432
     for look in range(2, 9):
         window.observe(10 * look, [load(window.size // 2)] * 2)
     assert window.size == 1000
@@ -54,15 +54,16 @@ def test_kv_that_is_rising_stops_the_growth_before_it_is_full() -> None:
 
 def test_kv_above_the_target_shrinks_in_proportion() -> None:
     window = engines()
-    window.observe(0, [load(50, kv=0.8)] * 2)
-    assert window.size == 112  # room for no more than 100 x 0.9 / 0.8
-    window.observe(10, [load(56, kv=0.85)] * 2)  # 0.85 + 40 s x 0.005/s = 1.05 is coming
-    assert window.size == int(112 * 0.9 / 1.05)
-    window.observe(20, [load(48, kv=0.95)] * 2)
-    window.observe(30, [load(40, kv=0.95)] * 2)  # it rises no more, and is still too high
-    assert window.size == int(96 * 0.9 / 1.35)
-    window.observe(40, [load(32, kv=0.7)] * 2)
-    assert window.size == int(64 * 1.1)
+    window.observe(0, [load(kv=0.8)] * 2)
+    assert window.size == 243  # room for no more than 216 x 0.9 / 0.8
+    window.observe(10, [load(kv=0.85)] * 2)  # 0.85 + 40 s x 0.005/s = 1.05 is coming
+    assert window.size == int(200 * 0.9 / 1.05)
+    window.observe(20, [load(85, kv=0.95)] * 2)  # and now 0.95 + 40 s x 0.01/s
+    assert window.size == int(170 * 0.9 / 1.35)
+    window.observe(30, [load(60, kv=0.95)] * 2)  # it rises no more, and 120 x 0.9 / 0.95 is no less than the window
+    assert window.size == int(170 * 0.9 / 1.35)
+    window.observe(40, [load(56, kv=0.7)] * 2)
+    assert window.size == int(170 * 0.9 / 1.35 * 1.1)
 
 
 def test_preemptions_cut_by_the_share_of_the_engines_and_not_twice_at_once() -> None:
@@ -76,17 +77,17 @@ def test_preemptions_cut_by_the_share_of_the_engines_and_not_twice_at_once() -> 
 
 
 def test_an_engine_takes_its_share_away_and_brings_it_back() -> None:
-    window = EngineWindow(engines=16, seats=100, most=2000)
+    window = EngineWindow(engines=16, seats=100, most=4000)
     window.resize(15)
-    assert window.size == 750
-    window.observe(0, [load(50)] * 15)
-    assert window.size == 1500
+    assert window.size == 15 * 108
+    window.observe(0, [load(100)] * 15)
+    assert window.size == 2 * 15 * 108
     window.resize(16)
-    assert window.size == 1600
-    window.observe(10, [load(100)] * 15)  # the sixteenth has not reported yet: 1600 in flight, not 1500
-    assert window.size == 2000
+    assert window.size == 2 * 16 * 108
+    window.observe(10, [load(135)] * 15)  # the sixteenth has not reported yet: 2160 in flight, not 2025
+    assert window.size == 4000
     window.resize(0)
-    assert window.size == 2000  # nobody to send it to, but it is what the next one gets
+    assert window.size == 4000  # nobody to send it to, but it is what the next one gets
 
 
 def test_never_below_one_request_an_engine_nor_above_the_most() -> None:

@@ -78,7 +78,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 def test_the_window_follows_reports_deaths_and_returns(cluster: Cluster) -> None:
     busy, fed = Reading(100, 0, 0.2), Reading(100, 8, 0.2)
     with cluster.steer():
-        assert cluster.told == [100]  # before anything is known: half of the seats
+        assert cluster.told == [216]  # before anything is known: all seats, and a short queue
         cluster.page = page(a1=busy, b2=busy, of_another_app=Reading(999, 999, 1.0))
         cluster.wait(lambda: cluster.told[-1] == 250)
         cluster.page = page(a1=fed, b2=fed)
@@ -118,7 +118,7 @@ def test_engines_that_report_nothing_get_the_fixed_window_and_it_is_said_once(
     with cluster.steer():
         cluster.wait(lambda: bool(cluster.events))
         time.sleep(0.2)
-    assert cluster.told == [100, 250]
+    assert cluster.told == [216, 250]
     assert [event["event"] for event in cluster.events] == ["window_fixed"]
 
 
@@ -129,7 +129,7 @@ def test_a_failure_of_the_events_file_is_raised_where_the_stage_runs(cluster: Cl
     cluster.note = fail  # type: ignore[method-assign]
     steering_of = cluster.steer()
     with pytest.raises(OSError, match="full"), steering_of:
-        cluster.page = page(a1=Reading(50, 0, 0.2), b2=Reading(50, 0, 0.2))
-        cluster.wait(lambda: cluster.told[-1] == 200)
+        cluster.page = page(a1=Reading(100, 0, 0.2), b2=Reading(100, 0, 0.2))
+        cluster.wait(lambda: cluster.told[-1] == 250)
         cluster.page = page(a1=Reading(80, 60, 0.2), b2=Reading(80, 60, 0.2))
         time.sleep(0.3)

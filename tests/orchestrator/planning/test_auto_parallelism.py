@@ -134,4 +134,5 @@ def test_the_sizes_are_recorded_and_decide_what_is_in_flight(
     event = json.loads((tmp_path / "events.jsonl").read_text(encoding="utf-8"))
     assert event["event"] == "endpoint_ready"
     assert event["tensor_parallel_size"] * event["replicas"] == 16
-    assert window(opened, ready) == serving.capacity(opened.deployed[ready], 16) > 1000
+    capacity = serving.capacity(opened.deployed[ready], 16)
+    assert window(opened, ready) == (capacity, capacity) and capacity > 1000

@@ -19,6 +19,8 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.stub import running  # noqa: E402
+
 WINDOW = 512
 LATENCY = 0.2  # seconds
 ROUNDS = 3
@@ -32,57 +34,6 @@ MESSAGES = [{"role": "system", "content": "Answer the question. " * 20}, {"role"
 OPTIONS: dict[str, Any] = {"temperature": 0.0, "max_tokens": 8192}
 
 Ask = Callable[[], Awaitable[None]]
-
-
-class Stub(asyncio.Protocol):
-    """The least HTTP that answers a POST with a chat completion, and a GET with a list of one model."""
-
-    body = json.dumps(
-        {
-            "id": "chatcmpl-0",
-            "object": "chat.completion",
-            "created": 0,
-            "model": "stub",
-            "choices": [
-                {
-                    "index": 0,
-                    "message": {
-                        "role": "assistant",
-                        "content": "Because it follows. " * 100,
-                        "reasoning": "Hm. " * 300,
-                    },
-                    "finish_reason": "stop",
-                }
-            ],
-            "usage": {"prompt_tokens": 400, "completion_tokens": 600, "total_tokens": 1000},
-        }
-    ).encode()
-    reply = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(body) + body
-
-    models = b'{"object":"list","data":[{"id":"stub","object":"model","created":0,"owned_by":"stub"}]}'
-    list_reply = (
-        b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(models) + models
-    )
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport
-        self.received = b""
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        head, found, rest = self.received.partition(b"\r\n\r\n")
-        if found and head.startswith(b"GET"):
-            self.received = b""
-            self.transport.write(self.list_reply)  # type: ignore[attr-defined]
-        elif found and len(rest) >= int(head.lower().split(b"content-length:")[1].split(b"\r\n")[0]):
-            self.received = b""
-            asyncio.get_running_loop().call_later(LATENCY, self.transport.write, self.reply)  # type: ignore[attr-defined]
-
-
-async def serve() -> None:
-    server = await asyncio.get_running_loop().create_server(Stub, "127.0.0.1", 0, backlog=1024)
-    print(server.sockets[0].getsockname()[1], flush=True)
-    await server.serve_forever()
 
 
 async def measure_kosen(base_url: str) -> float:
@@ -182,12 +133,10 @@ def print_table(result: dict[str, Any]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
-    parser.add_argument("--measure", choices=["stub", *REQUESTS], help=argparse.SUPPRESS)  # the parts run in processes
+    parser.add_argument("--measure", choices=REQUESTS, help=argparse.SUPPRESS)  # the parts run in processes
     parser.add_argument("--base-url", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.measure == "stub":
-        asyncio.run(serve())
-    elif args.measure:
+    if args.measure:
         print(asyncio.run(MEASURES[args.measure](args.base_url)))
     else:
         result = run_all()
@@ -195,13 +144,8 @@ def main() -> None:
 
 
 def run_all() -> dict[str, Any]:
-    with subprocess.Popen([sys.executable, __file__, "--measure", "stub"], stdout=subprocess.PIPE) as stub:
-        try:
-            assert stub.stdout
-            port = int(stub.stdout.readline())
-            return report(in_turns(f"http://127.0.0.1:{port}/v1"))
-        finally:
-            stub.terminate()
+    with running(LATENCY) as base_url:
+        return report(in_turns(base_url))
 
 
 if __name__ == "__main__":

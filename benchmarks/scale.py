@@ -15,7 +15,10 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.stub import running  # noqa: E402
+
 SMALL = 100
+LATENCY = 0.2  # seconds
 
 
 def write_exam(path: Path, questions: int) -> Path:
@@ -84,25 +87,19 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=100_000)
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    command = [sys.executable, str(ROOT / "benchmarks" / "client.py"), "--measure", "stub"]
-    with tempfile.TemporaryDirectory() as name, subprocess.Popen(command, stdout=subprocess.PIPE) as stub:
-        try:
-            assert stub.stdout
-            base_url = f"http://127.0.0.1:{int(stub.stdout.readline())}/v1"
-            small = measure(SMALL, base_url, Path(name))
-            large = measure(args.questions, base_url, Path(name))
-            log_mb = (Path(large["run"]) / "predictions.jsonl").stat().st_size / 2**20
-            figures = {
-                "questions": args.questions,
-                "driver_growth_mb": round(large["peak_mb"] - small["peak_mb"], 1),
-                "driver_anonymous_growth_mb": round(large["anonymous_mb"] - small["anonymous_mb"], 1),
-                "reopen_seconds": round(reopen(large["run"]), 2),
-                "predictions_log_mb": round(log_mb, 1),
-                "seconds": round(large["seconds"], 1),
-                "seconds_of_a_small_run": round(small["seconds"], 1),
-            }
-        finally:
-            stub.terminate()
+    with tempfile.TemporaryDirectory() as name, running(LATENCY) as base_url:
+        small = measure(SMALL, base_url, Path(name))
+        large = measure(args.questions, base_url, Path(name))
+        log_mb = (Path(large["run"]) / "predictions.jsonl").stat().st_size / 2**20
+        figures = {
+            "questions": args.questions,
+            "driver_growth_mb": round(large["peak_mb"] - small["peak_mb"], 1),
+            "driver_anonymous_growth_mb": round(large["anonymous_mb"] - small["anonymous_mb"], 1),
+            "reopen_seconds": round(reopen(large["run"]), 2),
+            "predictions_log_mb": round(log_mb, 1),
+            "seconds": round(large["seconds"], 1),
+            "seconds_of_a_small_run": round(small["seconds"], 1),
+        }
     if args.json:
         print(json.dumps(figures, indent=2))
     else:

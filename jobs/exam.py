@@ -60,12 +60,6 @@ class ExamSpec(SpecModel):
             raise ValueError(f"samples={self.samples} with temperature=0 gives the same answer each time")
         return self
 
-    @model_validator(mode="after")
-    def _one_takes_the_rest(self) -> "ExamSpec":
-        if self.serving.parallelism == self.judge_serving.parallelism == "auto":
-            raise ValueError("serving and judge_serving both say parallelism=auto: give one of them its sizes")
-        return self
-
     @property
     def run_name(self) -> str:
         return self.run or f"hle_{Path(self.model).name}"

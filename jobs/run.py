@@ -27,7 +27,7 @@ from orchestrator.endpoint import Endpoint, Wish
 from orchestrator.engine_options import max_num_seqs
 from orchestrator.errors import EndpointDown, JudgeUnavailable, SpecError
 from orchestrator.events import Events
-from orchestrator.layout import settle_layout
+from orchestrator.layout import settle_both, settle_layout
 from orchestrator.predicting import PredictConfig, predict
 from orchestrator.progress import Bars, bars, say
 from orchestrator.records import Owner, digest, write_atomic
@@ -56,6 +56,7 @@ class Run:
     events: Events
     todo: list[Pick] = field(default_factory=list)  # what must be asked
     deployed: dict[Endpoint, ServingSpec] = field(default_factory=dict)  # and with what sizes
+    shared_out: tuple[ServingSpec, ServingSpec] | None = None  # of model and judge, where both are to share the GPUs
 
     @property
     def n_wanted(self) -> int:
@@ -177,14 +178,22 @@ def _deploy(run: Run, wish: Wish, options: ServingSpec) -> Endpoint:
 
 
 def _settle(run: Run, model: str, wish: Wish, options: ServingSpec) -> ServingSpec:
-    """The sizes that `parallelism: auto` means here, with the GPUs of the other deployment left to that one."""
-    spec, judging = run.spec, judge_wish(run.spec)
-    if wish.role == "judge":
-        beside = spec.serving if spec.provider == "vllm" and not spec.base_url else None
-        return settle_layout(model, options, run.cluster, progress=say, beside=beside)
-    beside = spec.judge_serving if judging and judging.endpoint() is None else None
+    """The sizes that `parallelism: auto` means here; model and judge have GPUs of their own if both are deployed."""
+    spec, judging, answers = run.spec, judge_wish(run.spec), wish.role == "model"
     budget = None if spec.max_completion_tokens == "auto" else spec.max_completion_tokens
-    return settle_layout(model, options, run.cluster, progress=say, output_tokens=budget, beside=beside)
+    if judging is None or judging.endpoint() or spec.provider != "vllm" or spec.base_url:
+        return settle_layout(model, options, run.cluster, progress=say, output_tokens=budget if answers else None)
+    if judging.model == spec.model and spec.judge_serving == spec.serving:  # one deployment does both
+        return settle_layout(model, options, run.cluster, progress=say, output_tokens=budget)
+    if spec.serving.parallelism == spec.judge_serving.parallelism == "auto":
+        judge = find_path(judging.model), spec.judge_serving
+        run.shared_out = run.shared_out or settle_both(
+            find_path(spec.model), spec.serving, *judge, run.cluster, progress=say, output_tokens=budget
+        )
+        return run.shared_out[0 if answers else 1]
+    if answers:
+        return settle_layout(model, options, run.cluster, progress=say, output_tokens=budget, beside=spec.judge_serving)
+    return settle_layout(model, options, run.cluster, progress=say, beside=spec.serving)
 
 
 def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | None) -> None:

@@ -10,9 +10,11 @@ from orchestrator.errors import SpecError
 from orchestrator.planning.choice import Hardware
 from orchestrator.planning.gpus import find_gpu
 from orchestrator.planning.report import about, in_words
-from orchestrator.planning.request import plan_layout
+from orchestrator.planning.request import Planned, plan_layout, share_out, take
 from orchestrator.spec import ServingSpec
 
+# What a judge reads, an answer without its reasoning and the instructions, and what it writes (estimates).
+JUDGE_PROMPT_TOKENS, JUDGE_OUTPUT_TOKENS = 1024, 384
 ACCELERATOR = "accelerator_type:"  # how Ray's resources name a node's GPUs
 
 
@@ -35,7 +37,35 @@ def settle_layout(
         return spec
     if not cluster.gpus:
         return spec.model_copy(update={"parallelism": None})
-    planned = plan_layout(model, spec, _hardware(beside), output_tokens=output_tokens)
+    return _settled(spec, plan_layout(model, spec, _hardware(beside), output_tokens=output_tokens), progress)
+
+
+def settle_both(
+    model: str,
+    spec: ServingSpec,
+    judge: str,
+    judge_spec: ServingSpec,
+    cluster: Cluster,
+    *,
+    progress: Callable[[str], None],
+    output_tokens: int | None = None,
+) -> tuple[ServingSpec, ServingSpec]:
+    """Both specs say `parallelism: auto`: the GPUs are shared out so that the judge keeps up with the answers.
+
+    Raises SpecError as `settle_layout` does, and where the two do not fit side by side.
+    """
+    if not cluster.gpus:
+        return spec.model_copy(update={"parallelism": None}), judge_spec.model_copy(update={"parallelism": None})
+    hardware = _hardware(None)
+    answering = plan_layout(model, spec, hardware, output_tokens=output_tokens)
+    judging = plan_layout(
+        judge, judge_spec, hardware, prompt_tokens=JUDGE_PROMPT_TOKENS, output_tokens=JUDGE_OUTPUT_TOKENS
+    )
+    answering, judging = share_out(answering, judging)
+    return _settled(spec, answering, progress), _settled(judge_spec, judging, progress)
+
+
+def _settled(spec: ServingSpec, planned: Planned, progress: Callable[[str], None]) -> ServingSpec:
     chosen = planned.plan.chosen
     for line in about(planned):
         progress(line)
@@ -76,9 +106,5 @@ def hardware_of(nodes: list[dict[str, float]], taken: int) -> Hardware:
             f"parallelism=auto needs one kind of GPU, Ray names {', '.join(sorted(kinds)) or 'none'} on this cluster. "
             "Give tensor_parallel_size, pipeline_parallel_size and replicas; python -m orchestrator.plan helps"
         )
-    hosts = []
-    for count in sorted(int(node["GPU"]) for node in nodes):
-        less = min(count, taken)
-        taken -= less
-        hosts.append(count - less)
-    return Hardware(find_gpu(kinds.pop()), tuple(sorted((count for count in hosts if count), reverse=True)))
+    left, _ = take([int(node["GPU"]) for node in nodes], taken)
+    return Hardware(find_gpu(kinds.pop()), left)

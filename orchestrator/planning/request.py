@@ -1,10 +1,12 @@
 """From a model and a serving spec to a plan: the config is read, lengths and limits get their defaults."""
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator.engine_options import engine_kwargs, read_config
+from orchestrator.errors import SpecError
 from orchestrator.planning.choice import Demand, Hardware, Plan, choose
 from orchestrator.planning.gpus import GIB, Gpu
 from orchestrator.planning.shape import Shape, read_shape
@@ -28,6 +30,10 @@ class Planned:
     hardware: Hardware
     demand: Demand
     plan: Plan
+
+    @property
+    def answers_per_second(self) -> float:
+        return (self.plan.chosen.tokens_per_second or 0) / self.demand.output_tokens
 
 
 def plan_layout(
@@ -61,6 +67,59 @@ def plan_layout(
         cache_value=_cache_value(options, weights),
     )
     return Planned(model, shape, weights, hardware, demand, choose(shape, weights, hardware, demand, model))
+
+
+def share_out(model: Planned, judge: Planned) -> tuple[Planned, Planned]:
+    """Both planned again on parts of the GPUs that each had for itself, so that judging keeps up with answering.
+
+    Every number of GPUs is tried for the judge; that part wins with which the slower of the two is fastest, and of
+    equals the one that leaves the model more. Raises SpecError where no part holds both.
+    """
+    best: tuple[Planned, Planned] | None = None
+    for taken in range(1, model.hardware.total):
+        try:
+            pair = _on_parts(model, judge, taken)
+        except SpecError:  # one of the two fits nowhere on its part
+            continue
+        if best is None or _slower(pair) > _slower(best):
+            best = pair
+    if best is None:
+        raise SpecError(
+            f"{model.model} and the judge {judge.model} do not fit side by side on {model.hardware.total} x "
+            f"{model.hardware.gpu.name}. Give the judge an endpoint (judge_base_url), or judge "
+            "afterwards: jobs.predict, then jobs.judge"
+        )
+    return best
+
+
+def take(hosts: Sequence[int], gpus: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """GPUs of each host that are left, and those that are taken, when `gpus` come off the smallest hosts first."""
+    left, taken = [], []
+    for count in sorted(hosts):
+        less = min(count, gpus)
+        gpus -= less
+        left.append(count - less)
+        taken.append(less)
+    return _largest_first(left), _largest_first(taken)
+
+
+def _largest_first(hosts: Iterable[int]) -> tuple[int, ...]:
+    return tuple(sorted(filter(None, hosts), reverse=True))
+
+
+def _on_parts(model: Planned, judge: Planned, taken: int) -> tuple[Planned, Planned]:
+    left, right = take(model.hardware.hosts, taken)
+    return _again(model, left), _again(judge, right)
+
+
+def _again(planned: Planned, hosts: tuple[int, ...]) -> Planned:
+    hardware = replace(planned.hardware, hosts=hosts)
+    plan = choose(planned.shape, planned.weights, hardware, planned.demand, planned.model)
+    return replace(planned, hardware=hardware, plan=plan)
+
+
+def _slower(pair: tuple[Planned, Planned]) -> float:
+    return min(planned.answers_per_second for planned in pair)
 
 
 def _lengths(longest: int, prompt: int | None, output: int | None) -> tuple[int, int]:

@@ -2,19 +2,20 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from planning_configs import QWEN_32B
+from planning_configs import QWEN_8B, QWEN_32B
 
 from jobs.exam import ExamSpec, Requests
-from jobs.run import Run, find_endpoint, window
+from jobs.run import Run, find_endpoint, find_judge, window
 from orchestrator import layout, serving
 from orchestrator.cluster import Cluster
 from orchestrator.endpoint import Endpoint
 from orchestrator.errors import SpecError
 from orchestrator.events import Events
-from orchestrator.layout import hardware_of, settle_layout
+from orchestrator.layout import hardware_of, settle_both, settle_layout
 from orchestrator.spec import ServingSpec, load_spec, to_yaml
 
 AUTO = ServingSpec(parallelism="auto")
@@ -53,11 +54,6 @@ def test_the_shipped_spec_takes_auto_and_its_copy_can_be_read_again(tmp_path: Pa
     assert load_spec(ExamSpec, tmp_path / "spec.yaml", []).serving.parallelism == "auto"
 
 
-def test_only_one_of_model_and_judge_takes_what_is_left() -> None:
-    with pytest.raises(SpecError, match="both say parallelism=auto"):
-        load_spec(ExamSpec, CONF, ["serving.parallelism=auto", "judge_serving.parallelism=auto"])
-
-
 def test_without_gpus_auto_means_one(model: str) -> None:
     assert settle_layout(model, AUTO, cluster(0), progress=print) == ServingSpec()
 
@@ -88,6 +84,43 @@ def test_the_other_deployment_keeps_its_gpus(model: str, two_hosts: Cluster) -> 
     judge = ServingSpec(tensor_parallel_size=2, replicas=2)
     settled = settle_layout(model, AUTO, two_hosts, progress=print, beside=judge)
     assert layout.gpus_of(settled) <= 12
+
+
+def test_model_and_judge_share_the_gpus_so_that_both_do_as_many_answers(
+    model: str, two_hosts: Cluster, tmp_path: Path
+) -> None:
+    small = tmp_path / "judge"
+    small.mkdir()
+    (small / "config.json").write_text(json.dumps(QWEN_8B), encoding="utf-8")
+    said: list[str] = []
+    judged, judging = settle_both(model, AUTO, str(small), AUTO, two_hosts, progress=said.append, output_tokens=4096)
+    # A 32B model with ten times the tokens to write needs nearly all, and the judge keeps its smallest replica.
+    assert layout.gpus_of(judged) >= 12
+    assert 1 <= layout.gpus_of(judging) <= 16 - layout.gpus_of(judged)
+    assert sum(line.startswith("parallelism auto: ") for line in said) == 2
+    much, more = settle_both(model, AUTO, model, AUTO, two_hosts, progress=said.append, output_tokens=256)
+    assert layout.gpus_of(more) > layout.gpus_of(judging)
+    assert layout.gpus_of(much) + layout.gpus_of(more) <= 16
+
+
+def test_two_that_do_not_fit_side_by_side_are_refused(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray.nodes", lambda: [{"Alive": True, "Resources": {"GPU": 1.0, "accelerator_type:H200": 1.0}}])
+    with pytest.raises(SpecError, match=r"do not fit side by side on 1 x h200.*judge_base_url"):
+        settle_both(model, AUTO, model, AUTO, cluster(1), progress=print)
+
+
+def test_a_model_that_judges_itself_is_one_deployment_on_all_gpus(
+    model: str, two_hosts: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deployed: list[ServingSpec] = []
+    ready = Endpoint("http://10.0.0.1:8000/app/v1", model, serve_app="app")
+    monkeypatch.setattr(serving, "deploy", lambda _, spec, *__, **___: deployed.append(spec) or ready)
+    monkeypatch.setattr("jobs.run.preflight", lambda *_: SimpleNamespace(endpoint=ready))
+    monkeypatch.setattr("jobs.run.call", lambda *_: 1)
+    spec = ExamSpec(model=model, judge=model, judge_provider="vllm", serving=AUTO, judge_serving=AUTO)
+    opened = Run(spec, [], Requests(spec), two_hosts, tmp_path, SimpleNamespace(count_to_judge=None), Events(tmp_path))
+    assert find_judge(opened) and find_endpoint(opened) == ready
+    assert deployed[0] == deployed[1] and layout.gpus_of(deployed[0]) == 16
 
 
 def test_limits_of_the_spec_hold(model: str, two_hosts: Cluster) -> None:

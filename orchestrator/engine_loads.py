@@ -1,4 +1,4 @@
-"""What the engines of an application report: vLLM's gauges, as Ray shows them on a page of each node."""
+"""What the engines of an application report: vLLM's and Serve's gauges, as Ray shows them on a page of each node."""
 
 import urllib.request
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,9 @@ _RUNNING = "ray_vllm_num_requests_running"
 _WAITING = "ray_vllm_num_requests_waiting"
 _KV_USE = "ray_vllm_kv_cache_usage_perc"
 _PREEMPTIONS = "ray_vllm_num_preemptions_total"
-_NAMES = (_RUNNING, _WAITING, _KV_USE, _PREEMPTIONS)
+_TOKENS = "ray_vllm_generation_tokens_total"
+_ASKED = "ray_serve_replica_processing_queries"
+_NAMES = (_RUNNING, _WAITING, _KV_USE, _PREEMPTIONS, _TOKENS, _ASKED)
 
 
 @dataclass(slots=True)
@@ -25,6 +27,8 @@ class Reading:
     waiting: int = 0
     kv_usage: float = 0.0  # of the fullest, 0 to 1
     preemptions: int = 0  # since the replica's start
+    tokens: int = 0  # made since the replica's start
+    asked: int = 0  # requests that Serve has given it and that have no answer yet
 
 
 def live_replicas(app: str) -> set[str]:
@@ -53,8 +57,12 @@ def readings(pages: Iterable[str]) -> dict[str, Reading]:
                 reading.waiting += int(value)
             elif name == _KV_USE:
                 reading.kv_usage = max(reading.kv_usage, value)
-            else:
+            elif name == _PREEMPTIONS:
                 reading.preemptions += int(value)
+            elif name == _TOKENS:
+                reading.tokens += int(value)
+            else:
+                reading.asked += int(value)
     return found
 
 
@@ -63,8 +71,9 @@ def _samples(page: str) -> Iterator[tuple[str, str, float]]:
     lines = "\n".join(line for line in page.splitlines() if line.startswith(_NAMES))
     for family in text_string_to_metric_families(lines + "\n"):
         for sample in family.samples:
-            if sample.name in _NAMES and sample.labels.get("ReplicaId"):
-                yield sample.name, sample.labels["ReplicaId"], sample.value
+            replica = sample.labels.get("ReplicaId") or sample.labels.get("replica")  # as vLLM and as Serve name it
+            if sample.name in _NAMES and replica:
+                yield sample.name, replica, sample.value
 
 
 def _host(node: dict[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 A thread of the driver looks at who lives and what the engines report, the controller decides, and the run's writer
 passes the window on to the actors. Without reports the window is what the deployment can take, as long as the stage is.
+An engine that stands still is started anew.
 """
 
 import threading
@@ -14,6 +15,8 @@ from ray.exceptions import RayError
 
 from orchestrator.concurrency import EngineWindow, Load
 from orchestrator.engine_loads import Reading, live_replicas, read_pages, readings
+from orchestrator.progress import say
+from orchestrator.stalls import STALLED, Stalls, end_engine
 
 LOOK = 2.0  # seconds between looks at who lives
 READ = 10.0  # seconds between looks at reports, which Ray renews every 10 s
@@ -54,6 +57,7 @@ class Steering(threading.Thread):
         self._told = window.size
         self._read_at = self._noted_at = self._begun_at = time.monotonic()
         self._rising = True
+        self._stalls = Stalls()
 
     def run(self) -> None:
         try:
@@ -79,7 +83,9 @@ class Steering(threading.Thread):
         self._window.resize(len(alive & self._last.keys()))
         if now - self._read_at >= READ:
             self._read_at = now
-            self._observe(now, {name: found for name, found in readings(read_pages()).items() if name in alive})
+            found = {name: found for name, found in readings(read_pages()).items() if name in alive}
+            self._observe(now, found)
+            self._end_stalled(now, found)
 
     def _observe(self, now: float, found: dict[str, Reading]) -> None:
         loads = [_load(reading, self._last.get(name)) for name, reading in found.items()]
@@ -93,6 +99,14 @@ class Steering(threading.Thread):
         if loads and (turned or now - self._noted_at >= NOTE):
             self._noted_at = now
             self._note("window", **_gauges(self._window, loads))
+
+    def _end_stalled(self, now: float, found: dict[str, Reading]) -> None:
+        for replica in self._stalls.observe(now, found):
+            end_engine(self._app, replica)
+            self._stalls.forgive(now, replica)
+            asked = found[replica].asked
+            say(f"{self._app}: an engine with {asked} requests made no token for {STALLED:.0f} s and is started anew")
+            self._note("engine_stalled", replica=replica, requests=asked, seconds=STALLED)
 
     def _publish(self) -> None:
         if self._window.size != self._told:

@@ -23,6 +23,7 @@ from orchestrator.engine_log import meaningful_lines
 from orchestrator.engine_options import engine_kwargs
 from orchestrator.errors import EndpointDown, SpecError
 from orchestrator.spec import ServingSpec
+from orchestrator.stalls import end_engine
 
 SITE_MODULES = "/of/a/site"  # what its `module load` may put on the path
 SPEC = ServingSpec(max_num_seqs=8, startup_timeout=200)
@@ -223,7 +224,7 @@ def test_the_engines_numbers_are_read_while_it_works(endpoint: Endpoint) -> None
             answers = [users.submit(ask, endpoint, endpoint.headers()) for _ in range(48)]
             found = readings(pages := read_pages())
             wait(answers)
-            if any(reading.running for reading in found.values()):
+            if any(reading.running and reading.asked for reading in found.values()):
                 break
             assert time.monotonic() < deadline, found
     assert found.keys() == live_replicas(str(endpoint.serve_app))
@@ -231,6 +232,7 @@ def test_the_engines_numbers_are_read_while_it_works(endpoint: Endpoint) -> None
     assert 0 < reading.running <= 8
     assert 0 <= reading.waiting <= 4
     assert 0 < reading.kv_usage < 1
+    assert reading.running <= reading.asked <= 48
     assert any("ray_vllm_generation_tokens_total{" in page for page in pages)  # how a counter of vLLM's is called
 
 
@@ -249,9 +251,15 @@ def test_the_same_configuration_is_reused_at_once(endpoint: Endpoint, model: str
 
 @pytest.mark.timeout(400)
 @pytest.mark.slow
-def test_a_killed_engine_comes_back(endpoint: Endpoint, cluster: Cluster) -> None:
+@pytest.mark.parametrize("how", ["killed", "stands still"])
+def test_an_engine_comes_back(endpoint: Endpoint, cluster: Cluster, how: str) -> None:
     engine = next(process for process in psutil.process_iter() if _is_engine_of(process, cluster))
-    engine.kill()
+    if how == "killed":
+        engine.kill()
+    else:
+        engine.suspend()
+        [replica] = live_replicas(str(endpoint.serve_app))
+        end_engine(str(endpoint.serve_app), replica)
     deadline = time.monotonic() + 150
     while True:
         try:

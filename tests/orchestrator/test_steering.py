@@ -9,6 +9,7 @@ import pytest
 from orchestrator import steering
 from orchestrator.concurrency import EngineWindow
 from orchestrator.engine_loads import Reading, readings
+from orchestrator.stalls import STALLED, Stalls
 
 LABELS = 'Component="core_worker",NodeAddress="10.0.0.1",WorkerId="ad8f",engine="{engine}",model_name="/models/m"'
 
@@ -43,6 +44,34 @@ def test_the_engines_of_a_data_parallel_replica_count_together() -> None:
     }
 
 
+def test_what_serve_says_of_a_replica_is_put_beside_what_its_engine_says() -> None:
+    serve = 'ray_serve_replica_processing_queries{application="app",deployment="LLMServer",replica="a1"} 5.0'
+    tokens = "ray_vllm_generation_tokens_total{" + LABELS.format(engine=0) + ',ReplicaId="a1"} 1234.0'
+    pages = [page(a1=Reading(3, 1, 0.5)), f"# TYPE ray_vllm_generation_tokens_total counter\n{tokens}\n{serve}\n"]
+    assert readings(pages) == {"a1": Reading(3, 1, 0.5, tokens=1234, asked=5)}
+
+
+def test_an_engine_without_a_token_is_told_of() -> None:
+    stalls = Stalls()
+    busy = {"a1": Reading(running=3, tokens=10, asked=3), "b2": Reading(running=3, tokens=10, asked=3)}
+    assert stalls.observe(0, busy) == []
+    assert stalls.observe(STALLED - 1, busy) == []
+    busy["b2"].tokens += 1
+    assert stalls.observe(STALLED, busy) == ["a1"]
+    stalls.forgive(STALLED, "a1")
+    assert stalls.observe(STALLED + 10, busy) == []
+    assert stalls.observe(2 * STALLED, busy) == ["a1", "b2"]
+
+
+@pytest.mark.parametrize("idle", [Reading(running=1, tokens=10), Reading(tokens=10, asked=1), Reading(tokens=10)])
+def test_an_engine_that_has_nothing_to_do_does_not_stand_still(idle: Reading) -> None:
+    stalls = Stalls()
+    for look in range(100):
+        assert stalls.observe(10.0 * look, {"a1": idle}) == []
+    busy = Reading(running=1, tokens=10, asked=1)  # its first token is not due yet
+    assert stalls.observe(990 + STALLED - 1, {"a1": busy}) == []
+
+
 class Cluster:
     """Two replicas, whose pages and lives the test decides, and what the steering makes of them."""
 
@@ -68,6 +97,20 @@ class Cluster:
         while not condition():
             assert time.monotonic() < deadline, (self.told, self.events)
             time.sleep(0.005)
+
+
+def test_an_engine_that_stands_still_is_ended_and_noted(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[tuple[str, str]] = []
+    monkeypatch.setattr("orchestrator.stalls.STALLED", 0.2)
+    monkeypatch.setattr(steering, "end_engine", lambda *what: ended.append(what))
+    with cluster.steer():
+        cluster.page = page(a1=Reading(3, 0, 0.2), b2=Reading(3, 0, 0.2))
+        cluster.page += 'ray_serve_replica_processing_queries{application="app",replica="b2"} 3.0\n'
+        cluster.wait(lambda: bool(ended))
+        time.sleep(0.3)
+    assert set(ended) == {("app", "b2")}
+    stalled = next(event for event in cluster.events if event["event"] == "engine_stalled")
+    assert (stalled["replica"], stalled["requests"]) == ("b2", 3)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.engine_loads import Reading
 
-STALLED = 300.0  # seconds without a token; the longest step of a healthy engine, many long prompts, takes a few
+STALLED = 600.0  # seconds without a token; a single long prompt on a CPU may take minutes, on a GPU seconds
 FIND_SECONDS = 30
 
 

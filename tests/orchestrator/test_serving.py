@@ -232,7 +232,7 @@ def test_the_engines_numbers_are_read_while_it_works(endpoint: Endpoint) -> None
     assert 0 < reading.running <= 8
     assert 0 <= reading.waiting <= 4
     assert 0 < reading.kv_usage < 1
-    assert reading.running <= reading.asked <= 48
+    assert 0 < reading.asked <= 48
     assert any("ray_vllm_generation_tokens_total{" in page for page in pages)  # how a counter of vLLM's is called
 
 

@@ -120,6 +120,8 @@ class Training(SpecModel):
     tokens_per_second: float
     mfu: float | None  # share of the devices' peak; None where the peak is not known
     memory: int | None  # bytes, the most that one GPU held
+    started_at: str | None = None  # ISO 8601, UTC: when the timed steps began and ended, for the GPUs' use meanwhile
+    ended_at: str | None = None
 
 
 class Train(Result):

@@ -6,7 +6,7 @@ from pydantic import Field, PositiveInt
 
 from orchestrator.spec import SpecModel
 
-Part = Literal["compute", "collectives", "train", "serve"]
+Part = Literal["compute", "collectives", "train"]
 
 
 class CollectivesSpec(SpecModel):
@@ -21,7 +21,7 @@ class BenchSpec(SpecModel):
     """What is measured. `nccl` names settings of `NCCL_PROFILES` in jobs/benchmarking/nccl.py."""
 
     run: str | None = None  # the results folder; default: bench_<time>
-    parts: list[Part] = ["compute", "collectives", "train", "serve"]
+    parts: list[Part] = ["compute", "collectives", "train"]
     device: Literal["auto", "cuda", "cpu"] = "auto"
     nccl: Literal["spectrum-x"] | None = None
     collectives: CollectivesSpec = CollectivesSpec()

@@ -54,6 +54,11 @@ class Target:
             return "not measured"
         return "pass" if self.measured >= self.wanted else "fail"
 
+    def sentence(self) -> str:
+        if self.measured is None:
+            return f"{self.name}: not measured, needs {self.missing}"
+        return f"{self.name}: {self.verdict}, {percent(self.measured)} of at least {self.wanted * 100:.0f} %"
+
 
 def outliers(devices: Sequence[DeviceRates]) -> list[Outlier]:
     """Devices that are slower than others of the same name and type, in any of RATES."""

@@ -166,13 +166,12 @@ def scaling_plot(runs: Sequence[Training]) -> list[Block]:
     same = sorted((run.workers, run.tokens_per_second) for run in runs if base and findings.efficiency(run, base))
     if base is None or len(same) < 2:
         return []
-    most = same[-1][0]
-    linear = [(base.workers, base.tokens_per_second), (most, base.tokens_per_second / base.workers * most)]
+    linear = [(workers, base.tokens_per_second / base.workers * workers) for workers, _ in same]
     series = [Series("measured", same), Series("linear (computed)", linear, computed=True)]
     highest = max(rate for _, rate in same)
     title = "Tokens/s by number of workers"
     x = [Tick(workers, str(workers)) for workers, _ in same]
-    return [Figure(plots.lines(series, x, Tick(highest, figure(highest)), title), title + ".")]
+    return [Figure(plots.lines(series, x, Tick(highest, figure(highest)), title, logarithmic=True), title + ".")]
 
 
 def about_gpu_use(results: Results) -> list[Block]:

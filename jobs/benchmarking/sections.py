@@ -119,7 +119,8 @@ def _bandwidth_plot(transfers: Sequence[Transfer]) -> list[Block]:
         return []
     sizes = sorted({x for one in series for x, _ in one.points})
     highest = max(y for one in series for _, y in one.points)
-    x = [Tick(value, size(int(value))) for value in sizes[:: max(1, math.ceil(len(sizes) / 8))]]
+    every = math.ceil(len(sizes) / 8)
+    x = [Tick(value, size(int(value))) for value in sizes[::-every]]
     title = "Bus bandwidth by size of the message"
     svg = plots.lines(series, x, Tick(highest, f"{figure(highest / 1e9)} GB/s"), title, logarithmic=True)
     return [Figure(svg, title + ", among all ranks.")]
@@ -161,17 +162,21 @@ def _peer(collectives: Collectives) -> list[Block]:
 
 
 def scaling_plot(runs: Sequence[Training]) -> list[Block]:
-    """Tokens/s by workers, with the line that perfect scaling from the fewest would give."""
+    """Tokens/s a worker by workers, with the level line that perfect scaling from the fewest would give."""
     base = findings.smallest(runs)
-    same = sorted((run.workers, run.tokens_per_second) for run in runs if base and findings.efficiency(run, base))
+    same = sorted((run.workers, _each(run)) for run in runs if base and findings.efficiency(run, base) is not None)
     if base is None or len(same) < 2:
         return []
-    linear = [(workers, base.tokens_per_second / base.workers * workers) for workers, _ in same]
-    series = [Series("measured", same), Series("linear (computed)", linear, computed=True)]
-    highest = max(rate for _, rate in same)
-    title = "Tokens/s by number of workers"
+    level = [(workers, _each(base)) for workers, _ in same]
+    series = [Series("measured", same), Series("linear scaling", level, computed=True)]
     x = [Tick(workers, str(workers)) for workers, _ in same]
+    title = "Tokens/s a worker by number of workers"
+    highest = max(rate for _, rate in same)
     return [Figure(plots.lines(series, x, Tick(highest, figure(highest)), title, logarithmic=True), title + ".")]
+
+
+def _each(run: Training) -> float:
+    return run.tokens_per_second / run.workers
 
 
 def about_gpu_use(results: Results) -> list[Block]:

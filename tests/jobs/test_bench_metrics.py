@@ -2,7 +2,10 @@
 
 import csv
 import math
+import os
+import threading
 from datetime import UTC, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +61,44 @@ def test_without_rays_exporter_its_cells_are_empty_and_its_rows_left_out() -> No
     assert read["memory_metrics.csv"] == []
     ((use, *loads),) = read["cpu_metrics.csv"]
     assert use is None and all(isinstance(load, float) and math.isfinite(load) for load in loads)
+
+
+PAGE = """ray_node_gpus_utilization{GpuIndex="1",ip="10.0.0.1"} 97.0
+ray_node_gram_used{GpuIndex="1",ip="10.0.0.1"} 71680.0
+ray_node_gram_available{GpuIndex="1",ip="10.0.0.1"} 72091.0
+ray_node_cpu_utilization{ip="10.0.0.1"} 12.5
+ray_node_mem_total{ip="10.0.0.1"} 8388608.0
+ray_node_mem_used{ip="10.0.0.1"} 2097152.0
+ray_node_mem_available{ip="10.0.0.1"} 6291456.0
+"""
+
+
+class Exporter(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(PAGE.encode())
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_gpus_row_is_of_rays_page_and_of_the_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = tmp_path / "nvidia-smi"
+    driver.write_text('#!/bin/sh\necho "0, NVIDIA H200, [N/A]"\necho "1, NVIDIA H200, 44"\n')
+    driver.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Exporter)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    _, read = NodeReader("127.0.0.1", server.server_address[1]).read()
+    server.shutdown()
+    server.server_close()
+    assert read["gpu_metrics.csv"] == [
+        ("0", "NVIDIA H200", None, None, None, None, None),
+        ("1", "NVIDIA H200", 97.0, 44.0, 71680.0, 143771.0, None),
+    ]
+    assert read["cpu_metrics.csv"][0][0] == 12.5
+    assert read["memory_metrics.csv"] == [(8.0, 2.0, None, 6.0)]  # of a container: the host's free memory is another
 
 
 def test_infiniband_ports_are_read_as_the_kernel_counts(tmp_path: Path) -> None:

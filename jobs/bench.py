@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jobs.benchmarking.reading import Results, read_windows
 from jobs.benchmarking.report import write_report
-from jobs.benchmarking.results import Collectives, Compute, Device, Environment, Result, Train
+from jobs.benchmarking.results import Collectives, Compute, Environment, Result, Train
 from jobs.benchmarking.spec import BenchSpec, Part
 from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, Parser, SpecError, run_command
 from orchestrator.events import Events
@@ -35,7 +35,7 @@ class PartInfo(NamedTuple):
 
 
 PARTS: dict[Part, PartInfo] = {  # in the order in which they run
-    "compute": PartInfo("compute", Compute, "matrix product, memory and host copies of every device, each alone"),
+    "compute": PartInfo("compute", Compute, "matrix product, memory and host copies of every device"),
     "collectives": PartInfo("collectives", Collectives, "all devices together, then the nodes two by two"),
     "train": PartInfo("training", Train, "SFT steps at growing numbers of workers, up to all devices"),
 }
@@ -65,7 +65,7 @@ def bench(spec: BenchSpec, *, as_json: bool = False) -> int:
     name = spec.run or f"bench_{time.strftime('%Y%m%d_%H%M%S')}"
     with connect() as cluster:
         folder = cluster.run_folder(name)
-        settled = spec.model_copy(update={"run": name, "device": settle_device(spec, cluster.gpus)})
+        settled = spec.model_copy(update={"run": name, "device": spec.settle_device(cluster.gpus)})
         lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()))
         try:
             with logged(folder / "benchmark.log"):
@@ -78,15 +78,6 @@ def bench(spec: BenchSpec, *, as_json: bool = False) -> int:
         finally:
             lock.release()
     return INCOMPLETE if missing else COMPLETE
-
-
-def settle_device(spec: BenchSpec, gpus: int) -> Device:
-    """What `device: auto` means here. Raises SpecError."""
-    if spec.device == "cuda" and not gpus:
-        raise SpecError("device=cuda, but this cluster has no GPU. Give device=cpu, or choose another cluster")
-    if spec.device == "auto":
-        return "cuda" if gpus else "cpu"
-    return spec.device
 
 
 def _measure_all(spec: BenchSpec, folder: Path, cluster: "Cluster") -> list[Part]:
@@ -167,7 +158,7 @@ def _plan(spec: BenchSpec) -> str:
     from orchestrator.training.bundles import known_nodes
 
     nodes = known_nodes()
-    device = settle_device(spec, sum(node.gpus for node in nodes)) if nodes else spec.device
+    device = spec.settle_device(sum(node.gpus for node in nodes)) if nodes else spec.device
     folder = run_root() / (spec.run or "bench_<time>")
     where = [f"{node.name}: {node.gpus} GPUs, {node.cpus:g} CPUs" for node in nodes or []]
     lines = [f"run:     {folder}", f"device:  {device}", *(f"node:    {line}" for line in where)]

@@ -14,7 +14,7 @@ from harness import run
 from jobs import bench
 from jobs.benchmarking.results import Collectives, Compute, DeviceRates
 from jobs.benchmarking.spec import BenchSpec
-from orchestrator.errors import KosenError, SpecError
+from orchestrator.errors import ClusterNotReady, KosenError, SpecError
 from orchestrator.records import Owner, RunLock
 from orchestrator.spec import load_spec
 
@@ -36,9 +36,9 @@ def test_a_mistake_is_refused_before_anything_starts(arguments: list[str], part:
 
 
 def test_a_cluster_without_gpus_is_not_measured_as_if_it_had_some() -> None:
-    with pytest.raises(SpecError, match="no GPU"):
-        bench.settle_device(BenchSpec(device="cuda"), gpus=0)
-    assert [bench.settle_device(BenchSpec(), gpus) for gpus in (0, 8)] == ["cpu", "cuda"]
+    with pytest.raises(ClusterNotReady, match="no GPU"):
+        BenchSpec(device="cuda").settle_device(gpus=0)
+    assert [BenchSpec().settle_device(gpus) for gpus in (0, 8)] == ["cpu", "cuda"]
 
 
 def test_dry_run_shows_what_would_be_measured_where(

@@ -1,10 +1,7 @@
 """GPU and node figures of all nodes during a job, as CSV, from the Prometheus exporter that Ray runs on each node."""
 
-import csv
-import http.client
-import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,31 +9,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from prometheus_client.parser import text_string_to_metric_families
+from cluster.probes.exporter import MIB, Figures, gpu_memory, scaled, scrape
+from cluster.probes.table import Cell, Table
 
-from cluster.api import DIRECT
-
-TIMEOUT = 2.0  # seconds; an idle node makes its page of 350 kB in 26 ms
 PERIOD = 5.0  # seconds between samples; Ray renews its figures as often
 THREADS = 16  # nodes that are asked at the same time
-MIB = 1024**2
 
 NODE_COLUMNS = ("time", "node", "cpu_percent", "memory_used_mib", "memory_total_mib")
 GPU_COLUMNS = (
     *("time", "node", "gpu", "utilization_percent", "memory_used_mib", "memory_total_mib"),
     *("power_watts", "temperature_celsius"),
 )
-# Of the node's own figures, and of each GPU's. The page has a thousand others: all of them take 43 ms, these under 1.
-NODE_METRICS = ("cpu_utilization", "mem_used", "mem_total")
-GPU_METRICS = (
-    *("gpus_utilization", "gram_used", "gram_available"),
-    *("gpu_power_milliwatts", "gpu_temperature_celsius"),
-)
-PREFIX = "ray_node_"
-WANTED = tuple(f"{PREFIX}{name}{{" for name in NODE_METRICS + GPU_METRICS)
-
-Figures = dict[str, float]  # metric name, without the prefix, to value
-Cell = str | float | None
 
 
 class Recorder:
@@ -52,8 +35,8 @@ class Recorder:
         folder.mkdir(parents=True, exist_ok=True)
         self._targets = targets
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="metrics")
-        self._nodes = _Table(folder / "node_metrics.csv", NODE_COLUMNS)
-        self._gpus = _Table(folder / "gpu_metrics.csv", GPU_COLUMNS)
+        self._nodes = Table(folder / "node_metrics.csv", NODE_COLUMNS)
+        self._gpus = Table(folder / "gpu_metrics.csv", GPU_COLUMNS)
 
     def sample(self) -> list[str]:
         """Ask all nodes at once and write what they say; the names of those that did not answer within TIMEOUT."""
@@ -100,57 +83,10 @@ def recording(folder: Path, targets: Mapping[str, str], period: float = PERIOD) 
             thread.join()  # a sample takes TIMEOUT at most
 
 
-def scrape(target: str) -> dict[str, Figures] | None:
-    """The figures of the exporter at `target` (host:port) by GPU number, "" for the node's own; None without answer.
-
-    The exporter asks for no token, so it gets none.
-    """
-    try:
-        with DIRECT.open(f"http://{target}/metrics", timeout=TIMEOUT) as response:
-            return parse(response.read().decode("utf-8"))
-    except (OSError, http.client.HTTPException, ValueError):  # refused, timed out, no 200, cut short, another's port
-        return None
-
-
-def parse(page: str) -> dict[str, Figures]:
-    """The wanted figures of an exporter's page by GPU number, "" for the node's own. Raises ValueError."""
-    figures = dict[str, Figures]()
-    lines = [line for line in page.splitlines() if line.startswith(WANTED)]
-    for family in text_string_to_metric_families("\n".join(lines) + "\n"):
-        for sample in family.samples:
-            if math.isfinite(sample.value):
-                gpu = sample.labels.get("GpuIndex", "")
-                figures.setdefault(gpu, {})[sample.name.removeprefix(PREFIX)] = sample.value
-    return figures
-
-
 def _node_cells(figures: Figures) -> tuple[Cell, ...]:
-    cpu, used, total = map(figures.get, NODE_METRICS)
-    return cpu, _scaled(used, MIB), _scaled(total, MIB)
+    return figures.get("cpu_utilization"), *(scaled(figures.get(name), MIB) for name in ("mem_used", "mem_total"))
 
 
 def _gpu_cells(figures: Figures) -> tuple[Cell, ...]:
-    utilization, used, available, milliwatts, temperature = map(figures.get, GPU_METRICS)
-    total = used + available if used is not None and available is not None else None
-    return utilization, used, total, _scaled(milliwatts, 1000), temperature
-
-
-def _scaled(value: float | None, unit: float) -> float | None:
-    return None if value is None else round(value / unit, 1)
-
-
-class _Table:
-    """A CSV file that grows; its header is written once, also over several runs."""
-
-    def __init__(self, path: Path, columns: Iterable[str]) -> None:
-        self._file = path.open("a", newline="", encoding="utf-8")
-        self._writer = csv.writer(self._file)
-        if self._file.tell() == 0:
-            self.append([tuple(columns)])
-
-    def append(self, rows: Iterable[tuple[Cell, ...]]) -> None:
-        self._writer.writerows(rows)
-        self._file.flush()
-
-    def close(self) -> None:
-        self._file.close()
+    milliwatts, temperature = figures.get("gpu_power_milliwatts"), figures.get("gpu_temperature_celsius")
+    return figures.get("gpus_utilization"), *gpu_memory(figures), scaled(milliwatts, 1000), temperature

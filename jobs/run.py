@@ -25,14 +25,14 @@ from orchestrator.concurrency import START, EngineWindow
 from orchestrator.discovery import Unreachable, check, is_this_host
 from orchestrator.endpoint import Endpoint, Wish
 from orchestrator.engine_options import max_num_seqs
-from orchestrator.errors import EndpointDown, JudgeUnavailable, SpecError
+from orchestrator.errors import EndpointDown, JudgeUnavailable
 from orchestrator.events import Events
 from orchestrator.layout import settle_both, settle_layout
 from orchestrator.predicting import PredictConfig, predict
 from orchestrator.progress import Bars, bars, say
 from orchestrator.records import Owner, digest, write_atomic
 from orchestrator.spec import ServingSpec, to_yaml
-from orchestrator.state import find_path, inside_job
+from orchestrator.state import find_path
 from orchestrator.steering import steered
 from orchestrator.writer import RecordWriter
 
@@ -74,9 +74,7 @@ def open_run(spec: ExamSpec, items: list[hle.Item]) -> Iterator[Run]:
     requests = Requests(spec)
     with connect() as cluster:
         configure_ray_data()
-        folder = cluster.run_root / spec.run_name
-        if cluster.state is None and inside_job() and not Path(spec.run_name).is_absolute():
-            raise SpecError("no state file says where this cluster keeps its runs. Give an absolute run=/folder")
+        folder = cluster.run_folder(spec.run_name)
         with _writer(folder) as writer:
             write_atomic(folder / "spec.yaml", to_yaml(spec))
             run = Run(spec, items, requests, cluster, folder, writer, Events(folder))

@@ -23,7 +23,7 @@ import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from orchestrator import secrets
-from orchestrator.errors import ClusterNotReady, interrupt_on_sigterm
+from orchestrator.errors import ClusterNotReady, SpecError, interrupt_on_sigterm
 from orchestrator.state import (
     ANSWER_TIMEOUT,
     UP,
@@ -62,6 +62,12 @@ class Cluster:
     def serve_host(self) -> str:
         """Where Serve's proxy listens: loopback on one machine, else the head's interface."""
         return "127.0.0.1" if self.is_local else self.node_ip
+
+    def run_folder(self, name: str) -> Path:
+        """Where the run `name` is kept. Raises SpecError where only a job's own temporary folder would be left."""
+        if self.state is None and inside_job() and not Path(name).is_absolute():
+            raise SpecError("no state file says where this cluster keeps its runs. Give an absolute run=/folder")
+        return self.run_root / name
 
 
 @contextmanager

@@ -4,18 +4,44 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from orchestrator.errors import storage_error
+from orchestrator.events import utc_now
 
 PIPED_INTERVAL = 60.0  # seconds between lines
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
+_log: TextIO | None = None
+
+
 def say(message: str) -> None:
     """One line to the user, beside whatever is drawn."""
     console.print(message, markup=False)
+    if _log:
+        print(utc_now(), message, file=_log, flush=True)
+
+
+@contextmanager
+def logged(path: Path) -> Iterator[None]:
+    """What is said meanwhile is appended to `path` too, each line with its time. Raises StorageFailed."""
+    global _log
+    try:
+        file = path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise storage_error(error, path) from error
+    with file:
+        _log = file
+        try:
+            yield
+        finally:
+            _log = None
 
 
 class Bars:

@@ -19,6 +19,7 @@ FIELDS = (
     "ecc.errors.uncorrected.volatile.total",
     "clocks_throttle_reasons.active",  # newer drivers print it as clocks_event_reasons.active and still take this name
 )
+USE_FIELDS = ("index", "name", "utilization.memory")
 PROCESS_FIELDS = ("gpu_uuid", "pid", "used_memory")
 NO_DRIVER = (9, 12)  # nvidia-smi's exit codes for "driver not loaded" and "its library not found"
 # Bits of the clocks' event reasons (nvml.h) that mean a GPU in trouble. The others are daily life: idle, clocks set by
@@ -76,6 +77,21 @@ def read_gpus(visible: str | None = None, timeout: float = TIMEOUT) -> Gpus | No
     processes = [(row[0], _process(row)) for row in users if len(row) == len(PROCESS_FIELDS) and row[1].isdigit()]
     found = [_gpu(row, processes) for row in rows if len(row) == len(FIELDS)]
     return Gpus([gpu for gpu in found if _is_visible(gpu, visible)])
+
+
+def read_memory_use(timeout: float) -> dict[str, tuple[str, float | None]] | None:
+    """Name and per cent of the time in which memory was read or written, by GPU number; empty without a driver.
+
+    None where the driver does not answer within `timeout` seconds: better not to ask again.
+    """
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return {}
+    code, rows = _answer(_ask(program, "--query-gpu", USE_FIELDS), time.monotonic() + timeout)
+    if code is None:
+        return None
+    known = [row for row in rows if len(row) == len(USE_FIELDS) and row[0].isdigit()] if code == 0 else []
+    return {index: (name, float(use) if use.isdigit() else None) for index, name, use in known}
 
 
 def of_others(gpu: Gpu) -> list[Process]:

@@ -16,7 +16,7 @@ from orchestrator.datasource import FORMATS
 from orchestrator.errors import COMPLETE, ClusterNotReady, Parser, SpecError
 from orchestrator.progress import say
 from orchestrator.spec import load_spec, to_yaml
-from orchestrator.state import State, find_path, inside_job, run_root
+from orchestrator.state import State, find_path, run_root
 from orchestrator.training import bundles, sft_config, verl_config
 from orchestrator.training.bundles import Placement
 from orchestrator.training.folder import TrainingFolder, loss_curve
@@ -101,9 +101,7 @@ def train(recipe: Recipe[S], spec: S) -> dict[str, Any]:
 
     _check_early(recipe, spec)
     with connect() as cluster:
-        if cluster.state is None and inside_job() and not Path(recipe.name(spec)).is_absolute():
-            raise SpecError("no state file says where this cluster keeps its runs. Give an absolute run=/folder")
-        folder = TrainingFolder(cluster.run_root / recipe.name(spec))
+        folder = TrainingFolder(cluster.run_folder(recipe.name(spec)))
         placement, missing = _place(spec, folder, cluster.state)
         lock = RunLock(folder.path, Owner(socket.gethostname(), os.getpid()))
         try:

@@ -16,7 +16,7 @@ from netns import Namespace, missing
 
 from cluster.links import judge_pairs
 from cluster.probes.clock import ahead_of_files, ahead_of_host
-from cluster.probes.gpus import SLOWED, of_others, read_gpus
+from cluster.probes.gpus import SLOWED, of_others, read_gpus, read_memory_use
 from cluster.probes.limits import read_limits
 from cluster.probes.pairwise import read_results, rounds
 from cluster.probes.sockets import PATH_MOST, RAY_ADDS, socket_path_bytes
@@ -144,6 +144,7 @@ def test_a_driver_that_hangs_costs_no_more_than_its_time(tmp_path: Path, monkeyp
     gpus = read_gpus(timeout=0.3)
     assert time.monotonic() - started < 1.5
     assert gpus is not None and gpus.problem == "nvidia-smi did not answer within 0.3 s"
+    assert read_memory_use(timeout=0.1) is None
 
 
 def test_no_driver_is_no_error_and_a_broken_one_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,8 +153,9 @@ def test_no_driver_is_no_error_and_a_broken_one_is(tmp_path: Path, monkeypatch: 
     fake_driver(tmp_path, "echo Unable to determine the device handle; exit 15", monkeypatch)
     gpus = read_gpus()
     assert gpus is not None and gpus.problem == "nvidia-smi failed with code 15: Unable to determine the device handle"
+    assert read_memory_use(timeout=5) == {}
     monkeypatch.setenv("PATH", str(tmp_path / "empty"))
-    assert read_gpus() is None
+    assert read_gpus() is None and read_memory_use(timeout=5) == {}
 
 
 @pytest.mark.parametrize("count", range(1, 12))

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from cluster.metrics import GPU_COLUMNS, GPU_METRICS, NODE_METRICS, TIMEOUT, Recorder, parse, recording
+from cluster.metrics import GPU_COLUMNS, Recorder, recording
+from cluster.probes.exporter import GPU_METRICS, NODE_METRICS, TIMEOUT, parse
 
 MIB = 1024**2
 

@@ -19,7 +19,7 @@ import pytest
 from cluster import heal, local, up
 from cluster import slurm as slurm_commands
 from cluster.events import EventLog, read_events
-from cluster.metrics import scrape
+from cluster.probes.exporter import scrape
 from cluster.state import ClusterState, add_helper, cluster_dir, read_state, token_path, write_state, write_token
 from cluster.status import Status, exit_code, gather, render
 from cluster.tunnel import tunnel_lines

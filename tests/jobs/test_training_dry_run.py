@@ -29,6 +29,8 @@ def test_every_shipped_spec_is_valid(path: Path) -> None:
     elif job in JOBS:
         done = run(f"jobs.{job}", "--config", str(path), "--dry-run")
         assert "2 nodes with 8 processes and a GPU for each" in done.stdout
+    elif job == "bench":
+        done = run("jobs.bench", "--config", str(path), "--dry-run")
     else:
         done = run("jobs.evaluate", "--config", str(path), "--dry-run", *EXAM)
     assert done.returncode == 0, done.stderr

@@ -1,0 +1,1 @@
+"""The parts of `jobs.bench`: each measures one thing of a cluster and writes one JSON file; the report reads them."""

@@ -104,7 +104,7 @@ def repetitions(first: float, device: Any, group: Any = None, least: int = 1) ->
 
 @dataclass(frozen=True, slots=True)
 class _Call:
-    """An operation ready to run; what is sent and what must be there afterwards, as tensors and the pattern's weights."""
+    """An operation ready to run; what is sent and what must be there afterwards: tensors and the pattern's weights."""
 
     run: Callable[[], object]
     sent: list[tuple[Any, int]]

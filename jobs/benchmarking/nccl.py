@@ -22,7 +22,7 @@ NCCL_PROFILES: dict[str, dict[str, str]] = {
 def environment(spec: BenchSpec) -> dict[str, str]:
     """What the benchmark sets for the processes that use NCCL, on top of what their nodes have.
 
-    NVLink SHARP stays off unless the user chose: a program that dies while it uses it can leave a host's GPUs unusable.
+    NVLink SHARP stays off, as in preflight, unless the user chose: figures with it and without it do not compare.
     """
     chosen = NCCL_PROFILES[spec.nccl] if spec.nccl else {}
     return {"NCCL_NVLS_ENABLE": os.environ.get("NCCL_NVLS_ENABLE", "0"), **chosen}

@@ -67,7 +67,7 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
     """Write compute.json. Raises KosenError for devices that could not be measured, after all others were."""
     cuda = choose_device(spec, cluster) == "cuda"
     probes = _start(cuda)
-    say(f"compute: {len(probes)} {'GPUs' if cuda else 'CPUs'}, all at once")
+    say(f"compute: matrix products and memory, all {'GPUs' if cuda else 'nodes'} at once ({len(probes)})")
     try:
         _ask(probes, "prepare", "index", START_SECONDS)
         _ask(probes, "device", "rates", MEASURE_SECONDS)

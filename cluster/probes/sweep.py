@@ -137,32 +137,22 @@ def _prepare(operation: Operation, buffers: list[Any], group: Any) -> _Call:
     everyone, whole = range(ranks), buffers[0]
     if operation == "all_reduce":
         total = sum(_weight(source) for source in everyone)
-        return _Call(lambda: dist.all_reduce(whole, group=group), [(whole, _weight(rank))], [(whole, total)])
+        return _Call(partial(dist.all_reduce, whole, group=group), [(whole, _weight(rank))], [(whole, total)])
     if operation == "broadcast":
-        call = lambda: dist.broadcast(whole, group=group, group_src=0)  # noqa: E731
-        return _Call(call, [(whole, _weight(rank))], [(whole, _weight(0))])
+        run = partial(dist.broadcast, whole, group=group, group_src=0)
+        return _Call(run, [(whole, _weight(rank))], [(whole, _weight(0))])
     shards = list(whole.view(ranks, -1))
     if operation == "all_gather":
+        gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)  # its name since torch 2.13
         gathered = [(shard, _weight(source)) for source, shard in enumerate(shards)]
-        return _Call(lambda: _all_gather(whole, shards[rank], group=group), [gathered[rank]], gathered)
+        return _Call(partial(gather, whole, shards[rank], group=group), [gathered[rank]], gathered)
     sent = [(shard, _weight(rank, target)) for target, shard in enumerate(shards)]
     if operation == "reduce_scatter":
+        scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)  # its name since torch 2.13
         total = sum(_weight(source, rank) for source in everyone)
-        return _Call(lambda: _reduce_scatter(shards[rank], whole, group=group), sent, [(shards[rank], total)])
+        return _Call(partial(scatter, shards[rank], whole, group=group), sent, [(shards[rank], total)])
     received = [(shard, _weight(source, rank)) for source, shard in enumerate(buffers[1].view(ranks, -1))]
-    return _Call(lambda: dist.all_to_all_single(buffers[1], whole, group=group), sent, received)
-
-
-def _all_gather(*tensors: Any, group: Any) -> None:
-    import torch.distributed as dist
-
-    getattr(dist, "all_gather_single", dist.all_gather_into_tensor)(*tensors, group=group)  # its name since torch 2.13
-
-
-def _reduce_scatter(*tensors: Any, group: Any) -> None:
-    import torch.distributed as dist
-
-    getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)(*tensors, group=group)  # since torch 2.13
+    return _Call(partial(dist.all_to_all_single, buffers[1], whole, group=group), sent, received)
 
 
 def _weight(source: int, target: int = 0) -> int:

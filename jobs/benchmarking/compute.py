@@ -95,7 +95,7 @@ def _start(cuda: bool) -> list[Probe]:
 
 def _actor(node_id: str, cuda: bool) -> Any:
     place = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
-    return Prober.options(num_gpus=int(cuda), scheduling_strategy=place).remote(cuda)  # type: ignore[attr-defined]
+    return Prober.options(num_gpus=int(cuda), scheduling_strategy=place).remote(cuda)
 
 
 def _ask(probes: Sequence[Probe], method: str, field: str, seconds: float) -> None:

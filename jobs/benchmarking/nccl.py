@@ -5,7 +5,8 @@ import os
 from jobs.benchmarking.spec import BenchSpec
 
 NCCL_PROFILES: dict[str, dict[str, str]] = {
-    # The settings that SpectrumX-H200-Benchmark has in its configs/nccl_config.conf, for nodes with two RoCE adapters.
+    # What SpectrumX-H200-Benchmark sets in configs/nccl_config.conf and setup/configure_nccl.sh, for nodes with two
+    # RoCE adapters; without its debug output, a topology file of its site, and a threshold that NCCL no longer reads.
     "spectrum-x": {
         "NCCL_IB_HCA": "mlx5_0,mlx5_1",
         "NCCL_IB_GID_INDEX": "3",

@@ -10,15 +10,14 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
+from cluster.probes.sweep import PERIOD, bus_factor, repetitions
+
 Backend = Literal["nccl", "gloo"]
 SMALL = 8  # bytes of the message whose time is the latency
 LATENCY_ROUNDS = 20
 # Bytes. The smaller one shows a link that stalls, the larger one its bandwidth: 128 MiB fill an H100's links, and a
 # gigabit Ethernet carries 8 MiB in 70 ms.
 SIZES: dict[Backend, tuple[int, ...]] = {"nccl": (2**20, 2**27), "gloo": (2**18, 2**23)}
-SECONDS_A_SIZE = 0.3  # the repetitions of a size stop after about this time
-REPETITIONS_MOST = 20
-PERIOD = 251  # of the pattern that is sent: whole numbers, so that sums in float32 are exact
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +38,7 @@ class Meeting:
 class Measured:
     """`latency` in seconds: the median time of an all-reduce of 8 bytes. `bus_bandwidth` in bytes/s by message size.
 
-    As nccl-tests define it, the bus bandwidth of an all-reduce over n ranks is size / time * 2 * (n - 1) / n: what
-    each rank's link carries, whatever n is.
+    The bus bandwidth is nccl-tests': see `bus_factor`.
     """
 
     correct: bool
@@ -93,20 +91,10 @@ def _measure(meeting: Meeting, device: Any) -> Measured:
         first = _timed(message)
         total = meeting.world_size * (meeting.world_size + 1) // 2
         correct = correct and bool(torch.equal(message, pattern * total))
-        seconds = statistics.median(_timed(message.zero_()) for _ in range(_repetitions(first, device)))
+        seconds = statistics.median(_timed(message.zero_()) for _ in range(repetitions(first, device)))
         if meeting.world_size > 1:  # alone, nothing is sent
-            bandwidth[size] = size / seconds * 2 * (1 - 1 / meeting.world_size)
+            bandwidth[size] = size / seconds * bus_factor("all_reduce", meeting.world_size)
     return Measured(correct, latency, bandwidth)
-
-
-def _repetitions(first: float, device: Any) -> int:
-    """How often a size is sent; all ranks follow the slowest, or they would wait for each other for ever."""
-    import torch
-    import torch.distributed as dist
-
-    slowest = torch.tensor([first], device=device)
-    dist.all_reduce(slowest, op=dist.ReduceOp.MAX)
-    return max(1, min(REPETITIONS_MOST, int(SECONDS_A_SIZE / slowest.item())))
 
 
 def _timed(tensor: Any) -> float:

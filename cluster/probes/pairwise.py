@@ -66,16 +66,16 @@ class Self:
     timeout: float  # seconds for each meeting
 
 
-def rounds(hosts: Sequence[str]) -> list[list[tuple[str, str]]]:
+def rounds(hosts: Sequence[str], most: int = ROUNDS_MOST) -> list[list[tuple[str, str]]]:
     """Who meets whom: rounds of disjoint pairs, by the circle method of a round-robin tournament.
 
-    Up to four hosts meet everybody (3 rounds for 3 or 4). More play 3 rounds: each meets two or three others, and a
-    broken one is what its failed pairs have in common, while the time does not grow with the cluster.
+    Up to four hosts meet everybody (3 rounds for 3 or 4). More play `most` rounds: in 3 each meets two or three others,
+    and a broken one is what its failed pairs have in common, while the time does not grow with the cluster.
     """
     players: list[str | None] = [*hosts, *([None] if len(hosts) % 2 else [])]
     order = {host: rank for rank, host in enumerate(hosts)}
     schedule = []
-    for _ in range(min(len(players) - 1, ROUNDS_MOST)):
+    for _ in range(min(len(players) - 1, most)):
         facing = zip(players[: len(players) // 2], reversed(players), strict=False)
         pairs = [(a, b) for a, b in facing if a is not None and b is not None]
         schedule.append([(a, b) if order[a] < order[b] else (b, a) for a, b in pairs])

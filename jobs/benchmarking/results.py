@@ -72,7 +72,7 @@ class DeviceRates(SpecModel):
 
 
 class Compute(Result):
-    """Every device, measured alone."""
+    """Every device: products and memory with all of them at work, host copies with one of a node at a time."""
 
     file: ClassVar = "compute.json"
     devices: list[DeviceRates]

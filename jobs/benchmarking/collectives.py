@@ -19,7 +19,6 @@ import ray
 from cluster.probes.node_pairs import PairTiming, sweep_pairs
 from cluster.probes.sweep import OPERATIONS, fitting, message_sizes, sweep
 from jobs.benchmarking import nccl_tests
-from jobs.benchmarking.devices import choose_device
 from jobs.benchmarking.nccl import environment
 from jobs.benchmarking.results import Collectives, Device, Pair, Transfer
 from jobs.benchmarking.spec import BenchSpec
@@ -66,7 +65,7 @@ class Notebook:
 def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
     """Write collectives.json and, in the seed's format, pytorch_test_results.json. Raises KosenError when a rank fails;
     what was measured until then is written."""
-    device = choose_device(spec, cluster)
+    device = spec.settle_device(cluster.gpus)
     nodes = sum(node["Alive"] for node in ray.nodes())
     workers = cluster.gpus if device == "cuda" else max(CPU_WORKERS, nodes)
     largest = spec.collectives.largest or LARGEST[device]

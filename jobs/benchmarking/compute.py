@@ -15,7 +15,6 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.probes.compute import HostRates, Rates, measure_device, measure_host_copies
 from cluster.probes.gpus import read_gpus
-from jobs.benchmarking.devices import choose_device
 from jobs.benchmarking.results import Compute, DeviceRates
 from jobs.benchmarking.spec import BenchSpec
 from orchestrator.cluster import Cluster
@@ -65,7 +64,7 @@ class Probe:
 
 def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
     """Write compute.json. Raises KosenError for devices that could not be measured, after all others were."""
-    cuda = choose_device(spec, cluster) == "cuda"
+    cuda = spec.settle_device(cluster.gpus) == "cuda"
     probes = _start(cuda)
     say(f"compute: matrix products and memory, all {'GPUs' if cuda else 'nodes'} at once ({len(probes)})")
     try:

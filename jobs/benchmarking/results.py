@@ -119,7 +119,7 @@ class Training(SpecModel):
     seconds: float  # of a step, the median
     tokens_per_second: float
     mfu: float | None  # share of the devices' peak; None where the peak is not known
-    memory: int | None  # bytes, the most that one GPU held
+    memory: int | None  # bytes, the most that the first rank's GPU held
     started_at: str | None = None  # ISO 8601, UTC: when the timed steps began and ended, for the GPUs' use meanwhile
     ended_at: str | None = None
 
@@ -128,9 +128,11 @@ class Train(Result):
     file: ClassVar = "train.json"
     model: str
     parameters: int
-    length: int  # tokens a row
+    data: str | None = None  # None: rows of random words, made here
+    length: int  # tokens a row: exactly in made rows, at most in others
+    lora: bool = False
     runs: list[Training]
-    largest_micro_batch: int | None = None  # rows at once that fit one GPU; None: not searched
+    largest_micro_batch: int | None = None  # rows at once that fit one GPU, 0: not even one; None: not searched
 
 
 class Serving(SpecModel):

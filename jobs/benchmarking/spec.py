@@ -19,6 +19,19 @@ class CollectivesSpec(SpecModel):
     link_rate: float | None = Field(default=None, gt=0)  # bytes/s of one GPU's way to its peers, for the 80 % target
 
 
+class TrainSpec(SpecModel):
+    """SFT by `jobs.sft`. A preset (`PRESETS` in jobs/benchmarking/models.py) is a shape with random weights."""
+
+    model: str | None = None  # a preset, a folder or a name on the hub; default: 7b on GPUs, tiny on CPUs
+    data: str | None = None  # what `train` of jobs.sft takes: tatsu-lab/alpaca is the seed's; default: made, full rows
+    workers: list[PositiveInt] | Literal["auto"] = "auto"  # auto: 1, 2, 4, … all GPUs, beyond one node whole nodes
+    rows_per_worker: PositiveInt | None = None  # in a step; default: 4 micro batches
+    micro_batch_size: PositiveInt | None = None  # default: the preset's, 1 for another model
+    steps: PositiveInt = 6  # that count; 2 before them warm up
+    lora: bool = False  # as the seed: rank 16, alpha 32, on queries, keys, values and outputs
+    search: bool = True  # on one GPU, for the largest micro batch that fits
+
+
 class BenchSpec(SpecModel):
     """What is measured. `nccl` names settings of `NCCL_PROFILES` in jobs/benchmarking/nccl.py."""
 
@@ -27,6 +40,7 @@ class BenchSpec(SpecModel):
     device: Literal["auto", "cuda", "cpu"] = "auto"
     nccl: Literal["spectrum-x"] | None = None
     collectives: CollectivesSpec = CollectivesSpec()
+    train: TrainSpec = TrainSpec()
 
     def settle_device(self, gpus: int) -> Device:
         """What is measured on a cluster with so many GPUs. Raises ClusterNotReady where it has none and needs them."""

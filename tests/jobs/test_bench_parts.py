@@ -10,12 +10,10 @@ import pytest
 from harness import ROOT
 
 from jobs.benchmarking.collectives import write_seed_format
-from jobs.benchmarking.devices import choose_device
 from jobs.benchmarking.nccl import environment
 from jobs.benchmarking.nccl_tests import parse
 from jobs.benchmarking.results import Collectives, Compute, Transfer
 from jobs.benchmarking.spec import BenchSpec
-from orchestrator.cluster import Cluster
 from orchestrator.errors import ClusterNotReady
 
 MEASURE = """
@@ -135,7 +133,6 @@ def test_a_profile_sets_nccl_and_nvlink_sharp_is_off_unless_chosen(monkeypatch: 
 
 
 def test_gpus_that_do_not_exist_are_refused() -> None:
-    bare = Cluster("bare", Path("/runs"), "127.0.0.1", 8000, 0, None)
-    assert choose_device(BenchSpec(), bare) == "cpu"
-    with pytest.raises(ClusterNotReady, match=r"device=cuda, but cluster 'bare' has no GPU\. .* give device=auto"):
-        choose_device(BenchSpec(device="cuda"), bare)
+    assert (BenchSpec().settle_device(0), BenchSpec().settle_device(8)) == ("cpu", "cuda")
+    with pytest.raises(ClusterNotReady, match=r"device=cuda, but the cluster has no GPU\. .* give device=auto"):
+        BenchSpec(device="cuda").settle_device(0)

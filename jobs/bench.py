@@ -165,7 +165,8 @@ def _plan(spec: BenchSpec) -> str:
     if not where:
         lines.append("node:    no cluster of ours runs: a local one would be started for the job")
     for part in (part for part in PARTS if part in spec.parts):
-        lines.append(f"{part + ':':<12} {PARTS[part].purpose}")
+        done = " (measured already)" if _is_measured(part, folder) else ""
+        lines.append(f"{part + ':':<12} {PARTS[part].purpose}{done}")
     return "\n".join([to_yaml(spec).rstrip(), "---", *lines])
 
 

@@ -176,7 +176,12 @@ def targets(results: Results) -> list[Target]:
         "GPU use", GPU_USE, training_use(results), "a training on all GPUs that lasts longer than a few readings"
     )
     scaling = [
-        Target(SCALING_NAMES[nodes], wanted, node_efficiency(runs, nodes), "trainings there and on one node, as full")
+        Target(
+            SCALING_NAMES[nodes],
+            wanted,
+            node_efficiency(runs, nodes),
+            "trainings of that size and on one node, with as many workers a node",
+        )
         for nodes, wanted in SCALING.items()
     ]
     link = Target("share of the link rate", LINK_SHARE, link_share(results), "all-reduce, and collectives.link_rate=")

@@ -25,7 +25,7 @@ def write_report(folder: Path) -> tuple[Results, list[Target]]:
     sections = _sections(results, judged)
     write_atomic(folder / "report.md", to_markdown(TITLE, sections))
     write_atomic(folder / "report.html", to_html(TITLE, sections))
-    summary = orjson.dumps(summarise(results, judged), option=orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS).decode()
+    summary = orjson.dumps(summarise(results, judged), option=orjson.OPT_INDENT_2).decode()
     write_atomic(folder / "summary.json", summary + "\n")
     return results, judged
 

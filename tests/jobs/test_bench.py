@@ -110,6 +110,8 @@ class TestOnACluster:
         assert "the fan of n1 stands still" in (tmp_path / "report.md").read_text()
 
         problems.clear()
+        assert bench.main([*given, "--dry-run"]) == 0
+        assert capsys.readouterr().out.count("(measured already)") == 1
         assert bench.main([*given, "collectives.link_rate=1e9"]) == 0  # which decides no figure
         assert calls[2:] == ["compute on cpu of local"]
         assert "collectives: measured already" in capsys.readouterr().err

@@ -83,7 +83,7 @@ def find_model(name: str | None, device: Device, folder: Path) -> Model:
 
 def make_model(folder: Path, preset: Preset) -> None:
     """Write a config and a tokenizer whose every token is a word: the numbers from 0. There are no weights."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
+    from tokenizers import Tokenizer, models, pre_tokenizers  # type: ignore[import-untyped]
     from transformers import PreTrainedTokenizerFast
 
     folder.mkdir(parents=True, exist_ok=True)

@@ -82,18 +82,16 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 def processes_titled(part: str) -> list[psutil.Process]:
-    """Ray renames its workers; their titles say what they run. Those of Slurm's nodes are left out."""
-    here = Path("/proc/self/ns/net").readlink()
+    """Ray renames its workers; their titles say what they run. Only those of this session's cluster."""
+    state = Path(os.environ["KOSEN_HOME"]) / "clusters" / "local" / "state.json"
+    temporary = json.loads(state.read_text(encoding="utf-8"))["temp_dir"]
     found = []
     for process in psutil.process_iter(["cmdline"]):
-        with suppress(OSError):  # it has ended
-            if part in " ".join(process.info["cmdline"] or []) and _network(process) == here:
+        with suppress(psutil.NoSuchProcess):
+            above = [" ".join(parent.cmdline()) for parent in process.parents()]  # one of them is its raylet
+            if part in " ".join(process.info["cmdline"] or []) and any(temporary in line for line in above):
                 found.append(process)
     return found
-
-
-def _network(process: psutil.Process) -> Path:
-    return Path(f"/proc/{process.pid}/ns/net").readlink()
 
 
 @contextmanager

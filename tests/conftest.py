@@ -17,12 +17,16 @@ from scripted_server import ScriptedServer
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Two groups that `make test` runs side by side, one with Slurm's cluster and the other with the local one."""
-    slurm = Path(__file__).parent / "cluster"
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("slurm" if slurm in item.path.parents else "local"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Two queues that `make test` runs side by side: the tests with Slurm's cluster, and those with the local one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class TwoQueues(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return "slurm" if nodeid.startswith("tests/cluster/") else "local"
+
+    return TwoQueues(config, log)
 
 
 @pytest.fixture

@@ -19,12 +19,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Two queues that `make test` runs side by side: the tests with Slurm's cluster, and those with the local one."""
+    """Two queues that `make test` runs side by side: the jobs' tests, and all others, each with a cluster of its own."""
     from xdist.scheduler import LoadScopeScheduling
 
     class TwoQueues(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "slurm" if nodeid.startswith("tests/cluster/") else "local"
+            return "jobs" if nodeid.startswith("tests/jobs/") else "others"
 
     return TwoQueues(config, log)
 

@@ -19,7 +19,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Two queues that `make test` runs side by side: the jobs' tests, and all others, each with a cluster of its own."""
+    """Two queues that `make test` runs side by side, each with its own cluster: the jobs' tests, and all others."""
     from xdist.scheduler import LoadScopeScheduling
 
     class TwoQueues(LoadScopeScheduling):

@@ -85,13 +85,17 @@ def processes_titled(part: str) -> list[psutil.Process]:
     """Ray renames its workers; their titles say what they run. Only those of this session's cluster."""
     state = Path(os.environ["KOSEN_HOME"]) / "clusters" / "local" / "state.json"
     temporary = json.loads(state.read_text(encoding="utf-8"))["temp_dir"]
-    found = []
-    for process in psutil.process_iter(["cmdline"]):
-        with suppress(psutil.NoSuchProcess):
-            above = [" ".join(parent.cmdline()) for parent in process.parents()]  # one of them is its raylet
-            if part in " ".join(process.info["cmdline"] or []) and any(temporary in line for line in above):
-                found.append(process)
-    return found
+    titled = [
+        process for process in psutil.process_iter(["cmdline"]) if part in " ".join(process.info["cmdline"] or [])
+    ]
+    return [process for process in titled if _is_below(process, temporary)]
+
+
+def _is_below(process: psutil.Process, part: str) -> bool:
+    """Whether the command line of a process above this one, its raylet for example, has `part`."""
+    with suppress(psutil.NoSuchProcess):
+        return any(part in " ".join(parent.cmdline()) for parent in process.parents())
+    return False
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def read_pages() -> list[str]:
 
 
 def readings(pages: Iterable[str]) -> dict[str, Reading]:
-    """From the nodes' pages to the last report of each replica, by its id. Engines of all applications are in it."""
+    """From the nodes' pages to the last report of each replica, by its id; those of all applications are in it."""
     found: dict[str, Reading] = {}
     for page in pages:
         for name, replica, value in _samples(page):

@@ -103,7 +103,7 @@ def read_windows(folder: Path) -> dict[str, Window]:
     """When each part ran last, by the events of the run."""
     windows: dict[str, Window] = {}
     for event in _events(folder / "events.jsonl"):
-        part, time = event.get("part"), datetime.fromisoformat(event["time"])
+        part, time = str(event.get("part")), datetime.fromisoformat(event["time"])
         if event["event"] == "part_started":
             windows[part] = Window(time)
         elif event["event"] in ("part_measured", "part_failed") and part in windows:

@@ -98,20 +98,23 @@ def _measure(part: Part, spec: BenchSpec, folder: Path, cluster: "Cluster", even
     """Run one part; whether it got to its end. What it had measured before it failed is kept."""
     from ray.exceptions import RayError
 
-    from orchestrator.batching import cause_of
-
     started = time.monotonic()
     say(f"{part}: {PARTS[part].purpose}")
     events.add("part_started", part=part)
     try:
         importlib.import_module(f"jobs.benchmarking.{PARTS[part].module}").measure(spec, folder, cluster)
-    except (KosenError, RayError) as failure:
-        error = cause_of(failure) if isinstance(failure, RayError) else failure
-        say(f"{part}: failed: {error}")
-        events.add("part_failed", part=part, error=str(error))
-        return False
-    events.add("part_measured", part=part, seconds=round(time.monotonic() - started, 1))
-    return True
+    except KosenError as error:
+        problem = error
+    except RayError as error:
+        from orchestrator.batching import cause_of  # takes seconds, with Ray Data
+
+        problem = cause_of(error)
+    else:
+        events.add("part_measured", part=part, seconds=round(time.monotonic() - started, 1))
+        return True
+    say(f"{part}: failed: {problem}")
+    events.add("part_failed", part=part, error=str(problem))
+    return False
 
 
 def _is_measured(part: Part, folder: Path) -> bool:

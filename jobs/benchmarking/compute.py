@@ -27,7 +27,6 @@ START_SECONDS = 180.0  # until a device is free and torch imported, which takes 
 MEASURE_SECONDS = 120.0  # a measurement takes about 5
 
 
-@ray.remote(num_cpus=0)
 class Prober:
     """Measures the GPU that Ray gives it, or its node's CPU."""
 
@@ -95,7 +94,7 @@ def _start(cuda: bool) -> list[Probe]:
 
 def _actor(node_id: str, cuda: bool) -> Any:
     place = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
-    return Prober.options(num_gpus=int(cuda), scheduling_strategy=place).remote(cuda)
+    return ray.remote(num_cpus=0, num_gpus=int(cuda), scheduling_strategy=place)(Prober).remote(cuda)
 
 
 def _ask(probes: Sequence[Probe], method: str, field: str, seconds: float) -> None:

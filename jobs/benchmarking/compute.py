@@ -93,8 +93,7 @@ def _start(cuda: bool) -> list[Probe]:
 
 def _actor(node_id: str, cuda: bool) -> Any:
     place = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
-    prober: Any = ray.remote(num_cpus=0)(Prober)
-    return prober.options(num_gpus=int(cuda), scheduling_strategy=place).remote(cuda)
+    return ray.remote(num_cpus=0, num_gpus=int(cuda), scheduling_strategy=place)(Prober).remote(cuda)
 
 
 def _ask(probes: Sequence[Probe], method: str, field: str, seconds: float) -> None:

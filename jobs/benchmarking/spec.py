@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
+from jobs.benchmarking.results import Device
+from orchestrator.errors import ClusterNotReady
 from orchestrator.spec import SpecModel
 
 Part = Literal["compute", "collectives", "train", "serve"]
@@ -39,3 +41,9 @@ class BenchSpec(SpecModel):
     nccl: Literal["spectrum-x"] | None = None
     collectives: CollectivesSpec = CollectivesSpec()
     train: TrainSpec = TrainSpec()
+
+    def settle_device(self, gpus: int) -> Device:
+        """What is measured on a cluster with so many GPUs. Raises ClusterNotReady where it has none and needs them."""
+        if self.device == "cuda" and not gpus:
+            raise ClusterNotReady("device=cuda, but the cluster has no GPU. Use another cluster, or give device=auto")
+        return ("cuda" if gpus else "cpu") if self.device == "auto" else self.device

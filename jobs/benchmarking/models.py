@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.benchmarking.results import Device
 from orchestrator.training.sft_config import local_or_hub
 
 CHAT_TEMPLATE = (
@@ -18,7 +17,7 @@ ROLES = ["system", "user", "assistant"]
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """A Llama 2 shape (arXiv 2307.09288, table 1 and its config.json), and how the seed's benchmark trains it."""
+    """A shape of Llama, as its config.json has it, and how it is trained: for Llama 2, as the seed's benchmark does."""
 
     hidden_size: int
     intermediate_size: int
@@ -56,6 +55,7 @@ class Preset:
 
 PRESETS = {
     "7b": Preset(4096, 11_008, 32, 32, 32, micro_batch_size=8, lr=2e-4),
+    "8b": Preset(4096, 14_336, 32, 32, 8, micro_batch_size=8, lr=2e-4, vocab_size=128_256),  # Llama 3's
     "13b": Preset(5120, 13_824, 40, 40, 40, micro_batch_size=4, lr=1.5e-4),
     "70b": Preset(8192, 28_672, 80, 64, 8, micro_batch_size=2, lr=1e-4, offload=True),
     "tiny": Preset(64, 128, 2, 2, 2, micro_batch_size=2, lr=1e-3, vocab_size=512, length=64),
@@ -71,12 +71,11 @@ class Model:
     preset: Preset | None
 
 
-def find_model(name: str | None, device: Device, folder: Path) -> Model:
+def find_model(name: str, folder: Path) -> Model:
     """The model that a spec names; a preset is written below `folder`, which all nodes must see."""
-    name = name or ("7b" if device == "cuda" else "tiny")
     if name not in PRESETS:
         return Model(name, local_or_hub(name), None)
-    made = folder / "models" / name
+    made = folder.absolute() / "models" / name
     make_model(made, PRESETS[name])
     return Model(name, str(made), PRESETS[name])
 

@@ -143,7 +143,10 @@ def _training(train: Train) -> list[Block]:
         for run in train.runs
     ]
     blocks: list[Block] = [
-        Text(f"{train.model}, {figure(train.parameters / 1e9)} billion parameters, rows of {train.length} tokens."),
+        Text(
+            f"{train.model}, {figure(train.parameters / 1e9)} billion parameters, trained "
+            f"{'by LoRA' if train.lora else 'in full'} on {train.data or 'made rows'} of {train.length} tokens."
+        ),
         Table((*columns, "scaling efficiency"), rows),
         Text(
             "Scaling efficiency is weak scaling: tokens/s a worker over those of the fewest workers, where each worker "

@@ -1,9 +1,10 @@
-"""Conversations of exact length in any model's tokens, where no data set is given: the compute is that of real rows."""
+"""Texts of a wanted length in any model's tokens, where no data is given: they cost the compute of real ones."""
 
 import itertools
 import json
 import random
 from bisect import bisect_right
+from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.errors import SpecError
@@ -13,34 +14,38 @@ from orchestrator.training.tokens import TokenCounter
 DISTINCT = 16  # rows, which then repeat: what they say does not change the time that they take
 NUMBERS = 500  # the words; every tokenizer knows them, and those of our shapes as one token each
 
+Form = Callable[[list[str]], list[Message]]  # from words to messages
+
 
 def write_rows(path: Path, count: int, length: int, model: str) -> None:
     """`count` conversations as JSONL, of `length` tokens each by the chat template of `model`; a tokenizer that joins
     words may miss that by a token or two. Raises SpecError for a model without a template."""
-    rows = itertools.islice(itertools.cycle(_rows(length, model)), count)
+    counter, rng = TokenCounter(model, prompt=False), random.Random(0)
+    texts = (_words(rng, length) for _ in range(DISTINCT))
+    rows = [_conversation(words[: _fitting(words, length, counter, _conversation)]) for words in texts]
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps({"messages": row}) + "\n" for row in rows)
+        file.writelines(json.dumps({"messages": row}) + "\n" for row in itertools.islice(itertools.cycle(rows), count))
 
 
-def _rows(length: int, model: str) -> list[list[Message]]:
-    counter = TokenCounter(model, prompt=False)
+def _words(rng: random.Random, count: int) -> list[str]:
+    return [str(rng.randrange(NUMBERS)) for _ in range(count)]
 
-    def tokens(words: list[str]) -> int:
-        (found,) = counter.count([_conversation(words)])
+
+def _fitting(words: list[str], length: int, counter: TokenCounter, form: Form) -> int:
+    """How many of the words make `length` tokens, at least two."""
+
+    def tokens(size: int) -> int:
+        (found,) = counter.count([form(words[:size])])
         if found is None:
-            raise SpecError(
-                f"the chat template of {model} refuses a question and its answer. Give another train.model="
-            )
+            raise SpecError("the model's chat template refuses a question and its answer. Give a model that takes them")
         return found
 
-    rng = random.Random(0)
-    rows = []
-    for _ in range(DISTINCT):
-        words = [str(rng.randrange(NUMBERS)) for _ in range(length)]
-        fitting = bisect_right(range(length + 1), length, lo=2, key=lambda size: tokens(words[:size])) - 1
-        rows.append(_conversation(words[:fitting]))
-    return rows
+    return bisect_right(range(len(words) + 1), length, lo=2, key=tokens) - 1
 
 
 def _conversation(words: list[str]) -> list[Message]:
-    return [{"role": "user", "content": words[0]}, {"role": "assistant", "content": " ".join(words[1:])}]
+    return [*_question(words[:1]), {"role": "assistant", "content": " ".join(words[1:])}]
+
+
+def _question(words: list[str]) -> list[Message]:
+    return [{"role": "user", "content": " ".join(words)}]

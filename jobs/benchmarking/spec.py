@@ -33,7 +33,7 @@ class TrainSpec(SpecModel):
 
 
 class BenchSpec(SpecModel):
-    """What is measured. `nccl` names settings of `NCCL_PROFILES` in jobs/benchmarking/nccl.py."""
+    """What is measured. `nccl` names settings of `NCCL_PROFILES` in jobs/benchmarking/nccl.py, for the collectives."""
 
     run: str | None = None  # the results folder; default: bench_<time>
     parts: list[Part] = ["compute", "collectives", "train"]

@@ -33,6 +33,7 @@ from orchestrator.training.bundles import Node, connected_nodes
 from orchestrator.training.folder import TrainingFolder, read_journal
 from orchestrator.training.sft_config import local_or_hub
 
+MODELS: dict[Device, str] = {"cuda": "7b", "cpu": "tiny"}
 LOG = "sft_training.log"  # the seed's name
 WARM_UP = 2  # steps, in which code is compiled and memory is found
 MICRO_BATCHES = 4  # in a step of a worker
@@ -64,11 +65,12 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
     A number of workers whose GPUs are too small is left out. Raises SpecError, ClusterNotReady and TrainingFailed.
     """
     device = spec.settle_device(cluster.gpus)
-    trainer = _Trainer(spec.train, find_model(spec.train.model, device, folder), device, folder, _address(cluster))
-    config = read_config(trainer.model.source, "MFU", "give train.model=7b, which is a shape and needs no download")
-    shape = read_shape(config.to_dict(), trainer.model.name)
+    model = find_model(spec.train.model or MODELS[device], folder)
+    trainer = _Trainer(spec.train, model, device, folder.absolute(), _address(cluster))
+    config = read_config(model.source, "MFU", "give train.model=7b, which is a shape and needs no download")
+    shape = read_shape(config.to_dict(), model.name)
     result = Train(
-        model=trainer.model.name,
+        model=model.name,
         parameters=shape.parameters.total,
         data=spec.train.data,
         length=trainer.length,
@@ -161,7 +163,7 @@ class _Trainer:
 
         What it wrote is there but for its data and checkpoints. Raises OutOfMemory, SpecError and TrainingFailed.
         """
-        run = TrainingFolder(self.results / "training" / f"{workers}-workers-{rows}-rows")
+        run = TrainingFolder(self.results / "training" / f"{workers}-workers-{rows}-rows-{micro_batch_size}-at-once")
         shutil.rmtree(run.path, ignore_errors=True)  # it would go on with that one
         run.path.mkdir(parents=True)
         made = run.path / "rows.jsonl"
@@ -169,7 +171,7 @@ class _Trainer:
         try:
             if self.spec.data is None:
                 write_rows(made, batch * steps, self.length, self.model.source)
-            say(f"train: {_count(workers)}, {steps} steps of {batch} rows, {micro_batch_size} at once; {run.logs}")
+            say(f"train: {_count(workers)}, {steps} steps of {batch} rows, {micro_batch_size} at once, in {run.path}")
             keys = [f"run={run.path}", f"workers={workers}", f"batch_size={batch}", f"max_steps={steps}"]
             memory = [f"micro_batch_size={micro_batch_size}", f"max_tokens_per_gpu={micro_batch_size * self.length}"]
             self._run(run, [*self._keys(made, steps), *keys, *memory])

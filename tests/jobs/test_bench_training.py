@@ -54,6 +54,7 @@ def test_the_largest_batch_is_found_with_few_tries(fitted: int) -> None:
 def test_parameters_and_flops_are_those_of_llama_2() -> None:
     shapes = {name: read_shape(preset.config(), name) for name, preset in PRESETS.items()}
     assert shapes["7b"].parameters.total == 6_738_415_616  # the sizes of the published checkpoints
+    assert shapes["8b"].parameters.total == 8_030_261_248
     assert shapes["13b"].parameters.total == 13_015_864_320
     assert shapes["70b"].parameters.total == 68_976_648_192
     # 6 × (6,738,415,616 - 32,000 × 4,096) + 12 × 32 layers × 4,096 × 2,048 tokens

@@ -24,7 +24,7 @@ def no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_spec_is_valid(path: Path) -> None:
     job = path.stem.partition("-")[0]
-    if "steps:" in path.read_text():
+    if "\nsteps:" in path.read_text():
         done = run("jobs.pipeline", "--config", str(path), "--dry-run")
     elif job in JOBS:
         done = run(f"jobs.{job}", "--config", str(path), "--dry-run")

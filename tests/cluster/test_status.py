@@ -445,7 +445,7 @@ def test_a_real_cluster_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert node.cpus and node.memory_total_mib and node.memory_used_mib and node.cpu_percent is not None
     assert (status.jobs, status.applications, status.slurm_jobs) == ([], [], None)
     assert "Slurm" not in render(status)
-    assert set(figures[""]) == {"cpu_utilization", "mem_used", "mem_total"}
+    assert set(figures[""]) == {"cpu_utilization", "mem_used", "mem_total", "mem_available"}
     assert exit_code(gather(state)) == 4  # it is down by now
 
 

@@ -33,7 +33,7 @@ def main():
 run_command(main)
 """
 SIZES = [2**power for power in range(6, 21)]
-# From a run of nccl-tests: the sizes in-place and out of place, and a comment between them.
+# As nccl-tests print it (its util.cu): figures out of place, then in place; the numbers are made up.
 TABLE = """
 # nccl-tests version 2.17.6
 #       size         count      type   redop    root     time   algbw   busbw  #wrong     time   algbw   busbw  #wrong

@@ -82,13 +82,15 @@ def wait_for(condition: Callable[[], Any], seconds: float, what: str) -> Any:
 
 
 def processes_titled(part: str) -> list[psutil.Process]:
-    """Ray renames its workers; their titles say what they run. Only those of this session's cluster."""
+    """Ray renames its workers; their titles say what they run. On this machine, whosever they are."""
+    return [process for process in psutil.process_iter(["cmdline"]) if part in " ".join(process.info["cmdline"] or [])]
+
+
+def cluster_processes(part: str) -> list[psutil.Process]:
+    """Those with such a title that the cluster of this test session has started."""
     state = Path(os.environ["KOSEN_HOME"]) / "clusters" / "local" / "state.json"
     temporary = json.loads(state.read_text(encoding="utf-8"))["temp_dir"]
-    titled = [
-        process for process in psutil.process_iter(["cmdline"]) if part in " ".join(process.info["cmdline"] or [])
-    ]
-    return [process for process in titled if _is_below(process, temporary)]
+    return [process for process in processes_titled(part) if _is_below(process, temporary)]
 
 
 def _is_below(process: psutil.Process, part: str) -> bool:

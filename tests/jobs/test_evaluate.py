@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import numbered, processes_titled, records, run, start, wait_for, write_exam
+from harness import cluster_processes, numbered, records, run, start, wait_for, write_exam
 from scripted_server import ScriptedServer
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -183,7 +183,7 @@ def test_a_killed_batching_actor_loses_nothing(tmp_path: Path) -> None:
         folder = tmp_path / "run"
         job = start("jobs.evaluate", *arguments(server, exam, folder, *llm_judge(server), "num_workers=8"))
         wait_for(lambda: len(records(folder / "predictions.jsonl")) >= 40, 120, "the first 40 answers")
-        actors = processes_titled("ray::MapWorker")
+        actors = cluster_processes("ray::MapWorker")
         assert len(actors) == 2  # one predicts, one judges
         for actor in actors:
             actor.kill()

@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from harness import numbered, processes_titled, records, run, start, wait_for, write_exam
+from harness import cluster_processes, numbered, records, run, start, wait_for, write_exam
 from tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.usefixtures("cluster")
@@ -27,7 +27,7 @@ def test_a_killed_engine_costs_time_and_no_answers(tmp_path: Path) -> None:
     job = start("jobs.evaluate", *arguments)
     wait_for(lambda: job.poll() is not None or len(records(folder / "predictions.jsonl")) >= 8, 200, "8 answers")
     assert job.poll() is None, job.communicate()
-    engines = processes_titled("VLLM::EngineCore")
+    engines = cluster_processes("VLLM::EngineCore")
     assert len(engines) == 1
     engines[0].kill()
     before = {record["id"] for record in records(folder / "predictions.jsonl")}
@@ -39,7 +39,7 @@ def test_a_killed_engine_costs_time_and_no_answers(tmp_path: Path) -> None:
     assert Counter(record["id"] for record in lines) == Counter(f"{n:024x}" for n in range(60))
     assert {record["reason"] for record in lines} <= {None, "length", "repetition", "empty"}
     assert max(record["attempts"] for record in lines) > 1
-    assert not processes_titled("VLLM::EngineCore")  # released with the job
+    assert not cluster_processes("VLLM::EngineCore")  # released with the job
 
     again = run("jobs.evaluate", *arguments)
     assert again.returncode == job.returncode, again.stderr

@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import processes_titled, run, start, wait_for
+from harness import cluster_processes, run, start, wait_for
 from tiny_model import make_tiny_model, write_sums
 
 from orchestrator.training.folder import TrainingFolder, loss_curve, read_journal
@@ -69,7 +69,7 @@ def assert_same_curve(folder: Path, undisturbed: dict[int, float]) -> None:
 def test_a_killed_worker_costs_some_steps_and_no_loss(base: Path, undisturbed: dict[int, float]) -> None:
     folder = base / "worker"
     job = begin(base, folder, 3)
-    workers = [p for p in processes_titled("RayTrainWorker") if p.status() != psutil.STATUS_ZOMBIE]
+    workers = [p for p in cluster_processes("RayTrainWorker") if p.status() != psutil.STATUS_ZOMBIE]
     workers[-1].kill()
     out, err = job.communicate(timeout=400)
     assert job.returncode == 0, out + err

@@ -11,6 +11,8 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from jobs import prepare
+from jobs.benchmarking.models import PRESETS
+from jobs.benchmarking.spec import BenchSpec
 from jobs.exam import ExamSpec
 from jobs.tasks import hle
 from orchestrator import secrets
@@ -79,6 +81,8 @@ def _job_of(config: Path | None, overrides: Sequence[str]) -> str:
         keys |= {str(key) for key in OmegaConf.load(config)} if config else set()
     if "steps" in keys:
         return "pipeline"
+    if "parts" in keys:
+        return "bench"
     if "train" in keys:
         return "ppo" if keys & PPO_ONLY else "sft"
     return "evaluate"
@@ -114,6 +118,15 @@ def _training(spec: TrainingSpec) -> Iterator[Need]:
     yield Need("data", spec.train, spec.train_split)
     if spec.val:
         yield Need("data", spec.val, spec.val_split)
+
+
+def _bench(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:
+    """Of its training; a preset is a shape that is made on the cluster."""
+    spec = load_spec(BenchSpec, config, overrides).train
+    if spec.model and spec.model not in PRESETS:
+        yield Need("model", spec.model)
+    if spec.data:
+        yield Need("data", spec.data, SftSpec.model_fields["train_split"].default)
 
 
 def _prepare(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:
@@ -156,6 +169,7 @@ JOBS: dict[str, Callable[[Path | None, Sequence[str]], Iterator[Need]]] = {
     "sft": _sft,
     "ppo": _ppo,
     "prepare": _prepare,
+    "bench": _bench,
     "pipeline": _pipeline,
 }
 

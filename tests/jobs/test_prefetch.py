@@ -191,6 +191,8 @@ def needs(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]
         (["--job", "ppo", "model=a/b", "train=c/d", "train_split=x"], {"model a/b", "data c/d, x"}),
         (["--job=prepare", "sft", "out=x", "source=c/d", "tokenizer=a/b"], {"tokenizer a/b", "data c/d, train"}),
         (["--config", "conf/pipelines/demo-rl.yaml"], set()),
+        (["parts=[train]", "train.model=a/b", "train.data=c/d"], {"model a/b", "data c/d, train"}),
+        (["parts=[train]", "train.model=70b"], set()),
         (
             ["--config", "conf/pipelines/models.yaml", "models=[a/b,c/d]"],
             {"model a/b", "model c/d", "data cais/hle, test"},

@@ -26,7 +26,7 @@ class Stalls:
     def observe(self, now: float, found: Mapping[str, Reading]) -> list[str]:
         """Replicas that have had requests for STALLED seconds and made no token meanwhile.
 
-        Both vLLM and Serve must say that there are requests: vLLM's own count stays when the last one is given up.
+        Both vLLM and Serve must say that there are requests: vLLM renews its count only with a step.
         """
         for name, reading in found.items():
             idle = not reading.asked or not (reading.running or reading.waiting)

@@ -1,12 +1,13 @@
 """What the engines of an application report: vLLM's and Serve's gauges, as Ray shows them on a page of each node."""
 
-import urllib.request
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import ray
 from prometheus_client.parser import text_string_to_metric_families
+
+from orchestrator.state import DIRECT
 
 PAGE_SECONDS = 5.0  # for one node's page; one that takes longer is left out this time
 PAGES_AT_ONCE = 16
@@ -82,9 +83,8 @@ def _host(node: dict[str, str]) -> str:
 
 
 def _fetch(url: str) -> str | None:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows a way into the cluster
     try:
-        with direct.open(url, timeout=PAGE_SECONDS) as response:
+        with DIRECT.open(url, timeout=PAGE_SECONDS) as response:
             return str(response.read().decode(errors="replace"))
     except OSError:  # a node that dies has no page
         return None

@@ -27,6 +27,7 @@ from orchestrator.engine_options import deployment_config, engine_kwargs, max_nu
 from orchestrator.errors import EndpointDown, SpecError
 from orchestrator.secrets import endpoint_key
 from orchestrator.spec import ServingSpec
+from orchestrator.state import DIRECT
 
 NO_PROCESS = "for more than 30 s without a process: no room, or it ends as it starts"
 POLL = 0.5  # seconds between looks at a starting deployment
@@ -364,8 +365,7 @@ def _call(endpoint: Endpoint, path: str, body: dict[str, Any] | None = None) -> 
     data = json.dumps(body).encode() if body else None
     headers = endpoint.headers() | {"Content-Type": "application/json"}
     request = urllib.request.Request(endpoint.base_url + path, data=data, headers=headers)
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy knows a way into the cluster
-    with direct.open(request, timeout=120) as response:
+    with DIRECT.open(request, timeout=120) as response:
         answer: dict[str, Any] = json.load(response)
     return answer
 

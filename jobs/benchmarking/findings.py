@@ -7,8 +7,9 @@ from datetime import datetime
 from statistics import fmean, median
 from typing import Literal
 
+from cluster.probes.sweep import Operation
 from jobs.benchmarking.reading import GpuReading, Results
-from jobs.benchmarking.results import DeviceRates, Operation, Pair, Serving, Training, Transfer
+from jobs.benchmarking.results import DeviceRates, Pair, Serving, Training, Transfer
 
 OUTLIER_SHARE = 0.9  # of the median: GPUs of one kind are within a few per cent of each other
 RATES = {

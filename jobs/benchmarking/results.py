@@ -8,12 +8,12 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import ValidationError
 
+from cluster.probes.sweep import Operation
 from orchestrator.errors import SpecError
 from orchestrator.records import write_atomic
 from orchestrator.spec import SpecModel, first_line
 
 Device = Literal["cuda", "cpu"]
-Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"]
 
 
 class Result(SpecModel):

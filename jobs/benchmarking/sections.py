@@ -7,12 +7,13 @@ from datetime import UTC, datetime
 from statistics import fmean
 from typing import get_args
 
+from cluster.probes.sweep import Operation
 from jobs.benchmarking import findings, plots
 from jobs.benchmarking.findings import RATES, percent
 from jobs.benchmarking.page import Block, Figure, Items, Table, Text
 from jobs.benchmarking.plots import Series, Tick
 from jobs.benchmarking.reading import GpuReading, Results
-from jobs.benchmarking.results import Collectives, Compute, DeviceRates, Operation, Training, Transfer
+from jobs.benchmarking.results import Collectives, Compute, DeviceRates, Training, Transfer
 
 NOT_MEASURED = "not measured"
 BUCKET = 10.0  # seconds of one point of the GPUs' use: two readings a GPU

@@ -1,15 +1,18 @@
 """Figures to Weights & Biases, when the spec names a project. Never required: a tracker that fails costs a warning."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator import secrets
 from orchestrator.progress import say
 from orchestrator.records import write_atomic
 from orchestrator.spec import SpecModel, WandbSpec, first_line
+
+if TYPE_CHECKING:
+    from wandb import Run
 
 INIT_TIMEOUT = 30  # seconds, of wandb's 90: the GPUs of a training wait meanwhile
 FINISH_TIMEOUT = 60  # seconds; wandb would wait for a server that is gone as long as it takes
@@ -28,23 +31,27 @@ def track(
     folder: Path, project: str, entity: str | None, mode: str, config: SpecModel, figures: dict[str, Any]
 ) -> None:
     """Send one run's spec and figures; `mode="offline"` writes them below `folder` for `wandb sync`."""
-    import wandb
-
     secrets.load_into_environment()
     mode = usable_mode(mode)
     with optional(f"not tracked; the figures are in {folder}/metrics.json"):
-        run = wandb.init(
-            project=project,
-            entity=entity,
-            name=folder.name,
-            dir=folder,
-            mode="offline" if mode == "offline" else "online",
-            config=config.model_dump(mode="json"),
-            settings=wandb.Settings(silent=True, init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT),
-        )
+        written = "offline" if mode == "offline" else "online"
+        run = _open(folder, project, entity, mode=written, config=config.model_dump(mode="json"))
         run.summary.update(figures)
         run.finish()
         wait_for_service()
+
+
+def _open(folder: Path, project: str, entity: str | None, **more: Any) -> "Run":
+    import wandb
+
+    return wandb.init(
+        project=project,
+        entity=entity,
+        name=folder.name,
+        dir=folder,
+        settings=wandb.Settings(silent=True, init_timeout=INIT_TIMEOUT, finish_timeout=FINISH_TIMEOUT),
+        **more,
+    )
 
 
 @contextmanager
@@ -85,6 +92,24 @@ def continued(folder: Path, spec: WandbSpec) -> dict[str, str]:
         "WANDB_FINISH_TIMEOUT": str(FINISH_TIMEOUT),
         "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": str(FLUSH_INTERVAL),
     } | ({"WANDB_ENTITY": spec.entity} if spec.entity else {})
+
+
+def catch_up(run: "Run", steps: Mapping[int, Mapping[str, float]]) -> None:
+    """Log the steps that a run which is gone on with does not have: what killed an attempt kept its last ones back."""
+    for step in sorted(steps):
+        if step >= run.starting_step:
+            run.log(dict(steps[step]), step=step)
+
+
+def send_rest(folder: Path, spec: WandbSpec, steps: Mapping[int, Mapping[str, float]]) -> None:
+    """Send what the run of a training lacks of its `steps`, when no other attempt will."""
+    if not spec.project or usable_mode(spec.mode) == "offline" or unsent(folder):
+        return
+    secrets.load_into_environment()
+    with optional(f"the last steps may be missing; they are in {folder}"):
+        run = _open(folder, spec.project, spec.entity, id=_run_id(folder), resume="allow")
+        catch_up(run, steps)
+        run.finish()
 
 
 def remind(folder: Path) -> None:

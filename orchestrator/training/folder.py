@@ -144,7 +144,15 @@ def parse_lines(text: bytes) -> list[dict[str, Any]]:
     return parsed
 
 
+def figures(folder: TrainingFolder) -> dict[int, dict[str, float]]:
+    """All metrics by step, of a step that was done again the latest."""
+    steps: dict[int, dict[str, float]] = {}
+    for line in read_journal(folder):
+        if line["event"] == "step":
+            steps.setdefault(line["step"], {}).update(line["metrics"])
+    return steps
+
+
 def loss_curve(folder: TrainingFolder, metric: str) -> dict[int, float]:
-    """`metric` by step, the latest line of each step."""
-    steps = (line for line in read_journal(folder) if line["event"] == "step")
-    return {line["step"]: line["metrics"][metric] for line in steps if metric in line["metrics"]}
+    """`metric` by step, the latest figure of each step."""
+    return {step: metrics[metric] for step, metrics in figures(folder).items() if metric in metrics}

@@ -15,11 +15,11 @@ from orchestrator import tracking
 from orchestrator.datasource import FORMATS
 from orchestrator.errors import COMPLETE, ClusterNotReady, Parser, SpecError
 from orchestrator.progress import say
-from orchestrator.spec import load_spec, to_yaml
+from orchestrator.spec import WandbSpec, load_spec, to_yaml
 from orchestrator.state import State, find_path, run_root
 from orchestrator.training import bundles, sft_config, verl_config
 from orchestrator.training.bundles import Placement
-from orchestrator.training.folder import TrainingFolder, loss_curve
+from orchestrator.training.folder import TrainingFolder, figures, loss_curve
 from orchestrator.training.sft_config import Keys
 from orchestrator.training.spec import TrainingSpec
 
@@ -115,6 +115,7 @@ def train(recipe: Recipe[S], spec: S) -> dict[str, Any]:
             if not missing() and not bundles.free(placement):
                 say("warning: other jobs use the cluster now; the training waits until they have ended")
             address = cluster.state["ray_address"] if cluster.state else os.environ["RAY_ADDRESS"]
+            _send_rest(folder, spec.wandb)
             result = supervise(
                 folder,
                 recipe.driver,
@@ -287,6 +288,16 @@ def _check_finished(folder: TrainingFolder, config: DictConfig) -> None:
             f"{folder.path} holds a training that is finished with other settings: {key} was {was}, now it is {now}. "
             "Give another run=, or more steps"
         )
+
+
+def _send_rest(folder: TrainingFolder, spec: WandbSpec) -> None:
+    """A job that was killed when its last step was done has not sent all figures, and no other attempt will."""
+    from orchestrator.training.outcome import finished_step, read_result
+    from orchestrator.training.process import wait_for_earlier
+
+    wait_for_earlier(folder.path)
+    if read_result(folder) is None and finished_step(folder) is not None:
+        tracking.send_rest(folder.path, spec, figures(folder))
 
 
 def _processes(config: Any) -> int:

@@ -7,9 +7,9 @@ from typing import Any
 
 from verl.utils.tracking import Tracking
 
-from orchestrator.tracking import optional, unsent, wait_for_service
+from orchestrator.tracking import catch_up, optional, unsent, wait_for_service
 from orchestrator.training.environment import training_folder
-from orchestrator.training.folder import read_journal
+from orchestrator.training.folder import figures
 
 
 def open_trackers(*, default_backend: str | list[str], **arguments: Any) -> Any:
@@ -24,9 +24,9 @@ def open_trackers(*, default_backend: str | list[str], **arguments: Any) -> Any:
 class Wandb:
     """wandb among verl's trackers; the variables of `orchestrator.tracking.continued` say which run it goes on with.
 
-    An attempt does the steps since its checkpoint again. wandb drops the figures of a step that its server has; offline
-    it knows of none, and of two folders with the same step `wandb sync` renumbers the second (wandb 0.31). So there we
-    leave out what an earlier attempt has logged.
+    An attempt sends what a killed one had not, and does the steps since its checkpoint again; wandb drops the figures
+    of a step that its server has. Offline it knows of none, and of two folders with the same step `wandb sync`
+    renumbers the second (wandb 0.31). So there we leave out what an earlier attempt has logged.
     """
 
     def __init__(self, arguments: dict[str, Any]) -> None:
@@ -37,8 +37,12 @@ class Wandb:
         if unsent(folder.path):
             os.environ["WANDB_MODE"] = "offline"
         self._open(folder.path, arguments)
-        steps = (line["step"] for line in read_journal(folder) if line["event"] == "step")
-        self._logged = max(steps, default=-1) if os.environ.get("WANDB_MODE") == "offline" else -1
+        steps, self._logged = figures(folder), -1
+        if os.environ.get("WANDB_MODE") == "offline":
+            self._logged = max(steps, default=-1)
+        elif self._tracking:
+            with optional("earlier steps may be missing"):
+                catch_up(self._tracking.logger["wandb"].run, steps)
 
     def _open(self, folder: Path, arguments: dict[str, Any]) -> None:
         """Offline where the server does not answer, or refuses."""

@@ -21,7 +21,7 @@ from wandb_files import history, records
 from orchestrator.training.folder import TrainingFolder, loss_curve, read_journal
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.slow, pytest.mark.timeout(900)]
-STEPS = 10  # two epochs of five; a checkpoint every second step
+STEPS = 30  # six epochs of five, so that a signal comes before the end; a checkpoint every fifth step
 KEY = "deadbeef" * 5
 
 
@@ -40,7 +40,7 @@ def key(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def options(base: Path, folder: Path, *more: str) -> list[str]:
     data = [f"model={base / 'model'}", f"train={base / 'train.jsonl'}", f"run={folder}", "workers=1"]
-    size = ["batch_size=8", "micro_batch_size=8", "max_length=64", "epochs=2", "lr=3e-3", "save_every=2"]
+    size = ["batch_size=8", "micro_batch_size=8", "max_length=64", "epochs=6", "lr=3e-3", "save_every=5"]
     return [*data, *size, "wandb.project=sums", *more]
 
 
@@ -184,7 +184,7 @@ def test_online_a_server_that_goes_away_costs_a_warning(base: Path, monkeypatch:
     with served(Server(server.server_port)) as again:
         again.history = server.history
         sync(folder)
-        done = run("jobs.sft", *options(base, folder, "epochs=3"), timeout=400)  # goes on, online
+        done = run("jobs.sft", *options(base, folder, "epochs=7"), timeout=400)  # goes on, online
     assert done.returncode == 0, done.stdout + done.stderr
     losses = loss_curve(TrainingFolder(folder), "train/loss")
     assert again.history.keys() == {name} and again.losses(name) == pytest.approx(losses)
@@ -196,12 +196,27 @@ def test_a_job_that_is_killed_goes_on_in_its_run(base: Path, monkeypatch: pytest
     folder = base / "killed"
     with served(Server()) as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        interrupt(signal.SIGKILL, 5, *options(base, folder))
+        interrupt(signal.SIGKILL, 7, *options(base, folder))
         done = run("jobs.sft", *options(base, folder), timeout=400)
     assert done.returncode == 0, done.stdout + done.stderr
     [name] = server.history
-    losses, sent = loss_curve(TrainingFolder(folder), "train/loss"), server.losses(name)
-    assert max(sent) == STEPS and sent == pytest.approx({step: losses[step] for step in sent}, abs=1e-5)
+    losses = loss_curve(TrainingFolder(folder), "train/loss")
+    assert sorted(losses) == list(range(1, STEPS + 1)) and server.losses(name) == pytest.approx(losses, abs=1e-5)
+
+
+def test_the_next_job_sends_what_one_killed_at_its_end_had_not(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = base / "end"
+    with served(Server()) as server:
+        monkeypatch.setenv("WANDB_BASE_URL", server.url)
+        first = run("jobs.sft", *options(base, folder), timeout=400)
+        [name] = server.history
+        (folder / "metrics.json").unlink()  # written last
+        del server.history[name][2:]
+        done = run("jobs.sft", *options(base, folder), timeout=400)
+    assert first.returncode == done.returncode == 0, done.stdout + done.stderr
+    assert "all 30 steps are done" in done.stderr and len(list((folder / "logs").glob("attempt-*"))) == 1
+    assert server.losses(name) == pytest.approx(loss_curve(TrainingFolder(folder), "train/loss"))
+    assert_nothing_secret(folder)
 
 
 def test_reinforcement_learning_is_one_run_too(base: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from jobs.benchmarking.reading import Results, read_windows
 from jobs.benchmarking.report import write_report
-from jobs.benchmarking.results import Collectives, Compute, Environment, Result, Train
+from jobs.benchmarking.results import Collectives, Compute, Environment, Result, Serve, Train
 from jobs.benchmarking.spec import BenchSpec, Part
 from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, Parser, SpecError, run_command
 from orchestrator.events import Events
@@ -38,6 +38,7 @@ PARTS: dict[Part, PartInfo] = {  # in the order in which they run
     "compute": PartInfo("compute", Compute, "matrix product, memory and host copies of every device"),
     "collectives": PartInfo("collectives", Collectives, "all devices together, then the nodes two by two"),
     "train": PartInfo("training", Train, "SFT steps at growing numbers of workers, up to all devices"),
+    "serve": PartInfo("serving", Serve, "the engine alone, `vllm serve` with a usual client, ours on growing replicas"),
 }
 
 

@@ -75,7 +75,7 @@ def open_run(spec: ExamSpec, items: list[hle.Item]) -> Iterator[Run]:
     with connect() as cluster:
         configure_ray_data()
         folder = cluster.run_folder(spec.run_name)
-        with _writer(folder) as writer:
+        with open_writer(folder) as writer:
             write_atomic(folder / "spec.yaml", to_yaml(spec))
             run = Run(spec, items, requests, cluster, folder, writer, Events(folder))
             try:
@@ -87,7 +87,7 @@ def open_run(spec: ExamSpec, items: list[hle.Item]) -> Iterator[Run]:
 
 
 @contextmanager
-def _writer(folder: Path) -> Iterator[ActorHandle]:
+def open_writer(folder: Path) -> Iterator[ActorHandle]:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     writer = RecordWriter.options(scheduling_strategy=here).remote(str(folder))  # type: ignore[attr-defined]
     owner = Owner(socket.gethostname(), os.getpid())

@@ -189,7 +189,7 @@ def _application(name: str, model: str, spec: ServingSpec, cluster: Cluster) -> 
         name="ingress",
         num_replicas=1,
         max_ongoing_requests=1_000_000,
-        ray_actor_options={"num_cpus": 1, "runtime_env": _runtime_env(cluster)},
+        ray_actor_options={"num_cpus": 1, "runtime_env": runtime_env(cluster)},
     )
     card = _model_card(model, config)
     engine = build_llm_deployment(config, bind_kwargs=_engine_class(cluster))
@@ -222,7 +222,7 @@ def _llm_config(model: str, spec: ServingSpec, cluster: Cluster) -> Any:
         placement_group_config=_placement(spec, cluster),
         deployment_config=deployment_config(spec, options),
         engine_kwargs=options,
-        runtime_env=_runtime_env(cluster),
+        runtime_env=runtime_env(cluster),
         callback_config={"callback_class": EngineStart},
     )
 
@@ -236,7 +236,7 @@ def _placement(spec: ServingSpec, cluster: Cluster) -> dict[str, Any]:
     return {"bundle_per_worker": {"GPU": 1, "CPU": 1}, "strategy": strategy}
 
 
-def _runtime_env(cluster: Cluster) -> dict[str, Any]:
+def runtime_env(cluster: Cluster) -> dict[str, Any]:
     """The job's own environment and what vLLM reads; nothing secret, the jobs API shows it."""
     inherited = dict(ray.get_runtime_context().runtime_env)
     variables = dict(inherited.get("env_vars", {})) | _passed_on("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")

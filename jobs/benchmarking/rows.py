@@ -27,6 +27,14 @@ def write_rows(path: Path, count: int, length: int, model: str) -> None:
         file.writelines(json.dumps({"messages": row}) + "\n" for row in itertools.islice(itertools.cycle(rows), count))
 
 
+def prompts(count: int, length: int, model: str) -> list[list[Message]]:
+    """`count` questions, each another one, of about `length` tokens as in `write_rows`. Raises SpecError."""
+    rng = random.Random(0)
+    texts = [_words(rng, length) for _ in range(count)]
+    fitting = _fitting(texts[0], length, TokenCounter(model, prompt=True), _question)
+    return [_question(words[:fitting]) for words in texts]
+
+
 def _words(rng: random.Random, count: int) -> list[str]:
     return [str(rng.randrange(NUMBERS)) for _ in range(count)]
 

@@ -8,7 +8,7 @@ from jobs.benchmarking.results import Device
 from orchestrator.errors import ClusterNotReady
 from orchestrator.spec import SpecModel
 
-Part = Literal["compute", "collectives", "train"]
+Part = Literal["compute", "collectives", "train", "serve"]
 
 
 class CollectivesSpec(SpecModel):
@@ -32,15 +32,25 @@ class TrainSpec(SpecModel):
     search: bool = True  # on one GPU, for the largest micro batch that fits
 
 
+class ServeSpec(SpecModel):
+    """Requests of equal length, answers of exactly `output_tokens`. The device decides what is not given here."""
+
+    model: str | None = None  # as in `train`; default: 8b on GPUs, tiny on CPUs
+    requests: PositiveInt | None = None  # default: 2,048 on GPUs
+    prompt_tokens: PositiveInt | None = None  # about; default: 520 on GPUs
+    output_tokens: PositiveInt | None = None  # default: 256 on GPUs
+
+
 class BenchSpec(SpecModel):
     """What is measured. `nccl` names settings of `NCCL_PROFILES` in jobs/benchmarking/nccl.py, for the collectives."""
 
     run: str | None = None  # the results folder; default: bench_<time>
-    parts: list[Part] = ["compute", "collectives", "train"]
+    parts: list[Part] = ["compute", "collectives", "train", "serve"]
     device: Literal["auto", "cuda", "cpu"] = "auto"
     nccl: Literal["spectrum-x"] | None = None
     collectives: CollectivesSpec = CollectivesSpec()
     train: TrainSpec = TrainSpec()
+    serve: ServeSpec = ServeSpec()
 
     def settle_device(self, gpus: int) -> Device:
         """What is measured on a cluster with so many GPUs. Raises ClusterNotReady where it has none and needs them."""

@@ -1,0 +1,233 @@
+"""One model and the same requests in three ways, one after the other on one GPU: the engine alone, `vllm serve` with
+the seed's client, and ours, which is then given 2, 4, … replicas and as many times the requests.
+
+Seconds go from the first request to the last answer; the start of an engine and a warm-up come before.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+import ray
+from ray.exceptions import RayError
+
+from jobs.benchmarking.models import Model, find_model
+from jobs.benchmarking.offline import STOP_SECONDS, Figures, Order, run_engine, run_vllm_serve
+from jobs.benchmarking.results import Device, Serve, Serving
+from jobs.benchmarking.rows import prompts
+from jobs.benchmarking.spec import BenchSpec, ServeSpec
+from jobs.run import call, open_writer
+from orchestrator import serving
+from orchestrator.batching import Pick, RowStore, cause_of, configure_ray_data, run_stage
+from orchestrator.cluster import Cluster
+from orchestrator.concurrency import EngineWindow
+from orchestrator.endpoint import Endpoint
+from orchestrator.engine_options import engine_kwargs, max_num_seqs
+from orchestrator.errors import EndpointDown
+from orchestrator.events import Events
+from orchestrator.predicting import PredictConfig, PredictWorker
+from orchestrator.progress import say
+from orchestrator.records import Question, Wanted
+from orchestrator.spec import ServingSpec
+from orchestrator.steering import steered
+
+MODELS: dict[Device, str] = {"cuda": "8b", "cpu": "tiny"}
+WORKERS = 180  # requests in flight of the seed's client
+WAY_SECONDS = 7200.0  # one way, its engine's start included
+REQUEST_SECONDS = 3600.0
+WARM_UP = "warm-up "  # before the ids of requests that do not count
+
+
+@dataclass(frozen=True)
+class Load:
+    """What is asked."""
+
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+    max_num_seqs: int
+
+
+LOADS: dict[Device, Load] = {"cuda": Load(2048, 520, 256, 512), "cpu": Load(8, 32, 16, 8)}
+
+
+def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
+    """Write serve.json after each way. Raises SpecError, ClusterNotReady and EndpointDown."""
+    device = spec.settle_device(cluster.gpus)
+    cluster = cluster if device == "cuda" else replace(cluster, gpus=0)
+    load, model = _load(spec.serve, device), find_model(spec.serve.model or MODELS[device], folder)
+    options, counts = _serving_spec(model, load), _replica_counts(cluster.gpus)
+    order = Order(
+        model=model.source,
+        options=engine_kwargs(model.source, options, cluster.gpus),
+        messages=prompts(load.requests * counts[-1], load.prompt_tokens, model.source),
+        output_tokens=load.output_tokens,
+        warm_up=load.max_num_seqs,
+        seconds=WAY_SECONDS,
+    )
+    alone = order.first(load.requests)
+    ways = [
+        _Way("engine", None, 1, lambda: _in_a_task(run_engine, cluster, alone)),
+        _Way("vllm_serve", WORKERS, 1, lambda: _in_a_task(run_vllm_serve, cluster, alone, WORKERS)),
+        *(_ours(order.first(load.requests * count), options, count, folder, cluster) for count in counts),
+    ]
+    result = Serve(model=model.name, prompt_tokens=load.prompt_tokens, output_tokens=load.output_tokens, ways=[])
+    for way in ways:
+        requests = load.requests * way.replicas
+        lengths = f"{load.prompt_tokens} + {load.output_tokens} tokens"
+        say(f"serve: {way.name}, {way.replicas} replica(s), {requests} requests of {lengths}")
+        found = way.run()
+        sizes = {"in_flight": way.in_flight, "replicas": way.replicas, "requests": requests}
+        result.ways.append(Serving.model_validate({"way": way.name, **sizes, **found._asdict()}))
+        result.write(folder)
+        say(f"serve: {way.name}, {found.output_tokens / found.seconds:,.0f} output tokens/s")
+
+
+class _Way(NamedTuple):
+    name: str
+    in_flight: int | None  # requests at most; None: all
+    replicas: int
+    run: Callable[[], Figures]
+
+
+def _replica_counts(gpus: int) -> list[int]:
+    """1, 2, 4, … up to all GPUs."""
+    return [count for count in (1, 2, 4, 8, 16, 32, 64) if count <= max(1, gpus)]
+
+
+def _ours(order: Order, options: ServingSpec, replicas: int, folder: Path, cluster: Cluster) -> _Way:
+    sized = options.model_copy(update={"replicas": replicas})
+    most = serving.capacity(sized, cluster.gpus)
+    return _Way("kosen", most, replicas, lambda: _run_ours(order, sized, most, folder, cluster))
+
+
+def _load(spec: ServeSpec, device: Device) -> Load:
+    usual = LOADS[device]
+    return Load(
+        requests=spec.requests or usual.requests,
+        prompt_tokens=spec.prompt_tokens or usual.prompt_tokens,
+        output_tokens=spec.output_tokens or usual.output_tokens,
+        max_num_seqs=usual.max_num_seqs,
+    )
+
+
+def _serving_spec(model: Model, load: Load) -> ServingSpec:
+    """The engine of all ways. Without its prefix cache: real questions have little in common."""
+    dummy = {"load_format": "dummy"} if model.preset else {}
+    return ServingSpec(
+        max_model_len=2 * (load.prompt_tokens + load.output_tokens),  # prompts are only about as long
+        max_num_seqs=load.max_num_seqs,
+        engine_kwargs={"enable_prefix_caching": False, **dummy},
+    )
+
+
+def _in_a_task(run: Callable[..., Figures], cluster: Cluster, *arguments: Any) -> Figures:
+    """A process of Ray's with a GPU of its own, which ends with the call."""
+    options: dict[str, Any] = {"num_cpus": 1, "num_gpus": min(1, cluster.gpus), "max_calls": 1, "max_retries": 0}
+    reference = ray.remote(**options, runtime_env=serving.runtime_env(cluster))(run).remote(*arguments)
+    try:
+        found: Figures = ray.get(reference, timeout=WAY_SECONDS + 2 * STOP_SECONDS)
+    except ray.exceptions.GetTimeoutError:
+        ray.cancel(reference, force=True)
+        raise EndpointDown(f"no answers within {WAY_SECONDS:.0f} s. Give fewer serve.requests=") from None
+    except RayError as error:
+        raise cause_of(error) from error
+    return found
+
+
+@dataclass(frozen=True)
+class _Config(PredictConfig):
+    """And where each actor leaves the seconds of CPU that it used."""
+
+    cpu: Path
+
+
+class _CountedWorker(PredictWorker):
+    """The worker of `jobs.predict`, on the clock."""
+
+    def __init__(self, config: _Config, window: int) -> None:
+        super().__init__(config, window)
+        self._began, self._file = time.process_time(), config.cpu / str(os.getpid())
+
+    async def work(self, rows: list[dict[str, Any]]) -> None:
+        await super().work(rows)
+        self._file.write_text(str(time.process_time() - self._began))
+
+
+def _question(row: dict[str, Any]) -> Question:
+    return Question(_wanted(row["id"]), row["messages"], "")
+
+
+def _wanted(name: str) -> Wanted:
+    return Wanted(name, 0, "", "")
+
+
+def _run_ours(order: Order, options: ServingSpec, most: int, folder: Path, cluster: Cluster) -> Figures:
+    """As `jobs.predict` does it, records and a window that follows the engines included."""
+    records = folder / "serving" / f"{options.replicas}-replicas"
+    shutil.rmtree(records, ignore_errors=True)  # what has an answer there would not be asked again
+    configure_ray_data()
+    endpoint = serving.deploy(order.model, options, cluster, progress=say)
+    seats = max_num_seqs(options, cluster.gpus)
+    try:
+        with open_writer(records) as writer:
+            asked = _Asked(endpoint, order, most, records, writer)
+            asked.ask(order.messages[: order.warm_up * options.replicas], WARM_UP)
+            window = EngineWindow(engines=options.replicas, seats=seats, most=most)
+            tell, note = writer.set_window.remote, Events(records).add
+            with steered(str(endpoint.serve_app), window, tell=tell, note=note):
+                cpu = asked.ask(order.messages, "")
+    finally:
+        serving.release(endpoint, cluster)
+    lines = [orjson.loads(line) for line in (records / "predictions.jsonl").read_bytes().splitlines()]
+    return read_records([line for line in lines if not line["id"].startswith(WARM_UP)], cpu)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """An endpoint and where its answers go."""
+
+    endpoint: Endpoint
+    order: Order
+    most: int  # requests in flight
+    records: Path
+    writer: Any
+
+    def ask(self, messages: list[Any], prefix: str) -> float:
+        """Ask all; the clients' seconds of CPU."""
+        rows = [{"id": f"{prefix}{number}", "messages": one} for number, one in enumerate(messages)]
+        call(self.writer.plan, [_wanted(row["id"]) for row in rows])
+        cpu = self.records / f"{prefix}cpu"
+        cpu.mkdir(exist_ok=True)
+        config = _Config(
+            writer=self.writer,
+            build=_question,
+            endpoint=self.endpoint,
+            options=self.order.sampling,
+            request_timeout=REQUEST_SECONDS,
+            start=self.most,
+            most=self.most,
+            cpu=cpu,
+        )
+        picks, most = [Pick(place, 0) for place in range(len(rows))], self.most
+        run_stage(_CountedWorker, config, RowStore(rows), picks, total=len(rows), window=most, rows_ahead=2 * most)
+        return sum(float(file.read_text()) for file in cpu.iterdir())
+
+
+def read_records(records: list[dict[str, Any]], cpu: float) -> Figures:
+    """From the first request sent to the last answer; the records' times are rounded to milliseconds."""
+    starts = [datetime.fromisoformat(record["started_at"]).timestamp() for record in records]
+    ends = [start + record["seconds"] for start, record in zip(starts, records, strict=True)]
+    answered = [record for record in records if record["status"] != "failed"]
+    return Figures(
+        seconds=max(ends) - min(starts),
+        output_tokens=sum(record["usage"]["completion_tokens"] for record in answered),
+        failed=len(records) - len(answered),
+        client_cpu=cpu,
+    )

@@ -1,0 +1,61 @@
+"""The benchmark's serving: the engine alone, `vllm serve` and ours, with a tiny model on CPU."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from jobs.benchmarking import serving
+from jobs.benchmarking.models import PRESETS, make_model
+from jobs.benchmarking.offline import flags
+from jobs.benchmarking.results import Serve
+from jobs.benchmarking.rows import prompts
+from jobs.benchmarking.serving import read_records
+from jobs.benchmarking.spec import BenchSpec
+from orchestrator.cluster import Cluster, connect
+from orchestrator.training.tokens import TokenCounter
+
+
+def test_engine_options_become_flags_of_vllm_serve() -> None:
+    options = {"max_num_seqs": 8, "enable_prefix_caching": False, "enforce_eager": True, "hf_overrides": {"a": 1}}
+    wanted = ["--max-num-seqs", "8", "--no-enable-prefix-caching", "--enforce-eager", "--hf-overrides", '{"a": 1}']
+    assert flags(options) == wanted
+
+
+def test_prompts_differ_and_have_the_length_that_was_asked_for(tmp_path: Path) -> None:
+    make_model(tmp_path, PRESETS["tiny"])
+    asked = prompts(12, 32, str(tmp_path))
+    assert TokenCounter(str(tmp_path), prompt=True).count(asked) == [32] * 12
+    assert len({str(messages) for messages in asked}) == 12
+
+
+def test_time_runs_from_the_first_request_to_the_last_answer() -> None:
+    records = [
+        {"started_at": "2026-01-01T00:00:01.000+00:00", "seconds": 2.0, "status": "ok"},
+        {"started_at": "2026-01-01T00:00:00.500+00:00", "seconds": 1.0, "status": "truncated"},
+        {"started_at": "2026-01-01T00:00:02.000+00:00", "seconds": 3.0, "status": "failed", "usage": None},
+    ]
+    for record in records[:2]:
+        record["usage"] = {"completion_tokens": 16}
+    assert read_records(records, cpu=0.25) == (4.5, 32, 1, 0.25)
+
+
+@pytest.fixture(scope="module")
+def connected(cluster: object) -> Iterator[Cluster]:
+    with connect() as found:
+        yield found
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_three_ways_answer_the_same_requests(connected: Cluster, tmp_path: Path) -> None:
+    serving.measure(BenchSpec.model_validate({"serve": {"requests": 6}}), tmp_path, connected)
+    result = Serve.read(tmp_path)
+    assert result
+    assert [way.way for way in result.ways] == ["engine", "vllm_serve", "kosen"]
+    for way in result.ways:
+        assert (way.requests, way.failed, way.output_tokens) == (6, 0, 6 * 16)
+        assert 0 < way.seconds < 60
+    engine, *served = result.ways
+    assert engine.client_cpu is None and engine.in_flight is None
+    assert all(way.client_cpu for way in served)

@@ -121,12 +121,13 @@ def _training(spec: TrainingSpec) -> Iterator[Need]:
 
 
 def _bench(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:
-    """Of its training; a preset is a shape that is made on the cluster."""
-    spec = load_spec(BenchSpec, config, overrides).train
-    if spec.model and spec.model not in PRESETS:
-        yield Need("model", spec.model)
-    if spec.data:
-        yield Need("data", spec.data, SftSpec.model_fields["train_split"].default)
+    """A preset is a shape that is made on the cluster."""
+    spec = load_spec(BenchSpec, config, overrides)
+    for part, model in (("train", spec.train.model), ("serve", spec.serve.model)):
+        if part in spec.parts and model and model not in PRESETS:
+            yield Need("model", model)
+    if "train" in spec.parts and spec.train.data:
+        yield Need("data", spec.train.data, SftSpec.model_fields["train_split"].default)
 
 
 def _prepare(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:

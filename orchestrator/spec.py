@@ -22,6 +22,14 @@ class SpecModel(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=(), coerce_numbers_to_str=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _take_defaults_for_empty_groups(cls, values: Any) -> Any:
+        """YAML reads a group whose every key is commented out as null."""
+        if not isinstance(values, dict):
+            return values
+        return {key: value for key, value in values.items() if value is not None or _group(cls, key) is None}
+
 
 class ServingSpec(SpecModel):
     """How vLLM is deployed on Ray Serve. Names are vLLM's own; `null` leaves vLLM's default."""
@@ -103,12 +111,17 @@ def load_spec(schema: type[S], config: Path | None, overrides: Sequence[str]) ->
 def _is_text(schema: type[SpecModel], key: str) -> bool:
     """Whether a key holds text or a list of texts: `run=2026_11_20` and `question_ids=[66e2]` are no numbers."""
     name, _, rest = key.partition(".")
+    if group := _group(schema, name):
+        return _is_text(group, rest)
     field = schema.model_fields.get(name)
-    if field is None:
-        return False
-    if isinstance(field.annotation, type) and issubclass(field.annotation, SpecModel):
-        return _is_text(field.annotation, rest)
-    return not rest and field.annotation in (str, str | None, list[str])
+    return field is not None and not rest and field.annotation in (str, str | None, list[str])
+
+
+def _group(schema: type[SpecModel], name: str) -> type[SpecModel] | None:
+    """The group of keys that a field is, if it is one."""
+    field = schema.model_fields.get(name)
+    found = field.annotation if field else None
+    return found if isinstance(found, type) and issubclass(found, SpecModel) else None
 
 
 def first_line(error: BaseException) -> str:

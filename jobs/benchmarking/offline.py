@@ -19,6 +19,8 @@ from typing import Any, NamedTuple
 from orchestrator.errors import EndpointDown
 
 HOST = "127.0.0.1"
+# What `vllm serve` starts. That command asks for a package named vllm, and the CPU build's has another name.
+SERVER = ("-m", "vllm.entrypoints.openai.api_server")
 STOP_SECONDS = 30.0
 POLL = 0.5
 
@@ -58,10 +60,13 @@ def run_engine(order: Order) -> Figures:
     engine = LLM(order.model, **order.options)
     sampling: Any = SamplingParams(**order.sampling)
     messages: Any = order.messages
-    engine.chat(messages[: order.warm_up], sampling, use_tqdm=False)
-    began = time.perf_counter()
-    answers = engine.chat(messages, sampling, use_tqdm=False)
-    seconds = time.perf_counter() - began
+    try:
+        engine.chat(messages[: order.warm_up], sampling, use_tqdm=False)
+        began = time.perf_counter()
+        answers = engine.chat(messages, sampling, use_tqdm=False)
+        seconds = time.perf_counter() - began
+    finally:
+        engine.llm_engine.engine_core.shutdown()  # its process holds the GPU's memory, which the next way wants
     return Figures(seconds, sum(len(answer.outputs[0].token_ids) for answer in answers), 0, None)
 
 
@@ -84,7 +89,7 @@ def _server(order: Order, deadline: float) -> Iterator[str]:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
     with tempfile.NamedTemporaryFile("r", suffix=".log") as log:
-        command = ["-m", "vllm.entrypoints.cli.main", "serve", order.model, "--host", HOST, "--port", str(port)]
+        command = [*SERVER, "--model", order.model, "--host", HOST, "--port", str(port)]
         with Path(log.name).open("wb") as out:
             server = subprocess.Popen(
                 [sys.executable, *command, *flags(order.options)],

@@ -192,7 +192,8 @@ def needs(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]
         (["--job=prepare", "sft", "out=x", "source=c/d", "tokenizer=a/b"], {"tokenizer a/b", "data c/d, train"}),
         (["--config", "conf/pipelines/demo-rl.yaml"], set()),
         (["parts=[train]", "train.model=a/b", "train.data=c/d"], {"model a/b", "data c/d, train"}),
-        (["parts=[train]", "train.model=70b"], set()),
+        (["parts=[train]", "train.model=70b", "serve.model=a/b"], set()),
+        (["--config", "conf/bench.yaml", "serve.model=a/b"], {"model a/b"}),
         (
             ["--config", "conf/pipelines/models.yaml", "models=[a/b,c/d]"],
             {"model a/b", "model c/d", "data cais/hle, test"},

@@ -24,6 +24,13 @@ def test_overrides_win_over_the_file_and_nest(tmp_path: Path) -> None:
     assert (spec.max_samples, spec.serving.max_model_len, spec.serving.dtype) == (7, 200, "bfloat16")
 
 
+def test_a_group_without_a_key_has_its_defaults(tmp_path: Path) -> None:
+    path = tmp_path / "spec.yaml"
+    path.write_text("model: m\nserving:\n  # dtype: bfloat16\njudge:\n")
+    assert load(config=path) == load("model=m")
+    assert load("serving.dtype=float32", config=path).serving.dtype == "float32"
+
+
 def test_text_that_looks_like_a_number_stays_text(tmp_path: Path) -> None:
     spec = load("model=m", "run=2026_11_20", "question_ids=[1,66882e58,007]", "judge=3")
     assert (spec.run, spec.question_ids, spec.judge) == ("2026_11_20", ["1", "66882e58", "007"], "3")

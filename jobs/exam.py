@@ -30,7 +30,7 @@ class ExamSpec(SpecModel):
     num_workers: PositiveInt | Literal["auto"] = "auto"  # the most requests in flight
     max_samples: PositiveInt | None = None  # the first so many questions
     judge: str | None = None  # `rule`, or a model; left out: what judge_base_url serves, else the rule
-    judge_num_workers: PositiveInt = 100
+    judge_num_workers: PositiveInt | Literal["auto"] = "auto"
 
     run: str | None = None  # the run folder: a name below the cluster's run root, or an absolute path
     judge_base_url: str | None = None

@@ -1,6 +1,7 @@
 """The judge stage: it follows the writer and judges each answer as soon as that is recorded."""
 
 import asyncio
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,11 +15,13 @@ from orchestrator.batching import Outbox, Pick, RowStore, run_stage
 from orchestrator.client import ChatClient, Outcome
 from orchestrator.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, JudgeUnavailable
+from orchestrator.following import Follower
 from orchestrator.progress import say
 from orchestrator.records import JudgeIdentity, Judgement, Key, Prediction, Usage, digest, prediction_digest
 from orchestrator.spec import Provider
 
 FIRST_BUDGET = 4096  # tokens for a verdict, as HLE gives
+RULE_WINDOW = 512
 MAX_ASKS = 3  # for a verdict that can be read; with two doublings the last one has 16,384 tokens
 JUDGE_TIMEOUT = 600.0  # seconds for one verdict
 WAITING_ROWS = 8192  # answers awaited at once; a slow one must not hold up those behind it
@@ -50,6 +53,8 @@ class JudgeConfig:
     writer: ActorHandle
     identity: JudgeIdentity
     asked: AskedJudge | None = None
+    start: int = RULE_WINDOW  # verdicts asked for at once, and
+    most: int = RULE_WINDOW  # later, as of predictions
 
 
 def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
@@ -94,11 +99,10 @@ def _ask_once(spec: ExamSpec, endpoint: Endpoint, template: str, options: dict[s
         say(f"judge={spec.judge} gave no readable verdict on a trial question; such answers stay unjudged")
 
 
-def judge(
-    config: JudgeConfig, store: RowStore, picks: Iterable[Pick], *, total: int, window: int, node: str | None = None
-) -> int:
+def judge(config: JudgeConfig, store: RowStore, picks: Iterable[Pick], *, total: int, node: str | None = None) -> int:
     """Judge every picked answer that this judge has not judged yet; returns the number of answers seen."""
-    return run_stage(JudgeWorker, config, store, picks, total=total, window=window, rows_ahead=WAITING_ROWS, node=node)
+    ahead, most = WAITING_ROWS, config.most
+    return run_stage(JudgeWorker, config, store, picks, total=total, window=most, rows_ahead=ahead, node=node)
 
 
 class JudgeWorker:
@@ -109,10 +113,19 @@ class JudgeWorker:
         self._digest = digest(config.identity)
         self._outbox = Outbox[Judgement](self._send)
         self._asked = config.asked
-        self._client = config.asked and ChatClient(config.asked.endpoint, window=window, request_timeout=JUDGE_TIMEOUT)
+        self._client: ChatClient | None = None
+        self._follower: Follower | None = None
+        if asked := config.asked:
+            share = window / config.most
+            start = math.ceil(share * config.start)
+            self._client = ChatClient(asked.endpoint, window=window, request_timeout=JUDGE_TIMEOUT, start=start)
+            if asked.endpoint.serve_app:
+                self._follower = Follower(config.writer, "judge", self._client, share)
 
     async def work(self, rows: list[dict[str, Any]]) -> None:
         secrets.remember(await self._config.writer.secrets.remote())
+        if self._follower:
+            self._follower.start()
         waiting = {Key(row["id"], row["sample"]): row for row in rows}
         tasks: list[asyncio.Task[None]] = []
         try:

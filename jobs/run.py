@@ -6,9 +6,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.actor import ActorHandle
@@ -30,8 +31,8 @@ from orchestrator.events import Events
 from orchestrator.layout import settle_both, settle_layout
 from orchestrator.predicting import PredictConfig, predict
 from orchestrator.progress import Bars, bars, say
-from orchestrator.records import Owner, digest, write_atomic
-from orchestrator.spec import ServingSpec, to_yaml
+from orchestrator.records import Owner, Stage, digest, write_atomic
+from orchestrator.spec import Provider, ServingSpec, to_yaml
 from orchestrator.state import find_path
 from orchestrator.steering import steered
 from orchestrator.writer import RecordWriter
@@ -39,7 +40,6 @@ from orchestrator.writer import RecordWriter
 PLAN_CHUNK = 2000  # items whose state is asked for in one call to the writer
 DEFAULT_WINDOW = 64  # requests in flight at a server that does not say what it can take
 API_WINDOW = 512  # the most at an API that does, by refusing with 429
-RULE_WINDOW = 512
 PROGRESS_INTERVAL = 0.5
 
 
@@ -203,7 +203,7 @@ def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | No
     if endpoint is not None:
         stages["predict"] = lambda: _predict(run, endpoint, store)
     if judging is not None:
-        stages["judge"] = lambda: _judge(run, judging, store)
+        stages["judge"] = lambda: _judge(run, judging, store, beside=endpoint)
     totals = {"predict": len(run.todo), "judge": run.n_wanted}
     threads = [_Stage(name, work) for name, work in stages.items()]
     with bars({name: totals[name] for name in stages}) as drawn:
@@ -236,7 +236,7 @@ class _Stage(threading.Thread):
 
 def _predict(run: Run, endpoint: Endpoint, store: RowStore) -> None:
     spec = run.spec
-    start, most = window(run, endpoint)
+    start, most = window(run, endpoint, spec.provider, spec.num_workers)
     config = PredictConfig(
         writer=run.writer,
         build=run.requests.question,
@@ -248,40 +248,49 @@ def _predict(run: Run, endpoint: Endpoint, store: RowStore) -> None:
     )
     run.events.add("predicting", to_ask=len(run.todo), window=start, most=most)
     try:
-        with _steering(run, endpoint, most):
+        with _steering(run, "predict", endpoint, most):
             predict(config, store, run.todo, node=run.node_for(endpoint))
     finally:
         call(run.writer.abandon)
 
 
-def _steering(run: Run, endpoint: Endpoint, most: int) -> AbstractContextManager[None]:
+def _steering(run: Run, stage: Stage, endpoint: Endpoint, most: int) -> AbstractContextManager[None]:
     """At our own engines the window follows what they report; for others each client watches for 429."""
     settled = run.deployed.get(endpoint)
     if settled is None or endpoint.serve_app is None:
         return nullcontext()
     seats = max_num_seqs(settled, run.cluster.gpus)
     controller = EngineWindow(engines=settled.replicas, seats=seats, most=most)
-    return steered(endpoint.serve_app, controller, tell=run.writer.set_window.remote, note=run.events.add)
+    tell, note = partial(run.writer.set_window.remote, stage), partial(run.events.add, stage=stage)
+    return steered(endpoint.serve_app, controller, tell=tell, note=note)
 
 
-def _judge(run: Run, config: JudgeConfig, store: RowStore) -> None:
-    width = run.spec.judge_num_workers if config.asked else RULE_WINDOW
-    everything = (Pick(place, sample) for place in range(len(run.items)) for sample in range(run.spec.samples))
-    node = run.node_for(config.asked.endpoint if config.asked else None)
+def _judge(run: Run, config: JudgeConfig, store: RowStore, *, beside: Endpoint | None) -> None:
+    """`beside` is the predictions' endpoint. Where it is the judge's too, what steers those sees both."""
+    spec, node = run.spec, None
+    steering: AbstractContextManager[None] = nullcontext()
+    if asked := config.asked:
+        start, most = window(run, asked.endpoint, asked.provider, spec.judge_num_workers)
+        config = replace(config, start=start, most=most)
+        node = run.node_for(asked.endpoint)
+        if asked.endpoint != beside:
+            steering = _steering(run, "judge", asked.endpoint, most)
+    everything = (Pick(place, sample) for place in range(len(run.items)) for sample in range(spec.samples))
     try:
-        judge(config, store, everything, total=run.n_wanted, window=width, node=node)
+        with steering:
+            judge(config, store, everything, total=run.n_wanted, node=node)
     except EndpointDown as error:
-        raise JudgeUnavailable(f"judge={run.spec.judge}: {error}") from error
+        raise JudgeUnavailable(f"judge={spec.judge}: {error}") from error
 
 
-def window(run: Run, endpoint: Endpoint) -> tuple[int, int]:
+def window(run: Run, endpoint: Endpoint, provider: Provider, given: int | Literal["auto"]) -> tuple[int, int]:
     """Requests in flight, at first and at most: as given, else what our deployment or the provider can take."""
-    if run.spec.num_workers != "auto":
-        return run.spec.num_workers, run.spec.num_workers
+    if given != "auto":
+        return given, given
     if settled := run.deployed.get(endpoint):
         capacity = serving.capacity(settled, run.cluster.gpus)
         return capacity, capacity
-    return (START, API_WINDOW) if run.spec.provider in ("openai", "deepinfra") else (DEFAULT_WINDOW, DEFAULT_WINDOW)
+    return (START, API_WINDOW) if provider in ("openai", "deepinfra") else (DEFAULT_WINDOW, DEFAULT_WINDOW)
 
 
 def _show(run: Run, drawn: Bars, stages: dict[str, Callable[[], object]]) -> None:

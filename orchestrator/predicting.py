@@ -1,18 +1,17 @@
 """The prediction stage: each row's messages go to the endpoint, each final answer goes to the writer at once."""
 
-import asyncio
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
 
 from orchestrator import secrets
 from orchestrator.batching import Outbox, Pick, RowStore, gather_all, run_stage
 from orchestrator.client import ChatClient, Outcome
 from orchestrator.endpoint import Endpoint
+from orchestrator.following import Follower
 from orchestrator.records import Key, Prediction, Question
 
 
@@ -43,20 +42,19 @@ class PredictWorker:
 
     def __init__(self, config: PredictConfig, window: int) -> None:
         self._config = config
-        self._share = window / config.most
         self._client = ChatClient(
             config.endpoint,
             window=window,
             request_timeout=config.request_timeout,
-            start=math.ceil(self._share * config.start),
+            start=math.ceil(window / config.most * config.start),
         )
         self._outbox = Outbox[Prediction](self._send)
-        self._follower: asyncio.Task[None] | None = None
+        self._follower = Follower(config.writer, "predict", self._client, window / config.most)
 
     async def work(self, rows: list[dict[str, Any]]) -> None:
         secrets.remember(await self._config.writer.secrets.remote())
-        if self._config.endpoint.serve_app and self._follower is None:
-            self._follower = asyncio.create_task(self._follow_window())
+        if self._config.endpoint.serve_app:
+            self._follower.start()
         by_key = {Key(row["id"], row["sample"]): row for row in rows}
         todo = await self._config.writer.still_open.remote(list(by_key))
         await gather_all(self._ask(by_key[Key(*key)]) for key in todo)
@@ -65,17 +63,6 @@ class PredictWorker:
         question = self._config.build(row)
         outcome = await self._client.ask(question.messages, self._config.options)
         await self._outbox.put(_record(question, outcome, self._config.endpoint))
-
-    async def _follow_window(self) -> None:
-        """Take this actor's share of the run's window, now and whenever that changes."""
-        window: int | None = None
-        while True:
-            try:
-                window = await self._config.writer.window.remote(window)
-            except RayError:
-                return  # the writer is gone: the next record cannot be sent, which is said there
-            if window is not None:
-                self._client.resize(math.ceil(self._share * window))
 
     async def _send(self, records: list[Prediction]) -> None:
         await self._config.writer.append_predictions.remote(records)

@@ -19,6 +19,7 @@ import orjson
 
 from orchestrator.errors import RunLocked, storage_error
 
+Stage = Literal["predict", "judge"]
 Status = Literal["ok", "truncated", "failed"]
 Reason = Literal["connection", "429", "5xx", "deadline", "4xx", "empty", "length", "repetition"]
 

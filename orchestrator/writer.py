@@ -19,6 +19,7 @@ from orchestrator.records import (
     Prediction,
     RecordLog,
     RunLock,
+    Stage,
     Wanted,
     digest,
     is_settled,
@@ -49,7 +50,7 @@ class RecordWriter:
         self._planned: dict[Key, str] = {}  # to the fingerprint that the spec wants
         self._open: set[Key] = set()  # still to be predicted in this session
         self._arrived = asyncio.Condition()
-        self._window: int | None = None
+        self._windows: dict[Stage, int] = {}
         self._resized = asyncio.Condition()
         self._unsynced = False
         self._predicted = self._judged = self._needless = 0
@@ -74,18 +75,18 @@ class RecordWriter:
     async def secrets(self) -> dict[str, str]:
         return self._secrets
 
-    async def set_window(self, window: int) -> None:
-        """The run may have so many requests in flight at its own engines, over all actors."""
-        self._window = window
+    async def set_window(self, stage: Stage, window: int) -> None:
+        """A stage may have so many requests in flight at the run's own engines, over all its actors."""
+        self._windows[stage] = window
         async with self._resized:
             self._resized.notify_all()
 
-    async def window(self, known: int | None) -> int | None:
-        """The window as soon as it is another than `known`, or after POLL_SECONDS as it is."""
+    async def window(self, stage: Stage, known: int | None) -> int | None:
+        """A stage's window as soon as it is another than `known`, or after POLL_SECONDS as it is."""
         async with self._resized:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._resized.wait_for(lambda: self._window != known), POLL_SECONDS)
-        return self._window
+                await asyncio.wait_for(self._resized.wait_for(lambda: self._windows.get(stage) != known), POLL_SECONDS)
+        return self._windows.get(stage)
 
     async def plan(self, wanted: Sequence[Wanted]) -> list[bool]:
         """Which of `wanted` must be asked; they stay open until their record is appended."""

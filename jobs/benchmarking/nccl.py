@@ -20,10 +20,14 @@ NCCL_PROFILES: dict[str, dict[str, str]] = {
 }
 
 
+def profile(spec: BenchSpec) -> dict[str, str]:
+    """What the spec names. A training's nodes keep the interface that each has found."""
+    return NCCL_PROFILES[spec.nccl] if spec.nccl else {}
+
+
 def environment(spec: BenchSpec) -> dict[str, str]:
-    """What the benchmark sets for the processes that use NCCL, on top of what their nodes have.
+    """What the benchmark sets for the processes that measure NCCL, on top of what their nodes have.
 
     NVLink SHARP stays off, as in preflight, unless the user chose: figures with it and without it do not compare.
     """
-    chosen = NCCL_PROFILES[spec.nccl] if spec.nccl else {}
-    return {"NCCL_NVLS_ENABLE": os.environ.get("NCCL_NVLS_ENABLE", "0"), **chosen}
+    return {"NCCL_NVLS_ENABLE": os.environ.get("NCCL_NVLS_ENABLE", "0"), **profile(spec)}

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -180,7 +181,7 @@ def _run_ours(order: Order, options: ServingSpec, most: int, folder: Path, clust
             asked = _Asked(endpoint, order, most, records, writer)
             asked.ask(order.messages[: order.warm_up * options.replicas], WARM_UP)
             window = EngineWindow(engines=options.replicas, seats=seats, most=most)
-            tell, note = writer.set_window.remote, Events(records).add
+            tell, note = partial(writer.set_window.remote, "predict"), Events(records).add
             with steered(str(endpoint.serve_app), window, tell=tell, note=note):
                 cpu = asked.ask(order.messages, "")
     finally:

@@ -42,7 +42,7 @@ class ServeSpec(SpecModel):
 
 
 class BenchSpec(SpecModel):
-    """What is measured. `nccl` names settings of `NCCL_PROFILES` in jobs/benchmarking/nccl.py, for the collectives."""
+    """What is measured. `nccl` names settings of `NCCL_PROFILES` (nccl.py), for collectives and training."""
 
     run: str | None = None  # the results folder; default: bench_<time>
     parts: list[Part] = ["compute", "collectives", "train", "serve"]

@@ -20,6 +20,7 @@ import ray
 from cluster.probes.gpus import read_gpus
 from jobs.benchmarking.flops import flops_per_token, peak_flops
 from jobs.benchmarking.models import Model, find_model
+from jobs.benchmarking.nccl import profile
 from jobs.benchmarking.results import Device, Train, Training
 from jobs.benchmarking.rows import write_rows
 from jobs.benchmarking.spec import BenchSpec, TrainSpec
@@ -66,7 +67,7 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
     """
     device = spec.settle_device(cluster.gpus)
     model = find_model(spec.train.model or MODELS[device], folder)
-    trainer = _Trainer(spec.train, model, device, folder.absolute(), _address(cluster))
+    trainer = _Trainer(spec.train, model, device, folder.absolute(), _environment(spec, cluster))
     config = read_config(model.source, "MFU", "give train.model=7b, which is a shape and needs no download")
     shape = read_shape(config.to_dict(), model.name)
     result = Train(
@@ -98,8 +99,9 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
         _search(trainer, result, folder)
 
 
-def _address(cluster: Cluster) -> str:
-    return str(cluster.state["ray_address"]) if cluster.state else os.environ["RAY_ADDRESS"]
+def _environment(spec: BenchSpec, cluster: Cluster) -> dict[str, str]:
+    address = str(cluster.state["ray_address"]) if cluster.state else os.environ["RAY_ADDRESS"]
+    return {**os.environ, **profile(spec), "RAY_ADDRESS": address}
 
 
 def _workers(spec: TrainSpec, device: Device) -> Sequence[int]:
@@ -143,7 +145,7 @@ class _Trainer:
     model: Model
     device: Device
     results: Path
-    address: str  # of the cluster
+    environment: dict[str, str]  # of jobs.sft
 
     @property
     def length(self) -> int:
@@ -208,8 +210,7 @@ class _Trainer:
         log = run.path / "job.log"
         with log.open("wb") as out:
             command = [sys.executable, "-m", "jobs.sft", *keys]
-            environment = {**os.environ, "RAY_ADDRESS": self.address}
-            job = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=out, stderr=subprocess.STDOUT)
+            job = subprocess.Popen(command, cwd=REPOSITORY, env=self.environment, stdout=out, stderr=subprocess.STDOUT)
         with _stopped(job):
             try:
                 code = job.wait(RUN_SECONDS)

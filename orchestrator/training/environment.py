@@ -21,6 +21,8 @@ WANDB = (  # the tracker runs in a worker; its key does not go here
     "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL",
 )
 
+OF_A_NODE = ("NCCL_SOCKET_IFNAME", "NCCL_SOCKET_FAMILY")  # each has found its own
+
 
 def worker_env(cpu: bool, folder: Path | None = None) -> dict[str, str]:
     """What to give to Ray as `env_vars`: nothing secret, for Ray shows it.
@@ -32,6 +34,7 @@ def worker_env(cpu: bool, folder: Path | None = None) -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",  # tokenizers warn, and may hang, when their process forks
     }
     variables |= {name: os.environ[name] for name in WANDB if name in os.environ}
+    variables |= {name: text for name, text in os.environ.items() if name.startswith("NCCL_") and name not in OF_A_NODE}
     if folder:
         variables[FOLDER_VARIABLE] = str(folder)
     if cpu:

@@ -25,8 +25,11 @@ def server(model: Path) -> Any:
     return HFServer(str(model), response_length=8, max_batch=16, trust_remote_code=False)
 
 
-def test_worker_env(tmp_path: Path) -> None:
-    assert "VERL_PLATFORM" not in worker_env(cpu=False)
+def test_worker_env(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NCCL_IB_TC", "106")
+    monkeypatch.setenv("NCCL_SOCKET_IFNAME", "=eth0")  # of this node alone
+    assert worker_env(cpu=False)["NCCL_IB_TC"] == "106"
+    assert worker_env(cpu=False).keys().isdisjoint({"VERL_PLATFORM", "NCCL_SOCKET_IFNAME"})
     assert worker_env(cpu=True, folder=tmp_path).items() >= {
         ("VERL_USE_EXTERNAL_MODULES", PLUGIN),
         ("VERL_PLATFORM", "cpu"),

@@ -29,6 +29,7 @@ class Preset:
     offload: bool = False  # weights, gradients and optimizer into the host's memory
     vocab_size: int = 32_000
     length: int = 2048  # tokens a row
+    head_dim: int | None = None  # None: hidden_size / heads
 
     def config(self) -> dict[str, Any]:
         """config.json as transformers and vLLM read it."""
@@ -40,6 +41,7 @@ class Preset:
             "num_hidden_layers": self.layers,
             "num_attention_heads": self.heads,
             "num_key_value_heads": self.kv_heads,
+            "head_dim": self.head_dim or self.hidden_size // self.heads,
             "vocab_size": self.vocab_size,
             "max_position_embeddings": 4096,
             "rms_norm_eps": 1e-5,
@@ -57,6 +59,8 @@ PRESETS = {
     "7b": Preset(4096, 11_008, 32, 32, 32, micro_batch_size=8, lr=2e-4),
     "8b": Preset(4096, 14_336, 32, 32, 8, micro_batch_size=8, lr=2e-4, vocab_size=128_256),  # Llama 3's
     "13b": Preset(5120, 13_824, 40, 40, 40, micro_batch_size=4, lr=1.5e-4),
+    # Qwen3's, but for the norms of queries and keys, which are 16,384 of its parameters.
+    "32b": Preset(5120, 25_600, 64, 64, 8, micro_batch_size=2, lr=1e-4, offload=True, vocab_size=151_936, head_dim=128),
     "70b": Preset(8192, 28_672, 80, 64, 8, micro_batch_size=2, lr=1e-4, offload=True),
     "tiny": Preset(64, 128, 2, 2, 2, micro_batch_size=2, lr=1e-3, vocab_size=512, length=64),
 }
@@ -83,7 +87,7 @@ def find_model(name: str, folder: Path) -> Model:
 def make_model(folder: Path, preset: Preset) -> None:
     """Write a config and a tokenizer whose every token is a word: the numbers from 0. There are no weights."""
     from tokenizers import Tokenizer, models, pre_tokenizers  # type: ignore[import-untyped]
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast, __version__
 
     folder.mkdir(parents=True, exist_ok=True)
     words = [*SPECIAL, *ROLES]
@@ -98,4 +102,6 @@ def make_model(folder: Path, preset: Preset) -> None:
         additional_special_tokens=[START],
         chat_template=CHAT_TEMPLATE,
     ).save_pretrained(folder)
-    (folder / "config.json").write_text(json.dumps(preset.config(), indent=2) + "\n", encoding="utf-8")
+    # Without its version transformers takes a vocabulary of more than 100,000 words for one of Mistral's, and warns.
+    config = preset.config() | {"transformers_version": __version__}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

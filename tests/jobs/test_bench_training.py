@@ -51,15 +51,19 @@ def test_the_largest_batch_is_found_with_few_tries(fitted: int) -> None:
         assert fitted not in tries
 
 
-def test_parameters_and_flops_are_those_of_llama_2() -> None:
+def test_parameters_and_flops_are_those_of_the_published_models() -> None:
     shapes = {name: read_shape(preset.config(), name) for name, preset in PRESETS.items()}
     assert shapes["7b"].parameters.total == 6_738_415_616  # the sizes of the published checkpoints
     assert shapes["8b"].parameters.total == 8_030_261_248
     assert shapes["13b"].parameters.total == 13_015_864_320
     assert shapes["70b"].parameters.total == 68_976_648_192
+    assert shapes["32b"].parameters.total == 32_762_123_264 - 64 * 2 * 128  # no norms of queries and keys
     # 6 × (6,738,415,616 - 32,000 × 4,096) + 12 × 32 layers × 4,096 × 2,048 tokens
     assert flops_per_token(shapes["7b"], 2048, lora=False) == 39_644_061_696 + 3_221_225_472
     assert flops_per_token(shapes["7b"], 2048, lora=True) == 26_429_374_464 + 3_221_225_472
+    # 6 × (32,762,106,880 - 151,936 × 5,120) + 12 × 64 layers × 64 heads × 128 × 2,048 tokens: the heads are wider than
+    # the hidden vector
+    assert flops_per_token(shapes["32b"], 2048, lora=False) == 191_905_167_360 + 12_884_901_888
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,6 @@
 """What a training step costs, and what a GPU could do: the two sides of model FLOP utilisation (MFU)."""
 
-from orchestrator.planning.gpus import KNOWN, find_gpu
+from orchestrator.planning.gpus import KNOWN, Gpu, find_gpu
 from orchestrator.planning.shape import Shape
 
 SLOWER = "nvl"  # cards that share a name with faster ones
@@ -19,8 +19,14 @@ def flops_per_token(shape: Shape, length: float, *, lora: bool) -> float:
 
 def peak_flops(gpu: str) -> float | None:
     """FLOP/s of dense bfloat16 by the vendor's data sheet, for a GPU as its driver names it; None: not known."""
+    found = find_named(gpu)
+    return found.flops if found else None
+
+
+def find_named(gpu: str) -> Gpu | None:
+    """The figures of a GPU as its driver names it; None: not known."""
     words = set(gpu.lower().replace("-", " ").split())
     if SLOWER in words:
         return None
     kinds = [kind for kind in KNOWN if words.issuperset(kind.split("-"))]
-    return find_gpu(max(kinds, key=len)).flops if kinds else None
+    return find_gpu(max(kinds, key=len)) if kinds else None

@@ -7,7 +7,8 @@ Seconds go from the first request to the last answer; the start of an engine and
 import os
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import partial
@@ -63,7 +64,8 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
     device = spec.settle_device(cluster.gpus)
     cluster = cluster if device == "cuda" else replace(cluster, gpus=0)
     load, model = _load(spec.serve, device), find_model(spec.serve.model or MODELS[device], folder)
-    options, counts = _serving_spec(model, load), _replica_counts(cluster.gpus)
+    options = serving_spec(model, load.prompt_tokens + load.output_tokens, load.max_num_seqs)
+    counts = _replica_counts(cluster.gpus)
     order = Order(
         model=model.source,
         options=engine_kwargs(model.source, options, cluster.gpus),
@@ -105,7 +107,8 @@ def _replica_counts(gpus: int) -> list[int]:
 def _ours(order: Order, options: ServingSpec, replicas: int, folder: Path, cluster: Cluster) -> _Way:
     sized = options.model_copy(update={"replicas": replicas})
     most = serving.capacity(sized, cluster.gpus)
-    return _Way("kosen", most, replicas, lambda: _run_ours(order, sized, most, folder, cluster))
+    records = folder / "serving" / f"{replicas}-replicas"
+    return _Way("kosen", most, replicas, lambda: run_ours(order, sized, records, cluster))
 
 
 def _load(spec: ServeSpec, device: Device) -> Load:
@@ -118,12 +121,13 @@ def _load(spec: ServeSpec, device: Device) -> Load:
     )
 
 
-def _serving_spec(model: Model, load: Load) -> ServingSpec:
-    """The engine of all ways. Without its prefix cache: real questions have little in common."""
+def serving_spec(model: Model, tokens: int, max_num_seqs: int | None) -> ServingSpec:
+    """The engine of all ways, for requests of about `tokens` tokens with their answers. It has no prefix cache: real
+    questions have little in common."""
     dummy = {"load_format": "dummy"} if model.preset else {}
     return ServingSpec(
-        max_model_len=2 * (load.prompt_tokens + load.output_tokens),  # prompts are only about as long
-        max_num_seqs=load.max_num_seqs,
+        max_model_len=2 * tokens,
+        max_num_seqs=max_num_seqs,
         engine_kwargs={"enable_prefix_caching": False, **dummy},
     )
 
@@ -169,25 +173,39 @@ def _wanted(name: str) -> Wanted:
     return Wanted(name, 0, "", "")
 
 
-def _run_ours(order: Order, options: ServingSpec, most: int, folder: Path, cluster: Cluster) -> Figures:
-    """As `jobs.predict` does it, records and a window that follows the engines included."""
-    records = folder / "serving" / f"{options.replicas}-replicas"
+def run_ours(order: Order, options: ServingSpec, records: Path, cluster: Cluster) -> Figures:
+    """As `jobs.predict` does it, a window that follows the engines included; the answers stay in the folder `records`.
+
+    Raises SpecError, EndpointDown and StorageFailed.
+    """
     shutil.rmtree(records, ignore_errors=True)  # what has an answer there would not be asked again
     configure_ray_data()
-    endpoint = serving.deploy(order.model, options, cluster, progress=say)
-    seats = max_num_seqs(options, cluster.gpus)
+    with phase("start of the engines"):
+        endpoint = serving.deploy(order.model, options, cluster, progress=say)
+    most, seats = serving.capacity(options, cluster.gpus), max_num_seqs(options, cluster.gpus)
     try:
         with open_writer(records) as writer:
             asked = _Asked(endpoint, order, most, records, writer)
-            asked.ask(order.messages[: order.warm_up * options.replicas], WARM_UP)
+            with phase("warm-up"):
+                asked.ask(order.messages[: order.warm_up * options.replicas], WARM_UP)
             window = EngineWindow(engines=options.replicas, seats=seats, most=most)
             tell, note = partial(writer.set_window.remote, "predict"), Events(records).add
-            with steered(str(endpoint.serve_app), window, tell=tell, note=note):
+            with phase("requests"), steered(str(endpoint.serve_app), window, tell=tell, note=note):
                 cpu = asked.ask(order.messages, "")
     finally:
-        serving.release(endpoint, cluster)
-    lines = [orjson.loads(line) for line in (records / "predictions.jsonl").read_bytes().splitlines()]
-    return read_records([line for line in lines if not line["id"].startswith(WARM_UP)], cpu)
+        with phase("end of the engines"):
+            serving.release(endpoint, cluster)
+    return read_records(counted_records(records), cpu)
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Say how long the block took, also if it failed."""
+    began = time.monotonic()
+    try:
+        yield
+    finally:
+        say(f"{name}: {time.monotonic() - began:.1f} s")
 
 
 @dataclass(frozen=True)
@@ -221,7 +239,14 @@ class _Asked:
         return sum(float(file.read_text()) for file in cpu.iterdir())
 
 
-def read_records(records: list[dict[str, Any]], cpu: float) -> Figures:
+def counted_records(records: Path) -> list[dict[str, Any]]:
+    """The answers in a folder of `run_ours` but for the warm-up's; those so far, if it was interrupted."""
+    file = records / "predictions.jsonl"
+    lines = [orjson.loads(line) for line in file.read_bytes().splitlines()] if file.exists() else []
+    return [line for line in lines if not line["id"].startswith(WARM_UP)]
+
+
+def read_records(records: list[dict[str, Any]], cpu: float | None) -> Figures:
     """From the first request sent to the last answer; the records' times are rounded to milliseconds."""
     starts = [datetime.fromisoformat(record["started_at"]).timestamp() for record in records]
     ends = [start + record["seconds"] for start, record in zip(starts, records, strict=True)]

@@ -72,11 +72,11 @@ def choose(shape: Shape, weights: Weights, hardware: Hardware, demand: Demand, m
     """
     largest = max(hardware.hosts, default=0)
     sizes = range(1, largest + 1)
-    candidates = [_weigh(shape, weights, hardware, demand, size, 1) for size in sizes if shape.heads % size == 0]
+    candidates = [weigh(shape, weights, hardware, demand, size, 1) for size in sizes if shape.heads % size == 0]
     if not any(candidate.tokens_per_second for candidate in candidates):
         deep = range(2, min(len(hardware.hosts), shape.layers) + 1)
         candidates += [
-            _weigh(shape, weights, hardware, demand, size, stages)
+            weigh(shape, weights, hardware, demand, size, stages)
             for stages in deep
             for size in sizes
             if shape.heads % size == 0
@@ -85,11 +85,11 @@ def choose(shape: Shape, weights: Weights, hardware: Hardware, demand: Demand, m
     if not fitting:
         raise SpecError(_nowhere(shape, weights, hardware, demand, model))
     chosen = max(fitting, key=lambda candidate: (candidate.tokens_per_second or 0, -candidate.gpus))
-    one_replica = _weigh(shape, weights, hardware, demand, min(hardware.hosts), len(hardware.hosts))
+    one_replica = weigh(shape, weights, hardware, demand, min(hardware.hosts), len(hardware.hosts))
     return Plan(chosen, tuple(candidates), one_replica)
 
 
-def _weigh(shape: Shape, weights: Weights, hardware: Hardware, demand: Demand, size: int, stages: int) -> Candidate:
+def weigh(shape: Shape, weights: Weights, hardware: Hardware, demand: Demand, size: int, stages: int) -> Candidate:
     """One layout with what speaks against it, or its throughput."""
     replica = Replica(shape, weights, hardware.gpu, size, stages, demand.cache_value)
     weight_bytes = weights.gpu_bytes(shape, size, replica.layer_shares)

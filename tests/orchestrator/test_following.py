@@ -29,7 +29,9 @@ def test_each_stage_has_its_own_window(scripted_server: ScriptedServer, tmp_path
         return scripted_server.max_in_flight
 
     async def ask_all(stage: Stage) -> None:
-        client = ChatClient(Endpoint(scripted_server.base_url, "scripted", serve_app="ours"), window=40, request_timeout=20)
+        client = ChatClient(
+            Endpoint(scripted_server.base_url, "scripted", serve_app="ours"), window=40, request_timeout=20
+        )
         Follower(writer, stage, client, share=0.5).start()
         await asyncio.sleep(1)  # for the window that there is
         await asyncio.gather(*(client.ask([{"role": "user", "content": "?"}], {}) for _ in range(40)))

@@ -101,8 +101,8 @@ def _ask_once(spec: ExamSpec, endpoint: Endpoint, template: str, options: dict[s
 
 def judge(config: JudgeConfig, store: RowStore, picks: Iterable[Pick], *, total: int, node: str | None = None) -> int:
     """Judge every picked answer that this judge has not judged yet; returns the number of answers seen."""
-    ahead, most = WAITING_ROWS, config.most
-    return run_stage(JudgeWorker, config, store, picks, total=total, window=most, rows_ahead=ahead, node=node)
+    most, ahead = config.most, WAITING_ROWS
+    return run_stage(JudgeWorker, config, store, picks, total=total, window=most, least_ahead=ahead, node=node)
 
 
 class JudgeWorker:

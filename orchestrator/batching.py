@@ -23,6 +23,9 @@ from orchestrator.errors import ClusterNotReady, KosenError
 
 MAX_BATCH = 128  # rows a block: Ray Data moved 281 rows/s with 16 a block and 1,493 with 128
 MAX_BLOCKS = 64  # in one actor's hands: each is a call that may wait at the writer
+# Rows in hand for each request in flight. A block leaves when its longest answer is there, and a thought may take ten
+# times the mean; with 2 the window was half empty (tests/orchestrator/test_predicting.py).
+AHEAD = 16
 WINDOW_PER_ACTOR = 512  # requests one client keeps in flight at 0.6 ms of CPU each
 
 T = TypeVar("T")
@@ -71,22 +74,24 @@ def run_stage(
     *,
     total: int,
     window: int,
-    rows_ahead: int,
+    least_ahead: int = 0,
     node: str | None = None,
 ) -> int:
     """Run `picks` (`total` of them, in the store's order) through actors of `worker`; returns how many came through.
 
-    `window` requests are in flight over all actors, and at least `rows_ahead` rows are in the actors' hands, so that
-    their semaphores never run dry. `node` (Ray's id) ties the actors to a host, for servers that only this host can
-    reach. The first KosenError of an actor ends the stage and is raised here.
+    `window` requests are in flight over all actors, and AHEAD times as many rows, `least_ahead` at least, are in the
+    actors' hands, so that their semaphores never run dry. `node` (Ray's id) ties the actors to a host, for servers that
+    only this host can reach. The first KosenError of an actor ends the stage and is raised here.
     """
     if not total:
         return 0
     actors = math.ceil(window / WINDOW_PER_ACTOR)
     share = math.ceil(window / actors)
+    rows_ahead = max(AHEAD * window, least_ahead)
     batch = max(share // 4, math.ceil(rows_ahead / (actors * MAX_BLOCKS)))
     batch = max(1, min(MAX_BATCH, batch, math.ceil(total / (4 * actors))))
-    ahead = max(4, math.ceil(rows_ahead / (actors * batch)))
+    # No more than its part of all, or the actor that starts first would take what the others want.
+    ahead = max(4, math.ceil(min(rows_ahead, total) / (actors * batch)))
     dataset = ray.data.from_blocks(list(store.tickets(picks, batch))).map_batches(
         _Actor,
         fn_constructor_args=(worker, config, share),

@@ -33,8 +33,7 @@ def predict(config: PredictConfig, store: RowStore, picks: list[Pick], *, node: 
 
     Raises EndpointDown when the endpoint is gone for good, StorageFailed when the records cannot be written.
     """
-    most = config.most
-    return run_stage(PredictWorker, config, store, picks, total=len(picks), window=most, rows_ahead=2 * most, node=node)
+    return run_stage(PredictWorker, config, store, picks, total=len(picks), window=config.most, node=node)
 
 
 class PredictWorker:

@@ -165,7 +165,8 @@ class _CountedWorker(PredictWorker):
         self._file.write_text(str(time.process_time() - self._began))
 
 
-def _question(row: dict[str, Any]) -> Question:
+def question(row: dict[str, Any]) -> Question:
+    """What is asked of a row with an `id` and `messages`."""
     return Question(_wanted(row["id"]), row["messages"], "")
 
 
@@ -226,7 +227,7 @@ class _Asked:
         cpu.mkdir(exist_ok=True)
         config = _Config(
             writer=self.writer,
-            build=_question,
+            build=question,
             endpoint=self.endpoint,
             options=self.order.sampling,
             request_timeout=REQUEST_SECONDS,
@@ -234,8 +235,8 @@ class _Asked:
             most=self.most,
             cpu=cpu,
         )
-        picks, most = [Pick(place, 0) for place in range(len(rows))], self.most
-        run_stage(_CountedWorker, config, RowStore(rows), picks, total=len(rows), window=most, rows_ahead=2 * most)
+        picks = [Pick(place, 0) for place in range(len(rows))]
+        run_stage(_CountedWorker, config, RowStore(rows), picks, total=len(rows), window=self.most)
         return sum(float(file.read_text()) for file in cpu.iterdir())
 
 

@@ -33,6 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,7 @@ sys.path.insert(0, str(ROOT))
 
 from jobs.benchmarking.models import find_model  # noqa: E402
 from jobs.benchmarking.rows import prompts  # noqa: E402
-from jobs.benchmarking.serving import MODELS, read_records  # noqa: E402
+from jobs.benchmarking.serving import MODELS, question, read_records  # noqa: E402
 from jobs.run import call, open_writer  # noqa: E402
 from orchestrator import serving  # noqa: E402
 from orchestrator.batching import Pick, RowStore, configure_ray_data, run_stage  # noqa: E402
@@ -56,9 +57,8 @@ from orchestrator.endpoint import Endpoint  # noqa: E402
 from orchestrator.engine_loads import Reading, live_replicas, read_pages, readings  # noqa: E402
 from orchestrator.errors import EndpointDown, run_command  # noqa: E402
 from orchestrator.events import Events  # noqa: E402
-from orchestrator.predicting import PredictConfig, PredictWorker, _record  # noqa: E402
+from orchestrator.predicting import PredictConfig, PredictWorker  # noqa: E402
 from orchestrator.progress import say  # noqa: E402
-from orchestrator.records import Question, Wanted  # noqa: E402
 from orchestrator.spec import ServingSpec  # noqa: E402
 from orchestrator.steering import steered  # noqa: E402
 
@@ -103,11 +103,8 @@ class Asked:
 class Worker(PredictWorker):
     """The worker of `jobs.predict`, with a budget for each question."""
 
-    async def _ask(self, row: dict[str, Any]) -> None:
-        question = self._config.build(row)
-        options = self._config.options | {"max_tokens": row["max_tokens"]}
-        outcome = await self._client.ask(question.messages, options)
-        await self._outbox.put(_record(question, outcome, self._config.endpoint))
+    def options(self, row: dict[str, Any]) -> dict[str, Any]:
+        return super().options(row) | {"max_tokens": row["max_tokens"]}
 
 
 def serving_spec(replicas: int, seats: int) -> ServingSpec:
@@ -118,14 +115,6 @@ def serving_spec(replicas: int, seats: int) -> ServingSpec:
         max_num_seqs=seats,
         engine_kwargs={"enable_prefix_caching": False, "load_format": "dummy"},
     )
-
-
-def wanted(name: str) -> Wanted:
-    return Wanted(name, 0, "", "")
-
-
-def build(row: dict[str, Any]) -> Question:
-    return Question(wanted(row["id"]), row["messages"], "")
 
 
 def draw_rows(model: str, count: int, seed: int) -> list[dict[str, Any]]:
@@ -144,10 +133,10 @@ def ask(setting: Setting, endpoint: Endpoint, rows: list[dict[str, Any]], folder
     app, most = str(endpoint.serve_app), setting.window
     with open_writer(folder) as writer, watched(app) as looks:
         before = looks[0]
-        call(writer.plan, [wanted(row["id"]) for row in rows])
+        call(writer.plan, [question(row).wanted for row in rows])
         config = PredictConfig(
             writer=writer,
-            build=build,
+            build=question,
             endpoint=endpoint,
             options={"ignore_eos": True, "temperature": 0.0},
             request_timeout=REQUEST_SECONDS,
@@ -156,9 +145,8 @@ def ask(setting: Setting, endpoint: Endpoint, rows: list[dict[str, Any]], folder
         )
         picks, count = [Pick(place, 0) for place in range(len(rows))], len(rows)
         window = EngineWindow(engines=setting.replicas, seats=setting.seats, most=most)
-        with steered(app, window, tell=writer.set_window.remote, note=Events(folder).add):
-            # All rows ahead: the router is measured with a window that is full.
-            run_stage(Worker, config, RowStore(rows), picks, total=count, window=most, rows_ahead=count)
+        with steered(app, window, tell=partial(writer.set_window.remote, "predict"), note=Events(folder).add):
+            run_stage(Worker, config, RowStore(rows), picks, total=count, window=most)
         wait_for_reports(looks, before, len(rows))
     lines = (folder / "predictions.jsonl").read_bytes().splitlines()
     return Asked([orjson.loads(line) for line in lines], list(looks))

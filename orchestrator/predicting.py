@@ -60,8 +60,12 @@ class PredictWorker:
 
     async def _ask(self, row: dict[str, Any]) -> None:
         question = self._config.build(row)
-        outcome = await self._client.ask(question.messages, self._config.options)
+        outcome = await self._client.ask(question.messages, self.options(row))
         await self._outbox.put(_record(question, outcome, self._config.endpoint))
+
+    def options(self, row: dict[str, Any]) -> dict[str, Any]:
+        """Of one request; the same for all rows, unless a subclass knows better."""
+        return self._config.options
 
     async def _send(self, records: list[Prediction]) -> None:
         await self._config.writer.append_predictions.remote(records)

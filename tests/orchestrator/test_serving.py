@@ -293,10 +293,10 @@ def test_an_engine_that_cannot_start_says_why_and_is_removed(cluster: Cluster, m
 def test_engines_whose_processes_end_as_they_start_are_told_of(
     cluster: Cluster, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = serving._runtime_env
+    whole = serving.runtime_env
     broken = {"PYTHONHOME": "/nowhere"}  # an interpreter without its library
     monkeypatch.setattr(
-        serving, "_runtime_env", lambda *args: (env := whole(*args)) | {"env_vars": env["env_vars"] | broken}
+        serving, "runtime_env", lambda *args: (env := whole(*args)) | {"env_vars": env["env_vars"] | broken}
     )
     lines: list[str] = []
     impatient = SPEC.model_copy(update={"startup_timeout": 100, "max_num_seqs": 7})

@@ -4,7 +4,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -12,6 +12,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # tests import their scripted se
 
 from harness import local_cluster
 from scripted_server import ScriptedServer
+
+if TYPE_CHECKING:
+    from orchestrator.cluster import Cluster
 
 # A shell has `make test-all &` ignore it, which the commands under test would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -41,3 +44,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
     """The state of one local cluster for the whole test session."""
     with local_cluster(tmp_path_factory.mktemp("kosen")) as state:
         yield state
+
+
+@pytest.fixture(scope="module")
+def connected(cluster: dict[str, Any]) -> Iterator["Cluster"]:
+    """That cluster, this process connected to it."""
+    from orchestrator.cluster import connect  # Ray, which most tests need not wait for
+
+    with connect() as found:
+        yield found

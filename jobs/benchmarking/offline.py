@@ -8,15 +8,15 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from jobs.benchmarking.processes import stopped
 from orchestrator.errors import EndpointDown
+from orchestrator.state import DIRECT
 
 HOST = "127.0.0.1"
 # What `vllm serve` starts. That command asks for a package named vllm, and the CPU build's has another name.
@@ -97,19 +97,12 @@ def _server(order: Order, deadline: float) -> Iterator[str]:
                 stderr=subprocess.STDOUT,
                 env={**os.environ, "VLLM_NO_USAGE_STATS": "1"},
             )
-        try:
+        with stopped(server, STOP_SECONDS):
             while not _is_up(f"http://{HOST}:{port}/health"):
                 if server.poll() is not None or time.monotonic() > deadline:
                     raise EndpointDown(f"vllm serve did not start. The end of its log:\n{log.read()[-2000:]}")
                 time.sleep(POLL)
             yield f"http://{HOST}:{port}/v1"
-        finally:
-            server.terminate()
-            try:
-                server.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
 
 
 def flags(options: dict[str, Any]) -> list[str]:
@@ -125,11 +118,10 @@ def flags(options: dict[str, Any]) -> list[str]:
 
 
 def _is_up(url: str) -> bool:
-    direct = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with direct.open(url, timeout=10) as response:
+        with DIRECT.open(url, timeout=10) as response:
             return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
+    except OSError:
         return False
 
 

@@ -167,11 +167,7 @@ class _CountedWorker(PredictWorker):
 
 def question(row: dict[str, Any]) -> Question:
     """What is asked of a row with an `id` and `messages`."""
-    return Question(_wanted(row["id"]), row["messages"], "")
-
-
-def _wanted(name: str) -> Wanted:
-    return Wanted(name, 0, "", "")
+    return Question(Wanted(row["id"], 0, "", ""), row["messages"], "")
 
 
 def run_ours(order: Order, options: ServingSpec, records: Path, cluster: Cluster) -> Figures:
@@ -222,7 +218,7 @@ class _Asked:
     def ask(self, messages: list[Any], prefix: str) -> float:
         """Ask all; the clients' seconds of CPU."""
         rows = [{"id": f"{prefix}{number}", "messages": one} for number, one in enumerate(messages)]
-        call(self.writer.plan, [_wanted(row["id"]) for row in rows])
+        call(self.writer.plan, [question(row).wanted for row in rows])
         cpu = self.records / f"{prefix}cpu"
         cpu.mkdir(exist_ok=True)
         config = _Config(

@@ -10,7 +10,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from cluster.probes.gpus import read_gpus
 from jobs.benchmarking.flops import flops_per_token, peak_flops
 from jobs.benchmarking.models import Model, find_model
 from jobs.benchmarking.nccl import profile
+from jobs.benchmarking.processes import stopped
 from jobs.benchmarking.results import Device, Train, Training
 from jobs.benchmarking.rows import write_rows
 from jobs.benchmarking.spec import BenchSpec, TrainSpec
@@ -43,7 +43,7 @@ CPU_WORKERS = 2  # of a node without GPUs: enough to see that they share the wor
 MOST_ROWS = 1024  # at once; a GPU that takes more is not searched further
 SILENCE = 1800  # seconds without a sign of life from a trainer
 RUN_SECONDS = 7200.0  # one training, from its start to its end
-STOP_SECONDS = 60.0  # for a job that is told to stop
+STOP_SECONDS = 60.0  # for a job that is told to stop; its trainer ends with it, however it does
 NAME_SECONDS = 60.0
 OUT_OF_MEMORY = ("OutOfMemoryError", "CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 LORA = ["lora.rank=16", "lora.alpha=32", "lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"]
@@ -211,28 +211,13 @@ class _Trainer:
         with log.open("wb") as out:
             command = [sys.executable, "-m", "jobs.sft", *keys]
             job = subprocess.Popen(command, cwd=REPOSITORY, env=self.environment, stdout=out, stderr=subprocess.STDOUT)
-        with _stopped(job):
+        with stopped(job, STOP_SECONDS):
             try:
                 code = job.wait(RUN_SECONDS)
             except subprocess.TimeoutExpired:
                 raise TrainingFailed(f"the training had not ended after {RUN_SECONDS:.0f} s; see {log}") from None
         if code:
             raise failure_of(code, run, log)
-
-
-@contextmanager
-def _stopped(job: "subprocess.Popen[bytes]") -> Iterator[None]:
-    """A job that still runs afterwards is told to stop; its trainer ends with it, however it does."""
-    try:
-        yield
-    finally:
-        if job.poll() is None:
-            job.terminate()
-            try:
-                job.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                job.kill()
-                job.wait()
 
 
 def failure_of(code: int, run: TrainingFolder, log: Path) -> KosenError:

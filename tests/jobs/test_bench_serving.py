@@ -1,6 +1,5 @@
 """The benchmark's serving: the engine alone, `vllm serve` and ours, with a tiny model on CPU."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from jobs.benchmarking.results import Serve
 from jobs.benchmarking.rows import prompts
 from jobs.benchmarking.serving import read_records
 from jobs.benchmarking.spec import BenchSpec
-from orchestrator.cluster import Cluster, connect
+from orchestrator.cluster import Cluster
 from orchestrator.training.tokens import TokenCounter
 
 
@@ -38,12 +37,6 @@ def test_time_runs_from_the_first_request_to_the_last_answer() -> None:
     for record in records[:2]:
         record["usage"] = {"completion_tokens": 16}
     assert read_records(records, cpu=0.25) == (4.5, 32, 1, 0.25)
-
-
-@pytest.fixture(scope="module")
-def connected(cluster: object) -> Iterator[Cluster]:
-    with connect() as found:
-        yield found
 
 
 @pytest.mark.slow

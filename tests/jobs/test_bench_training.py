@@ -1,6 +1,5 @@
 """The benchmark's training: what it starts, what it counts, and a real measurement at CPU scale."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,7 @@ from jobs.benchmarking.results import Train
 from jobs.benchmarking.rows import write_rows
 from jobs.benchmarking.spec import BenchSpec
 from jobs.benchmarking.training import OutOfMemory, failure_of, largest_that_fits, worker_counts
-from orchestrator.cluster import Cluster, connect
+from orchestrator.cluster import Cluster
 from orchestrator.datasource import read_rows
 from orchestrator.errors import SpecError, TrainingFailed
 from orchestrator.planning.shape import read_shape
@@ -97,12 +96,6 @@ def test_a_gpu_without_room_is_told_from_other_failures(tmp_path: Path) -> None:
     assert str(failed) == "gave up after 1 failures in a row"
     run.report_failure(Failure("other", "rank 0 failed: torch.OutOfMemoryError: CUDA out of memory. Tried 2.00 GiB"))
     assert isinstance(failure_of(4, run, log), OutOfMemory)
-
-
-@pytest.fixture(scope="module")
-def connected(cluster: object) -> Iterator[Cluster]:
-    with connect() as found:
-        yield found
 
 
 @pytest.mark.slow

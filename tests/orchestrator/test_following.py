@@ -1,7 +1,6 @@
 """From the run's writer to the requests that each stage has in flight, with a real writer and a real server."""
 
 import asyncio
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -9,16 +8,9 @@ from scripted_server import ScriptedServer
 
 from jobs.run import open_writer
 from orchestrator.client import ChatClient
-from orchestrator.cluster import connect
 from orchestrator.endpoint import Endpoint
 from orchestrator.following import Follower
 from orchestrator.records import Stage
-
-
-@pytest.fixture(scope="module")
-def connected(cluster: object) -> Iterator[None]:
-    with connect():
-        yield
 
 
 @pytest.mark.usefixtures("connected")

@@ -1,6 +1,5 @@
 """The prediction stage through Ray Data, at a server whose answers take very different times."""
 
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -11,23 +10,16 @@ from scripted_server import ScriptedServer
 from jobs.benchmarking.serving import question
 from jobs.run import call, open_writer
 from orchestrator.batching import Pick, RowStore, configure_ray_data
-from orchestrator.cluster import connect
 from orchestrator.endpoint import Endpoint
 from orchestrator.predicting import PredictConfig, predict
 
 WINDOW, ROWS = 16, 480
 
 
-@pytest.fixture(scope="module")
-def connected(cluster: object) -> Iterator[None]:
-    with connect():
-        configure_ray_data()
-        yield
-
-
 @pytest.mark.usefixtures("connected")
 def test_long_answers_leave_no_slot_empty(scripted_server: ScriptedServer, tmp_path: Path) -> None:
     """One of 16 answers takes 15 times as long as the others: eight times the mean."""
+    configure_ray_data()
     scripted_server.latency = 0.1
     texts = [f"[slow:1.4] q{number}" if number % 16 == 0 else f"q{number}" for number in range(ROWS)]
     rows = [{"id": text, "messages": [{"role": "user", "content": text}]} for text in texts]

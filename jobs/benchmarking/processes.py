@@ -1,0 +1,20 @@
+"""Processes that the benchmark starts."""
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+
+@contextmanager
+def stopped(process: "subprocess.Popen[bytes]", seconds: float) -> Iterator[None]:
+    """What still runs after the block is told to stop, and killed when it has not within `seconds`."""
+    try:
+        yield
+    finally:
+        if process.poll() is None:
+            process.terminate()
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()

@@ -28,6 +28,7 @@ WARM_UP = 2  # steps
 EAGER = {"engine.use_torch_compile": False}
 MANY_KERNELS = {"optim.override_optimizer_config.fused": False}
 RESHARD = {"engine.reshard_after_forward": True, "engine.use_no_sync_for_gradient_accumulation": False}
+WHOLE = {"engine.reshard_after_forward": False, "engine.use_no_sync_for_gradient_accumulation": True}
 PACKED: dict[str, Any] = {
     "model.use_remove_padding": True,
     "model.override_config.attn_implementation": "packed_sdpa",
@@ -40,6 +41,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
     "many_kernels": MANY_KERNELS,
     "reshard": RESHARD,
+    "whole": WHOLE,
     "cudnn": {},  # attention by cuDNN in place of flash attention
     "packed": PACKED,
     "packed_eager": PACKED | EAGER,

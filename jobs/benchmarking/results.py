@@ -135,10 +135,13 @@ class Train(Result):
     largest_micro_batch: int | None = None  # rows at once that fit one GPU, 0: not even one; None: not searched
 
 
+Way = Literal["engine", "vllm_serve", "kosen"]
+
+
 class Serving(SpecModel):
     """One way of asking the same model the same requests."""
 
-    way: Literal["engine", "vllm_serve", "kosen"]
+    way: Way
     in_flight: int | None  # requests at once; None: all of them
     replicas: int
     requests: int

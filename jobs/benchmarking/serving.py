@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 
 from jobs.benchmarking.models import Model, find_model
 from jobs.benchmarking.offline import STOP_SECONDS, Figures, Order, run_engine, run_vllm_serve
-from jobs.benchmarking.results import Device, Serve, Serving
+from jobs.benchmarking.results import Device, Serve, Serving, Way
 from jobs.benchmarking.rows import prompts
 from jobs.benchmarking.spec import BenchSpec, ServeSpec
 from jobs.run import call, open_writer
@@ -81,7 +81,7 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
         *(_ours(order.first(load.requests * count), options, count, folder, cluster) for count in counts),
     ]
     result = Serve(model=model.name, prompt_tokens=load.prompt_tokens, output_tokens=load.output_tokens, ways=[])
-    for way in ways:
+    for way in (way for way in ways if way.name in spec.serve.ways):
         requests = load.requests * way.replicas
         lengths = f"{load.prompt_tokens} + {load.output_tokens} tokens"
         say(f"serve: {way.name}, {way.replicas} replica(s), {requests} requests of {lengths}")
@@ -93,7 +93,7 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
 
 
 class _Way(NamedTuple):
-    name: str
+    name: Way
     in_flight: int | None  # requests at most; None: all
     replicas: int
     run: Callable[[], Figures]

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field, PositiveInt
 
-from jobs.benchmarking.results import Device
+from jobs.benchmarking.results import Device, Way
 from orchestrator.errors import ClusterNotReady
 from orchestrator.spec import SpecModel
 
@@ -39,6 +39,7 @@ class ServeSpec(SpecModel):
     requests: PositiveInt | None = None  # default: 2,048 on GPUs
     prompt_tokens: PositiveInt | None = None  # about; default: 520 on GPUs
     output_tokens: PositiveInt | None = None  # default: 256 on GPUs
+    ways: list[Way] = ["engine", "vllm_serve", "kosen"]  # of asking; fewer where an engine's start takes long
 
 
 class BenchSpec(SpecModel):

@@ -31,7 +31,7 @@ from orchestrator.cluster import Cluster
 from orchestrator.concurrency import EngineWindow
 from orchestrator.endpoint import Endpoint
 from orchestrator.engine_options import engine_kwargs, max_num_seqs
-from orchestrator.errors import EndpointDown
+from orchestrator.errors import EndpointDown, SpecError
 from orchestrator.events import Events
 from orchestrator.predicting import PredictConfig, PredictWorker
 from orchestrator.progress import say
@@ -65,11 +65,11 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
     cluster = cluster if device == "cuda" else replace(cluster, gpus=0)
     load, model = _load(spec.serve, device), find_model(spec.serve.model or MODELS[device], folder)
     options = serving_spec(model, load.prompt_tokens + load.output_tokens, load.max_num_seqs)
-    counts = _replica_counts(cluster.gpus)
+    counts = _replica_counts(spec.serve, cluster.gpus)
     order = Order(
         model=model.source,
         options=engine_kwargs(model.source, options, cluster.gpus),
-        messages=prompts(load.requests * counts[-1], load.prompt_tokens, model.source),
+        messages=prompts(load.requests * max(counts), load.prompt_tokens, model.source),
         output_tokens=load.output_tokens,
         warm_up=load.max_num_seqs,
         seconds=WAY_SECONDS,
@@ -99,9 +99,14 @@ class _Way(NamedTuple):
     run: Callable[[], Figures]
 
 
-def _replica_counts(gpus: int) -> list[int]:
-    """1, 2, 4, … up to all GPUs."""
-    return [count for count in (1, 2, 4, 8, 16, 32, 64) if count <= max(1, gpus)]
+def _replica_counts(spec: ServeSpec, gpus: int) -> list[int]:
+    """As many as the spec names, by default 1, 2, 4, … up to all GPUs. Raises SpecError for more than there are."""
+    room = max(1, gpus)
+    if spec.replicas == "auto":
+        return [count for count in (1, 2, 4, 8, 16, 32, 64) if count <= room]
+    if max(spec.replicas) > room:
+        raise SpecError(f"serve.replicas={spec.replicas}, but the cluster has room for {room}: a GPU each")
+    return spec.replicas
 
 
 def _ours(order: Order, options: ServingSpec, replicas: int, folder: Path, cluster: Cluster) -> _Way:

@@ -39,6 +39,7 @@ class ServeSpec(SpecModel):
     requests: PositiveInt | None = None  # default: 2,048 on GPUs
     prompt_tokens: PositiveInt | None = None  # about; default: 520 on GPUs
     output_tokens: PositiveInt | None = None  # default: 256 on GPUs
+    replicas: list[PositiveInt] | Literal["auto"] = "auto"  # of ours; auto: 1, 2, 4, … up to all GPUs
     ways: list[Way] = ["engine", "vllm_serve", "kosen"]  # of asking; fewer where an engine's start takes long
 
 

@@ -1,9 +1,10 @@
 """The concurrency controller in simulated time, against what no schedule can beat; one JSON line a scenario and seed.
 
-Engines: 16 of them, output lengths log-normal up to 32 times the median. One dies after a quarter of the time that all
-the work needs at least, which is about a third of the way to the last question's start, and is back after a half. Its
-questions are asked again elsewhere. Each engine reports its numbers every 10 s, as Ray exports them, and the controller
-reads the last reports every 10 s; deaths it sees within 2 s. Serve's router takes the shorter queue of two.
+Engines: 16 of them, output lengths log-normal up to 32 times the median (`bench`: 2 engines, the requests of jobs.bench,
+no death). One dies after a quarter of the time that all the work needs at least, which is about a third of the way to the
+last question's start, and is back after a half. Its questions are asked again elsewhere. Each engine reports its numbers
+every 10 s, as Ray exports them, which takes up to another 10 s; before the first report it is idle. The controller reads
+the last reports every 10 s; deaths it sees within 2 s. Serve's router takes the shorter queue of two.
 
 The oracle: every 10 s, the tokens that were computed are priced at the least engine-seconds that they can cost
 (`Work.least_seconds`: each step has a seat for everyone, or a full KV cache), and divided by the engine-seconds that
@@ -37,6 +38,7 @@ from orchestrator.concurrency import START, EngineWindow, Load, RateWindow  # no
 from orchestrator.retry import Fault, Health, Tries  # noqa: E402
 
 REPORT = 10.0  # seconds between an engine's reports, and between the controller's looks at them
+DELAY = 10.0  # seconds at most until a report stands on Ray's page
 LOOK = 2.0  # seconds between looks at who lives
 REPLACE = 0.1  # seconds from an answer to the next request, over the client and the router
 RETRY = 1.0  # seconds until a dead engine's requests are asked again
@@ -61,22 +63,30 @@ class Clockwork:
             call(*args)
 
 
-def questions(number: int, median: int, prompt: int, seed: int) -> Iterator[Sequence]:
-    """Prompts around `prompt` tokens, answers around `median` with a long tail: a mean of twice the median."""
+def questions(number: int, median: int, seed: int) -> Iterator[Sequence]:
+    """Prompts around 300 tokens, answers around `median` with a long tail: a mean of twice the median."""
     rng = random.Random(seed)
     for item in range(number):
         output = min(LONGEST * median, max(1, int(rng.lognormvariate(math.log(median), 1.2))))
-        yield Sequence(item, max(1, int(rng.lognormvariate(math.log(prompt), 0.5))), output)
+        yield Sequence(item, max(1, int(rng.lognormvariate(math.log(300), 0.5))), output)
+
+
+def benchmark(number: int) -> Iterator[Sequence]:
+    """The requests of `jobs.bench`: all alike, so that those that begin together end together."""
+    return (Sequence(item, prompt=520, output=256) for item in range(number))
 
 
 class Exam(Clockwork):
-    """An exam on simulated engines. `window` fixes the window; without it the controller decides."""
+    """An exam on simulated engines. `window` fixes the window; without it the controller decides.
+
+    `median` output tokens; None: the requests of `jobs.bench` on engines that do not die.
+    """
 
     def __init__(
         self,
         *,
         model: EngineModel,
-        median: int,
+        median: int | None,
         seconds: float,
         seed: int,
         engines: int = 16,
@@ -89,11 +99,11 @@ class Exam(Clockwork):
         most = int(WINDOW_FACTOR * model.max_num_seqs * engines)
         self.controller = EngineWindow(engines=engines, seats=model.max_num_seqs, most=most)
         self.engines = [Engine(model) for _ in range(engines)]
-        self.reports: list[Numbers | None] = [None] * engines
-        self.preemptions = [0] * engines  # at the controller's last look
-        sample = Work.of(questions(2000, median, 300, seed + 1)).least_seconds(model) / 2000
-        self.n_items = int(engines * seconds / sample)
-        self.todo = deque(questions(self.n_items, median, 300, seed))
+        self.reports: list[Numbers | None] = [Numbers(0, 0, 0.0, 0)] * engines  # nobody has asked them so far
+        self.before: list[Numbers | None] = [None] * engines  # at the controller's last look
+        sample = questions(2000, median, seed + 1) if median else benchmark(2000)
+        self.n_items = int(engines * seconds / (Work.of(sample).least_seconds(model) / 2000))
+        self.todo = deque(questions(self.n_items, median, seed) if median else benchmark(self.n_items))
         self.in_flight = 0
         self.ends: Counter[int] = Counter()  # by item
         self.done = Work()  # by the sequences that ended
@@ -105,8 +115,9 @@ class Exam(Clockwork):
             self.at(self.rng.uniform(0, REPORT), self.report, index)
         self.at(LOOK, self.look)
         self.at(REPORT, self.control)
-        self.at(seconds / 4, self.die, self.engines[0])
-        self.at(seconds / 2, self.come_back, 0)
+        if median:
+            self.at(seconds / 4, self.die, self.engines[0])
+            self.at(seconds / 2, self.come_back, 0)
 
     def result(self) -> dict[str, Any]:
         self.fill()
@@ -179,8 +190,12 @@ class Exam(Clockwork):
         if engine.alive:
             self.advance(engine)
             self.plan(engine)
-            self.reports[index] = engine.numbers()
+            self.at(self.now + self.rng.uniform(0, DELAY), self.publish, index, engine.numbers())
         self.at(self.now + REPORT, self.report, index)
+
+    def publish(self, index: int, numbers: Numbers) -> None:
+        if self.engines[index].alive:
+            self.reports[index] = numbers
 
     def look(self) -> None:
         self.controller.resize(len(self.alive))
@@ -196,8 +211,10 @@ class Exam(Clockwork):
     def loads(self) -> Iterator[Load]:
         for index, (engine, numbers) in enumerate(zip(self.engines, self.reports, strict=True)):
             if engine.alive and numbers:
-                yield Load(*numbers[:3], preemptions=numbers.preemptions - self.preemptions[index])
-                self.preemptions[index] = numbers.preemptions
+                before, self.before[index] = self.before[index], numbers
+                new = numbers.preemptions - (before.preemptions if before else 0)
+                kv_before = before.kv_usage if before and before.running else None
+                yield Load(*numbers[:3], preemptions=new, kv_before=kv_before)
 
     def die(self, engine: Engine) -> None:
         self.advance(engine)
@@ -207,7 +224,7 @@ class Exam(Clockwork):
     def come_back(self, index: int) -> None:
         self.take_stock()
         self.engines[index].come_back(self.now)
-        self.reports[index] = None
+        self.reports[index] = self.before[index] = None
 
     def take_stock(self) -> None:
         """Price what was computed since the last time. Tokens that died with an engine are taken off again."""
@@ -298,6 +315,7 @@ SMALLER = EngineModel(  # the same model on 80 GB, 3 TB/s, 400 TFLOP/s: reading 
     kv_tokens=380_000, weights=5.3e-3, a_kv_token=4.9e-8, a_prefill_token=4e-5
 )
 FEW_SEATS = EngineModel(max_num_seqs=96)
+MANY_SEATS = EngineModel(max_num_seqs=512)  # as jobs.bench has it
 SCENARIOS: dict[str, Callable[[int], dict[str, Any]]] = {
     "kv_binds": lambda seed: Exam(model=EngineModel(), median=1000, seconds=900, seed=seed).result(),
     "kv_binds_80gb": lambda seed: Exam(model=SMALLER, median=600, seconds=900, seed=seed).result(),
@@ -307,6 +325,10 @@ SCENARIOS: dict[str, Callable[[int], dict[str, Any]]] = {
     "kv_binds_fixed": lambda seed: Exam(model=EngineModel(), median=1000, seconds=900, seed=seed, window=5120).result(),
     "seats_bind": lambda seed: Exam(model=FEW_SEATS, median=1000, seconds=900, seed=seed).result(),
     "seats_bind_fixed": lambda seed: Exam(model=FEW_SEATS, median=1000, seconds=900, seed=seed, window=1920).result(),
+    "bench": lambda seed: Exam(model=MANY_SEATS, median=None, seconds=50, seed=seed, engines=2).result(),
+    "bench_fixed": lambda seed: Exam(
+        model=MANY_SEATS, median=None, seconds=50, seed=seed, engines=2, window=1280
+    ).result(),
     "api": lambda seed: Api(limit=20, later=8, retry_after=False, seconds=1800, seed=seed, most=512).result(),
     "api_retry_after": lambda seed: Api(
         limit=20, later=8, retry_after=True, seconds=1800, seed=seed, most=512

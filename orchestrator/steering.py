@@ -120,7 +120,8 @@ class Steering(threading.Thread):
 
 def _load(reading: Reading, before: Reading | None) -> Load:
     new = reading.preemptions - before.preemptions if before else 0
-    return Load(reading.running, reading.waiting, reading.kv_usage, max(0, new))
+    kv_before = before.kv_usage if before and before.running else None
+    return Load(reading.running, reading.waiting, reading.kv_usage, max(0, new), kv_before)
 
 
 def _gauges(window: EngineWindow, loads: list[Load]) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """The concurrency controller in simulated time, against what no schedule can beat; one JSON line a scenario and seed.
 
-Engines: 16 of them, output lengths log-normal up to 32 times the median (`bench`: 2 engines, the requests of jobs.bench,
-no death). One dies after a quarter of the time that all the work needs at least, which is about a third of the way to the
-last question's start, and is back after a half. Its questions are asked again elsewhere. Each engine reports its numbers
-every 10 s, as Ray exports them, which takes up to another 10 s; before the first report it is idle. The controller reads
-the last reports every 10 s; deaths it sees within 2 s. Serve's router takes the shorter queue of two.
+Engines: 16 of them, output lengths log-normal up to 32 times the median. One dies after a quarter of the time that all
+the work needs at least, which is about a third of the way to the last question's start, and is back after a half. Its
+questions are asked again elsewhere. Each engine reports its numbers every 10 s, as Ray exports them, which takes up to
+another 10 s; before its first report it is idle. The controller reads the last reports every 10 s; deaths it sees
+within 2 s. Serve's router takes the shorter queue of two. `bench`: two engines, the requests of jobs.bench, no death.
 
 The oracle: every 10 s, the tokens that were computed are priced at the least engine-seconds that they can cost
 (`Work.least_seconds`: each step has a seat for everyone, or a full KV cache), and divided by the engine-seconds that

@@ -28,7 +28,6 @@ WARM_UP = 2  # steps
 EAGER = {"engine.use_torch_compile": False}
 MANY_KERNELS = {"optim.override_optimizer_config.fused": False}
 RESHARD = {"engine.reshard_after_forward": True, "engine.use_no_sync_for_gradient_accumulation": False}
-WHOLE = {"engine.reshard_after_forward": False, "engine.use_no_sync_for_gradient_accumulation": True}
 PACKED: dict[str, Any] = {
     "model.use_remove_padding": True,
     "model.override_config.attn_implementation": "packed_sdpa",
@@ -41,7 +40,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "ours": {},
     "many_kernels": MANY_KERNELS,
     "reshard": RESHARD,
-    "whole": WHOLE,
     "cudnn": {},  # attention by cuDNN in place of flash attention
     "packed": PACKED,
     "packed_eager": PACKED | EAGER,
@@ -127,6 +125,7 @@ def _measure(args: argparse.Namespace, name: str) -> dict[str, Any]:
 
 def _trainer(args: argparse.Namespace, name: str, device: Any) -> Any:
     import pandas as pd
+    import torch
 
     from orchestrator.spec import load_spec
     from orchestrator.training import verl_config
@@ -143,7 +142,8 @@ def _trainer(args: argparse.Namespace, name: str, device: Any) -> Any:
     given = [f"model={args.work / args.shape}", f"train={_rows(args)}", "packing=false", "gradient_checkpointing=false"]
     size = [f"batch_size={args.rows * args.workers}", f"micro_batch_size={args.micro}", f"max_length={args.length}"]
     spec = load_spec(SftSpec, None, [*given, *size, f"max_tokens_per_gpu={args.length * args.micro}"])
-    keys = sft_keys(spec, Placement(device, 1, args.workers, "a benchmark"), folder)
+    memory = torch.cuda.get_device_properties(0).total_memory if device == "cuda" else None
+    keys = sft_keys(spec, Placement(device, 1, args.workers, "a benchmark", memory), folder)
     steps = {"trainer.total_training_steps": args.steps, "trainer.save_freq": -1, "trainer.resume_mode": "disable"}
     return Trainer(verl_config.resolve("sft", keys | steps, VARIANTS[name]), folder, None)
 

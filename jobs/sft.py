@@ -26,7 +26,9 @@ def _convert(spec: SftSpec, source: Source) -> Report:
 
 
 def _reasons(spec: SftSpec, placement: Placement) -> list[str]:
-    return []
+    if placement.device == "cpu" or placement.workers == 1 or placement.gpu_memory or spec.lora:
+        return []
+    return ["weights:   gathered for each micro batch, but kept where the job finds room on its GPUs"]
 
 
 RECIPE = Recipe(

@@ -8,14 +8,13 @@ from orchestrator.cluster import Cluster
 from orchestrator.engine_options import GPU_MAX_NUM_SEQS
 from orchestrator.errors import SpecError
 from orchestrator.planning.choice import Hardware
-from orchestrator.planning.gpus import find_gpu
+from orchestrator.planning.gpus import find_gpu, named_kinds
 from orchestrator.planning.report import about, in_words
 from orchestrator.planning.request import Planned, plan_layout, share_out, take
 from orchestrator.spec import ServingSpec
 
 # What a judge reads, an answer without its reasoning and the instructions, and what it writes (estimates).
 JUDGE_PROMPT_TOKENS, JUDGE_OUTPUT_TOKENS = 1024, 384
-ACCELERATOR = "accelerator_type:"  # how Ray's resources name a node's GPUs
 
 
 def settle_layout(
@@ -98,9 +97,7 @@ def hardware_of(nodes: list[dict[str, float]], taken: int) -> Hardware:
 
     Raises SpecError where Ray does not name them, or several kinds.
     """
-    kinds = {key.removeprefix(ACCELERATOR) for node in nodes for key in node if key.startswith(ACCELERATOR)}
-    # An A100 may be named a second time, with its memory.
-    kinds -= {kind for kind in kinds if any(other.startswith(f"{kind}-") for other in kinds)}
+    kinds = named_kinds({key: 1.0 for node in nodes for key in node})
     if len(kinds) != 1:
         raise SpecError(
             f"parallelism=auto needs one kind of GPU, Ray names {', '.join(sorted(kinds)) or 'none'} on this cluster. "

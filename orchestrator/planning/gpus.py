@@ -1,5 +1,6 @@
 """The GPUs whose figures we know."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from orchestrator.errors import SpecError
@@ -32,6 +33,14 @@ _FIGURES = {
 # Ray calls both A100s by one name: a plan for the smaller fits the larger too.
 _ALSO = {"a100": "a100-40gb", "a100-40g": "a100-40gb", "a100-80g": "a100-80gb"}
 KNOWN = tuple(_FIGURES)
+_ACCELERATOR = "accelerator_type:"  # how Ray's resources name a node's GPUs
+
+
+def named_kinds(resources: Mapping[str, float]) -> set[str]:
+    """How Ray names the kinds of GPU in a node's resources; empty where it does not know them."""
+    kinds = {key.removeprefix(_ACCELERATOR) for key in resources if key.startswith(_ACCELERATOR)}
+    # An A100 may be named a second time, with its memory.
+    return {kind for kind in kinds if not any(other.startswith(f"{kind}-") for other in kinds)}
 
 
 def find_gpu(name: str, memory_gib: float | None = None) -> Gpu:

@@ -4,12 +4,13 @@ Ray would wait for a GPU or a CPU that does not exist, in silence and for ever.
 """
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.errors import ClusterNotReady, SpecError
+from orchestrator.planning.gpus import find_gpu, named_kinds
 from orchestrator.state import State, current
 from orchestrator.training.spec import PpoSpec, SftSpec, TrainingSpec
 
@@ -26,21 +27,23 @@ PPO_SPARE_CPUS = 1
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """What a node has in all, used or not."""
+    """What a node has in all, used or not. `gpu_memory` in bytes of each GPU; None: not known."""
 
     name: str
     cpus: float
     gpus: int
+    gpu_memory: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The processes of a training: `per_node` on each of `nodes` nodes, a GPU each on `cuda`."""
+    """The processes of a training: `per_node` on each of `nodes` nodes, a GPU each on `cuda`, of `gpu_memory` bytes."""
 
     device: Device
     nodes: int
     per_node: int
     reason: str
+    gpu_memory: float | None = None  # None: not known
 
     @property
     def workers(self) -> int:
@@ -62,11 +65,20 @@ def connected_nodes() -> list[Node]:
     """The live nodes of the cluster that this process is connected to."""
     import ray
 
-    return [
-        Node(node["NodeManagerHostname"], node["Resources"].get("CPU", 0), int(node["Resources"].get("GPU", 0)))
-        for node in ray.nodes()
-        if node["Alive"]
-    ]
+    return [_of_resources(node["NodeManagerHostname"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def _of_resources(name: str, resources: Mapping[str, float]) -> Node:
+    gpus = int(resources.get("GPU", 0))
+    return Node(name, resources.get("CPU", 0), gpus, _gpu_memory(resources) if gpus else None)
+
+
+def _gpu_memory(resources: Mapping[str, float]) -> float | None:
+    """Bytes of the smallest kind of GPU among them; None where Ray names none, or one that we do not know."""
+    try:
+        return min((find_gpu(kind).memory for kind in named_kinds(resources)), default=None)
+    except SpecError:
+        return None
 
 
 def place(spec: TrainingSpec, nodes: Sequence[Node]) -> Placement:
@@ -78,7 +90,9 @@ def place(spec: TrainingSpec, nodes: Sequence[Node]) -> Placement:
     fits = [n for n, least in enumerate(slots, start=1) if workers and workers % n == 0 and workers // n <= least]
     if not fits:
         raise ClusterNotReady(_too_many(spec, workers, nodes, device))
-    placement = Placement(device, fits[0], workers // fits[0], why)
+    memory = [node.gpu_memory for node in nodes if node.gpus]
+    least = min((bytes_ for bytes_ in memory if bytes_), default=None) if device == "cuda" and all(memory) else None
+    placement = Placement(device, fits[0], workers // fits[0], why, least)
     _check_queue(spec, placement, nodes)
     return placement
 

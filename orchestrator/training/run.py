@@ -41,7 +41,10 @@ OURS = {
     "data.val_files": "val",
 }
 # What decides how a training runs and not what it makes, and the paths of a run that was moved as a whole.
-NO_MATTER = ("trainer.", "data.train_files", "data.val_files", "data.num_workers", "data.dataloader_num_workers")
+NO_MATTER = (
+    *("trainer.", "data.train_files", "data.val_files", "data.num_workers", "data.dataloader_num_workers"),
+    *("engine.reshard_after_forward", "engine.use_no_sync_for_gradient_accumulation"),
+)
 FIGURES = {"sft": ("loss", "train/loss"), "ppo": ("score", "critic/score/mean")}
 
 S = TypeVar("S", bound=TrainingSpec)

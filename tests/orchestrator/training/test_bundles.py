@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import ClusterNotReady, KosenError, SpecError
+from orchestrator.planning.gpus import find_gpu
 from orchestrator.spec import load_spec
 from orchestrator.training import bundles, checkpoints, run
 from orchestrator.training.bundles import Node, Placement, place
@@ -42,6 +43,28 @@ def test_workers_are_spread_evenly_over_as_few_nodes_as_they_fit_on(
 ) -> None:
     found = place(sft(*overrides), nodes)
     assert (found.device, found.nodes, found.per_node) == (device, count, per_node)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "memory"),
+    [
+        (["H200", "H200"], "h200"),
+        (["H200", "H100"], "h100"),  # the smallest counts
+        (["H200", None], None),
+        (["H200", "B9000"], None),
+        ([None], None),
+    ],
+)
+def test_the_gpus_memory_is_that_of_the_kind_that_ray_names(
+    kinds: list[str | None], memory: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    resources = [{"CPU": 64.0, "GPU": 8.0} | ({f"accelerator_type:{kind}": 1.0} if kind else {}) for kind in kinds]
+    resources.append({"CPU": 16.0})  # a head without GPUs
+    nodes = [{"NodeManagerHostname": str(n), "Alive": True, "Resources": has} for n, has in enumerate(resources)]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    found = place(sft(), bundles.connected_nodes())
+    assert found.gpu_memory == (find_gpu(memory).memory if memory else None)
+    assert place(sft("device=cpu"), bundles.connected_nodes()).gpu_memory is None
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,18 @@ def test_what_makes_steps_faster_gives_the_same_losses(undisturbed: TrainingFold
     assert "WON'T CONVERT" not in log  # what torch says of code that it could not compile
 
 
+@pytest.mark.slow
+def test_two_processes_that_keep_weights_and_gradients_whole_give_the_losses_of_one(
+    undisturbed: TrainingFolder, data: Path, tmp_path: Path
+) -> None:
+    whole = ["engine.reshard_after_forward=False", "engine.use_no_sync_for_gradient_accumulation=True"]
+    whole += ["data.micro_batch_size_per_gpu=2", "trainer.save_freq=-1"]  # two micro batches a step
+    folder = make_sft_run(data, tmp_path / "whole", *whole, processes=2)
+    done = drive(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert losses(folder) == pytest.approx(losses(undisturbed), abs=1e-4)
+
+
 def test_a_run_is_journaled_and_its_checkpoints_are_sealed(undisturbed: TrainingFolder) -> None:
     assert plan(undisturbed) == (STEPS, 0)
     curve = losses(undisturbed)

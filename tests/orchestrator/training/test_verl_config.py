@@ -1,12 +1,15 @@
 """Our keys and the user's against the verl that is installed: what lands, what is refused, and in what words."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
+from planning_configs import QWEN_8B, QWEN_32B
 
 from orchestrator.errors import SpecError
+from orchestrator.planning.gpus import find_gpu
 from orchestrator.spec import load_spec
 from orchestrator.training import verl_config
 from orchestrator.training.bundles import Placement
@@ -18,6 +21,7 @@ from orchestrator.training.spec import PpoSpec, SftSpec
 CPU = Placement("cpu", 1, 1, "a test")
 GPUS = Placement("cuda", 2, 8, "a test")
 REQUIRED = ("model=org/name", "train=rows.jsonl")
+H100, H200 = find_gpu("h100").memory, find_gpu("h200").memory
 
 
 def sft(*overrides: str, placement: Placement = CPU) -> Any:
@@ -143,10 +147,42 @@ def test_answers_are_packed_on_gpus_by_tokens_and_one_of_any_length_fits(extra: 
     assert actor.ppo_max_token_len_per_gpu == ref.log_prob_max_token_len_per_gpu == tokens
 
 
+def keeps_whole(config: Any) -> bool:
+    kept: bool = config.engine.use_no_sync_for_gradient_accumulation
+    assert config.engine.reshard_after_forward is not kept
+    return kept
+
+
 def test_one_process_keeps_weights_and_gradients_whole() -> None:
-    alone, many = (sft(placement=Placement("cuda", 1, workers, "")).engine for workers in (1, 8))
-    assert (alone.reshard_after_forward, alone.use_no_sync_for_gradient_accumulation) == (False, True)
-    assert (many.reshard_after_forward, many.use_no_sync_for_gradient_accumulation) == (True, False)
+    alone, many = (sft(placement=Placement("cuda", 1, workers, "")) for workers in (1, 8))
+    assert keeps_whole(alone) and not keeps_whole(many)
+
+
+@pytest.mark.parametrize(
+    ("shape", "gpus", "memory", "extra", "whole"),
+    [
+        (QWEN_8B, 8, H200, [], True),  # 8.19 billion x (16 / 8 + 6) bytes: 61 GiB of 70
+        (QWEN_8B, 4, H200, [], False),
+        (QWEN_8B, 8, H100, [], False),
+        (QWEN_32B, 16, H200, [], False),
+        (QWEN_8B, 8, None, [], False),
+        (QWEN_8B, 8, H200, ["lora.rank=16"], False),
+        (QWEN_8B, 8, H200, ["verl.engine.offload_policy=true"], False),
+        ({"model_type": "nobody_knows"}, 8, H200, [], False),
+    ],
+)
+def test_several_processes_keep_them_where_their_gpus_have_room(
+    shape: dict[str, Any], gpus: int, memory: float | None, extra: list[str], whole: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(shape))
+    placement = Placement("cuda", 1, gpus, "a test", memory)
+    assert keeps_whole(sft(f"model={tmp_path}", *extra, placement=placement)) is whole
+
+
+def test_the_user_decides_what_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(QWEN_8B))
+    given = ["verl.engine.reshard_after_forward=true", "verl.engine.use_no_sync_for_gradient_accumulation=false"]
+    assert not keeps_whole(sft(f"model={tmp_path}", *given, placement=Placement("cuda", 1, 8, "a test", H200)))
 
 
 @pytest.mark.parametrize("placement", [CPU, GPUS], ids=["cpu", "gpu"])

@@ -117,8 +117,15 @@ def _delete_abandoned(wanted: str, progress: Progress) -> None:
 def _delete(name: str) -> None:
     from ray import serve
 
+    _silence("ray.serve")
     with suppress(TimeoutError):  # Serve goes on deleting
         serve.delete(name)
+
+
+def _silence(*loggers: str) -> None:
+    """What libraries tell on the user's terminal; their errors reach us as exceptions."""
+    for name in loggers:
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class _Vanished(Exception):
@@ -163,8 +170,7 @@ def _run(name: str, model: str, spec: ServingSpec, cluster: Cluster) -> None:
     from ray import serve
 
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # of this process, which only imports it
-    for logger in ("ray.serve", "ray.llm", "vllm", "httpx", "httpx2", "openai"):
-        logging.getLogger(logger).setLevel(logging.ERROR)
+    _silence("ray.serve", "ray.llm", "vllm", "httpx", "httpx2", "openai")
     serve.start(
         proxy_location="HeadOnly",
         http_options={"host": cluster.serve_host, "port": cluster.serve_port},

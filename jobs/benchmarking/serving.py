@@ -65,7 +65,7 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
     cluster = cluster if device == "cuda" else replace(cluster, gpus=0)
     load, model = _load(spec.serve, device), find_model(spec.serve.model or MODELS[device], folder)
     options = serving_spec(model, load.prompt_tokens + load.output_tokens, load.max_num_seqs)
-    counts = _replica_counts(spec.serve, cluster.gpus)
+    counts = replica_counts(spec.serve, cluster.gpus)
     order = Order(
         model=model.source,
         options=engine_kwargs(model.source, options, cluster.gpus),
@@ -99,7 +99,7 @@ class _Way(NamedTuple):
     run: Callable[[], Figures]
 
 
-def _replica_counts(spec: ServeSpec, gpus: int) -> list[int]:
+def replica_counts(spec: ServeSpec, gpus: int) -> list[int]:
     """As many as the spec names, by default 1, 2, 4, … up to all GPUs. Raises SpecError for more than there are."""
     room = max(1, gpus)
     if spec.replicas == "auto":

@@ -1,6 +1,7 @@
 """The benchmark's serving: the engine alone, `vllm serve` and ours, with a tiny model on CPU."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,9 +10,10 @@ from jobs.benchmarking.models import PRESETS, make_model
 from jobs.benchmarking.offline import flags
 from jobs.benchmarking.results import Serve
 from jobs.benchmarking.rows import prompts
-from jobs.benchmarking.serving import read_records
-from jobs.benchmarking.spec import BenchSpec
+from jobs.benchmarking.serving import read_records, replica_counts
+from jobs.benchmarking.spec import BenchSpec, ServeSpec
 from orchestrator.cluster import Cluster
+from orchestrator.errors import SpecError
 from orchestrator.training.tokens import TokenCounter
 
 
@@ -26,6 +28,19 @@ def test_prompts_differ_and_have_the_length_that_was_asked_for(tmp_path: Path) -
     asked = prompts(12, 32, str(tmp_path))
     assert TokenCounter(str(tmp_path), prompt=True).count(asked) == [32] * 12
     assert len({str(messages) for messages in asked}) == 12
+
+
+@pytest.mark.parametrize(
+    ("given", "gpus", "counts"),
+    [("auto", 8, [1, 2, 4, 8]), ("auto", 6, [1, 2, 4]), ("auto", 0, [1]), ([2, 6], 6, [2, 6])],
+)
+def test_replicas_are_doubled_up_to_all_gpus_or_as_the_spec_says(given: Any, gpus: int, counts: list[int]) -> None:
+    assert replica_counts(ServeSpec(replicas=given), gpus) == counts
+
+
+def test_more_replicas_than_gpus_are_refused() -> None:
+    with pytest.raises(SpecError, match=r"serve.replicas=\[1, 4\].* room for 2"):
+        replica_counts(ServeSpec(replicas=[1, 4]), 2)
 
 
 def test_time_runs_from_the_first_request_to_the_last_answer() -> None:

@@ -31,7 +31,7 @@ from orchestrator.cluster import Cluster
 from orchestrator.concurrency import EngineWindow
 from orchestrator.endpoint import Endpoint
 from orchestrator.engine_options import engine_kwargs, max_num_seqs
-from orchestrator.errors import EndpointDown, SpecError
+from orchestrator.errors import EndpointDown, KosenError, SpecError
 from orchestrator.events import Events
 from orchestrator.predicting import PredictConfig, PredictWorker
 from orchestrator.progress import say
@@ -60,7 +60,10 @@ LOADS: dict[Device, Load] = {"cuda": Load(2048, 520, 256, 512), "cpu": Load(8, 3
 
 
 def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
-    """Write serve.json after each way. Raises SpecError, ClusterNotReady and EndpointDown."""
+    """Write serve.json after each way; ways that are in it already are not measured again.
+
+    Raises SpecError and ClusterNotReady, and EndpointDown for ways that failed, after all others were measured.
+    """
     device = spec.settle_device(cluster.gpus)
     cluster = cluster if device == "cuda" else replace(cluster, gpus=0)
     load, model = _load(spec.serve, device), find_model(spec.serve.model or MODELS[device], folder)
@@ -80,16 +83,7 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
         _Way("vllm_serve", WORKERS, 1, lambda: _in_a_task(run_vllm_serve, cluster, alone, WORKERS)),
         *(_ours(order.first(load.requests * count), options, count, folder, cluster) for count in counts),
     ]
-    result = Serve(model=model.name, prompt_tokens=load.prompt_tokens, output_tokens=load.output_tokens, ways=[])
-    for way in (way for way in ways if way.name in spec.serve.ways):
-        requests = load.requests * way.replicas
-        lengths = f"{load.prompt_tokens} + {load.output_tokens} tokens"
-        say(f"serve: {way.name}, {way.replicas} replica(s), {requests} requests of {lengths}")
-        found = way.run()
-        sizes = {"in_flight": way.in_flight, "replicas": way.replicas, "requests": requests}
-        result.ways.append(Serving.model_validate({"way": way.name, **sizes, **found._asdict()}))
-        result.write(folder)
-        say(f"serve: {way.name}, {found.output_tokens / found.seconds:,.0f} output tokens/s")
+    _measure_ways([way for way in ways if way.name in spec.serve.ways], model.name, load, folder)
 
 
 class _Way(NamedTuple):
@@ -97,6 +91,51 @@ class _Way(NamedTuple):
     in_flight: int | None  # requests at most; None: all
     replicas: int
     run: Callable[[], Figures]
+
+    def __str__(self) -> str:
+        return f"{self.name}, {self.replicas} replica(s)"
+
+
+def _measure_ways(ways: list[_Way], model: str, load: Load, folder: Path) -> None:
+    known = {(way.way, way.replicas): way for way in _earlier(folder)}
+    problems: list[str] = []
+    for way in ways:
+        if (way.name, way.replicas) in known:
+            say(f"serve: {way}: measured already")
+            continue
+        requests = load.requests * way.replicas
+        say(f"serve: {way}, {requests} requests of {load.prompt_tokens} + {load.output_tokens} tokens")
+        try:
+            found = way.run()
+        except KosenError as error:  # an engine's log may be part of it, and ends with the reason
+            say(f"serve: {way}: {error}")
+            problems.append(f"{way}: {str(error).splitlines()[-1].strip()}")
+            continue
+        say(f"serve: {way}, {found.output_tokens / found.seconds:,.0f} output tokens/s")
+        sizes = {"in_flight": way.in_flight, "replicas": way.replicas, "requests": requests}
+        known[way.name, way.replicas] = Serving.model_validate({"way": way.name, **sizes, **found._asdict()})
+        _write(known, ways, model, load, folder)
+    if problems:
+        raise EndpointDown(
+            f"{len(problems)} of {len(ways)} ways could not be measured ({'; '.join(problems)}). The others are in "
+            f"{folder / Serve.file}; the same command measures what is missing"
+        )
+
+
+def _earlier(folder: Path) -> list[Serving]:
+    """What an earlier call measured; a file that does not read was said to be measured again."""
+    try:
+        found = Serve.read(folder)
+    except SpecError:
+        return []
+    return found.ways if found else []
+
+
+def _write(known: dict[tuple[Way, int], Serving], ways: list[_Way], model: str, load: Load, folder: Path) -> None:
+    """In the order of `ways`."""
+    measured = [known[key] for way in ways if (key := (way.name, way.replicas)) in known]
+    sizes = {"prompt_tokens": load.prompt_tokens, "output_tokens": load.output_tokens}
+    Serve(model=model, **sizes, ways=measured).write(folder)
 
 
 def replica_counts(spec: ServeSpec, gpus: int) -> list[int]:

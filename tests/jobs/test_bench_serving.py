@@ -7,13 +7,13 @@ import pytest
 
 from jobs.benchmarking import serving
 from jobs.benchmarking.models import PRESETS, make_model
-from jobs.benchmarking.offline import flags
-from jobs.benchmarking.results import Serve
+from jobs.benchmarking.offline import Figures, flags
+from jobs.benchmarking.results import Serve, Way
 from jobs.benchmarking.rows import prompts
 from jobs.benchmarking.serving import read_records, replica_counts
 from jobs.benchmarking.spec import BenchSpec, ServeSpec
 from orchestrator.cluster import Cluster
-from orchestrator.errors import SpecError
+from orchestrator.errors import EndpointDown, SpecError
 from orchestrator.training.tokens import TokenCounter
 
 
@@ -52,6 +52,41 @@ def test_time_runs_from_the_first_request_to_the_last_answer() -> None:
     for record in records[:2]:
         record["usage"] = {"completion_tokens": 16}
     assert read_records(records, cpu=0.25) == (4.5, 32, 1, 0.25)
+
+
+def test_a_way_that_fails_holds_up_no_other_and_is_all_that_is_asked_again(
+    tmp_path: Path,
+) -> None:
+    asked: list[str] = []
+    broken = {"vllm_serve"}
+
+    def way(name: Way) -> serving._Way:
+        def run() -> Figures:
+            asked.append(name)
+            if name in broken:
+                raise EndpointDown("it did not start. Its log:\nan old line\nOSError: no such port")
+            return Figures(2.0, 100 * len(asked), 0, None)
+
+        return serving._Way(name, None, 1, run)
+
+    load = serving.Load(requests=4, prompt_tokens=8, output_tokens=25, max_num_seqs=4)
+    ways = [way("engine"), way("vllm_serve"), way("kosen")]
+    with pytest.raises(EndpointDown) as error:
+        serving._measure_ways(ways, "m", load, tmp_path)
+    assert "1 of 3 ways" in str(error.value) and "vllm_serve, 1 replica(s): OSError: no such port" in str(error.value)
+    before = Serve.read(tmp_path)
+    assert before and [found.way for found in before.ways] == ["engine", "kosen"]
+
+    broken.clear()
+    serving._measure_ways(ways, "m", load, tmp_path)
+    assert asked == ["engine", "vllm_serve", "kosen", "vllm_serve"]
+    after = Serve.read(tmp_path)
+    assert after and [found.way for found in after.ways] == ["engine", "vllm_serve", "kosen"]
+    assert [after.ways[0], after.ways[2]] == before.ways
+
+    (tmp_path / Serve.file).write_text("{")
+    serving._measure_ways(ways, "m", load, tmp_path)
+    assert asked[4:] == ["engine", "vllm_serve", "kosen"]
 
 
 @pytest.mark.slow

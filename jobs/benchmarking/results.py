@@ -36,6 +36,14 @@ class Result(SpecModel):
                 f"{folder / cls.file} is no result of this version: {first_line(error)}. Measure it again"
             ) from None
 
+    @classmethod
+    def earlier(cls, folder: Path) -> Self | None:
+        """What an earlier call measured; None also for a file that does not read, whose part is measured again."""
+        try:
+            return cls.read(folder)
+        except SpecError:
+            return None
+
 
 class Node(SpecModel):
     """A node that took part. `gpu` is the GPUs' name, None where it has none."""

@@ -97,7 +97,8 @@ class _Way(NamedTuple):
 
 
 def _measure_ways(ways: list[_Way], model: str, load: Load, folder: Path) -> None:
-    known = {(way.way, way.replicas): way for way in _earlier(folder)}
+    earlier = Serve.earlier(folder)
+    known = {(way.way, way.replicas): way for way in earlier.ways} if earlier else {}
     problems: list[str] = []
     for way in ways:
         if (way.name, way.replicas) in known:
@@ -120,15 +121,6 @@ def _measure_ways(ways: list[_Way], model: str, load: Load, folder: Path) -> Non
             f"{len(problems)} of {len(ways)} ways could not be measured ({'; '.join(problems)}). The others are in "
             f"{folder / Serve.file}; the same command measures what is missing"
         )
-
-
-def _earlier(folder: Path) -> list[Serving]:
-    """What an earlier call measured; a file that does not read was said to be measured again."""
-    try:
-        found = Serve.read(folder)
-    except SpecError:
-        return []
-    return found.ways if found else []
 
 
 def _write(known: dict[tuple[Way, int], Serving], ways: list[_Way], model: str, load: Load, folder: Path) -> None:

@@ -63,7 +63,8 @@ class OutOfMemory(TrainingFailed):
 def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
     """Write train.json after each number of workers, then search for the largest micro batch.
 
-    A number of workers whose GPUs are too small is left out. Raises SpecError, ClusterNotReady and TrainingFailed.
+    A number of workers whose GPUs are too small is left out, and one that is in train.json already is not measured
+    again. Raises SpecError, ClusterNotReady and TrainingFailed.
     """
     device = spec.settle_device(cluster.gpus)
     model = find_model(spec.train.model or MODELS[device], folder)
@@ -79,8 +80,14 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
         runs=[],
     )
     peak = peak_flops(_gpu_name() or "") if device == "cuda" else None
+    earlier = Train.earlier(folder)
+    known = {run.workers: run for run in earlier.runs} if earlier else {}
     problem: OutOfMemory | None = None
     for workers in _workers(spec.train, device):
+        if workers in known:
+            say(f"train: {_count(workers)}: measured already")
+            result.runs.append(known[workers])
+            continue
         try:
             run = trainer.train(workers, trainer.rows, trainer.micro_batch_size, spec.train.steps)
         except OutOfMemory as error:

@@ -119,6 +119,13 @@ def test_it_trains_on_one_worker_and_on_two(connected: Cluster, tmp_path: Path) 
     assert [line.split()[2:4] for line in steps] == [[f"workers={n}", f"step={k}"] for n in (1, 2) for k in (1, 2, 3)]
     assert not list(tmp_path.rglob("*.parquet")) and not list(tmp_path.rglob("checkpoints"))
 
+    result.model_copy(update={"runs": result.runs[:1]}).write(tmp_path)  # as if it had ended there
+    training.measure(spec, tmp_path, connected)
+    again = Train.read(tmp_path)
+    assert again and again.runs[0] == result.runs[0] and again.runs[1].workers == 2
+    more = (tmp_path / training.LOG).read_text().splitlines()[len(steps) :]
+    assert [line.split()[2:4] for line in more] == [["workers=2", f"step={k}"] for k in (1, 2, 3)]
+
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)

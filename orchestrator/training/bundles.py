@@ -90,11 +90,16 @@ def place(spec: TrainingSpec, nodes: Sequence[Node]) -> Placement:
     fits = [n for n, least in enumerate(slots, start=1) if workers and workers % n == 0 and workers // n <= least]
     if not fits:
         raise ClusterNotReady(_too_many(spec, workers, nodes, device))
-    memory = [node.gpu_memory for node in nodes if node.gpus]
-    least = min((bytes_ for bytes_ in memory if bytes_), default=None) if device == "cuda" and all(memory) else None
-    placement = Placement(device, fits[0], workers // fits[0], why, least)
+    memory = _least_memory(nodes) if device == "cuda" else None
+    placement = Placement(device, fits[0], workers // fits[0], why, memory)
     _check_queue(spec, placement, nodes)
     return placement
+
+
+def _least_memory(nodes: Sequence[Node]) -> float | None:
+    """Bytes of the smallest GPU; None where those of a node are not known."""
+    known = [node.gpu_memory for node in nodes if node.gpus and node.gpu_memory]
+    return min(known) if len(known) == sum(node.gpus > 0 for node in nodes) else None
 
 
 def _all(slots: Sequence[int]) -> int:

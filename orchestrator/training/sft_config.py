@@ -17,7 +17,7 @@ from orchestrator.training.verl_config import dotted
 Keys = dict[str, Any]
 
 SHARDED_BYTES = 16  # a parameter, on all GPUs together: weight, gradient and AdamW's two moments in float32
-WHOLE_BYTES = 6  # a parameter, on each GPU: the weight in bfloat16, and a gradient that adds up in float32
+WHOLE_BYTES = {"bfloat16": 6, "float32": 8}  # a parameter, on each GPU: the weight, and a gradient in float32
 STATE_SHARE = 0.5  # of a GPU's memory, for all of those; the rest is for activations and logits
 
 
@@ -66,7 +66,8 @@ def _has_room(spec: SftSpec, placement: Placement) -> bool:
         parameters = read_shape(config.to_dict(), spec.model).parameters.total
     except SpecError:
         return False
-    return parameters * (SHARDED_BYTES / placement.workers + WHOLE_BYTES) <= STATE_SHARE * placement.gpu_memory
+    each = SHARDED_BYTES / placement.workers + WHOLE_BYTES[dtype(spec, placement)]
+    return parameters * each <= STATE_SHARE * placement.gpu_memory
 
 
 def _optimizer(spec: SftSpec, placement: Placement) -> Keys:

@@ -163,6 +163,7 @@ def test_one_process_keeps_weights_and_gradients_whole() -> None:
     [
         (QWEN_8B, 8, H200, [], True),  # 8.19 billion x (16 / 8 + 6) bytes: 61 GiB of 70
         (QWEN_8B, 4, H200, [], False),
+        (QWEN_8B, 8, H200, ["dtype=float32"], False),
         (QWEN_8B, 8, H100, [], False),
         (QWEN_32B, 16, H200, [], False),
         (QWEN_8B, 8, None, [], False),

@@ -94,9 +94,9 @@ def _print(rows: list[Row]) -> None:
             print(f"{name:<15} {size:>11} {times} {rates} {nccl / ours:.3f}")
             if size >= BANDWIDTH_COUNTS:
                 ratios[operation].append(nccl / ours)
-    for operation, values in ratios.items():
+    for name, values in ratios.items():
         lowest, middle = min(values), statistics.median(values)
-        print(f"{operation}, from {BANDWIDTH_COUNTS} bytes on: lowest ratio {lowest:.3f}, median {middle:.3f}")
+        print(f"{name}, from {BANDWIDTH_COUNTS} bytes on: lowest ratio {lowest:.3f}, median {middle:.3f}")
     wrong = [row for row in rows if row.get("correct") is False]
     print(f"{len(wrong)} of our rows had a wrong result")
 

@@ -46,6 +46,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from jobs.benchmarking.models import find_model  # noqa: E402
+from jobs.benchmarking.results import Device  # noqa: E402
 from jobs.benchmarking.rows import prompts  # noqa: E402
 from jobs.benchmarking.serving import MODELS, question, read_records  # noqa: E402
 from jobs.run import call, open_writer  # noqa: E402
@@ -311,7 +312,7 @@ def main() -> int:
     configure_ray_data()
     with connect() as cluster:
         folder = cluster.run_folder("router_balance")
-        device = "cuda" if cluster.gpus else "cpu"
+        device: Device = "cuda" if cluster.gpus else "cpu"
         seats = args.seats or SEATS[device]
         window = args.window or serving.capacity(serving_spec(args.replicas, seats), cluster.gpus)
         requests = args.requests or REQUESTS_A_SEAT * seats * args.replicas

@@ -9,7 +9,7 @@ import asyncio
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Stub(asyncio.Protocol):
             loop.call_later(self._latency, self._transport.write, self._reply)  # type: ignore[attr-defined]
 
 
-def http(body: dict[str, object]) -> bytes:
+def http(body: Mapping[str, object]) -> bytes:
     text = json.dumps(body).encode()
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(text) + text
 

@@ -9,7 +9,7 @@ from verl.utils.dataset.rl_dataset import RLHFDataset
 POLL = 0.005  # seconds
 
 
-class Turns(RLHFDataset):  # type: ignore[misc]
+class Turns(RLHFDataset):
     """verl's data, which at each new batch hands the turn to the other training and waits to have it back.
 
     `<folder>/<name>.times` gets a line a step: its seconds from this batch to the next, and those waited before it. The

@@ -105,7 +105,7 @@ def make_tokenizer(texts: Sequence[str], system_prompt: str, size: int) -> Any:
 
     Any text can be encoded, and comes back as it was; common words are one token.
     """
-    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers  # type: ignore[import-untyped]
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())

@@ -86,7 +86,7 @@ def find_model(name: str, folder: Path) -> Model:
 
 def make_model(folder: Path, preset: Preset) -> None:
     """Write a config and a tokenizer whose every token is a word: the numbers from 0. There are no weights."""
-    from tokenizers import Tokenizer, models, pre_tokenizers  # type: ignore[import-untyped]
+    from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast, __version__
 
     folder.mkdir(parents=True, exist_ok=True)

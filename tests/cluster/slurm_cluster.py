@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Self
+from typing import IO, Any, Self
 
 import public_python
 from namespaces import (
@@ -141,8 +141,8 @@ class MiniSlurm(Settings):
         if self._init(node):
             raise MiniSlurmError(f"{node} is running already")
         log = self.log_dir / f"{node}.init.log"
-        arguments = {"name": node, "pid_file": str(self._init_file(node)), "shm": self.shm, "binds": self._binds(node)}
-        arguments["gpus"] = 0 if node == LOGIN else self.gpus
+        arguments: dict[str, Any] = {"name": node, "pid_file": str(self._init_file(node))}
+        arguments |= {"shm": self.shm, "binds": self._binds(node), "gpus": 0 if node == LOGIN else self.gpus}
         python = [sys.executable, "-I", "-S", str(Path(__file__).with_name("slurm_node.py")), json.dumps(arguments)]
         with log.open("ab") as output:
             command = ["setsid", "--fork", "unshare", *NAMESPACES, *python]

@@ -77,7 +77,7 @@ class Kosen:
     def up(self, name: str = "c", nodes: int = 2, *overrides: str, **environment: str) -> dict[str, Any]:
         """A ready cluster's state."""
         arguments = self.submit_arguments(nodes, *overrides)
-        done = self.cluster("up", "--name", name, "--json", *arguments, **environment)
+        done = self.cluster("up", "--name", name, "--json", *arguments, timeout=UP_SECONDS, **environment)
         assert done.returncode == 0, done.stderr + self.logs(name)
         state: dict[str, Any] = json.loads(done.stdout)
         return state
@@ -99,12 +99,12 @@ class Kosen:
         files = sorted((self.home / "clusters" / name / "logs").rglob("*.log"))
         return "\n".join(f"== {file}\n{file.read_text(errors='replace')[-3000:]}" for file in files)
 
-    def await_phase(self, phase: str, seconds: float, name: str = "c") -> dict[str, Any]:
-        def there() -> dict[str, Any] | None:
+    def await_phase(self, phase: str, seconds: float, name: str = "c") -> None:
+        def there() -> bool:
             state = self.state(name)
-            return state if state and state["phase"] == phase else None
+            return state is not None and state["phase"] == phase
 
-        return wait_until(there, seconds, f"{name} did not get {phase}: {self.state(name)}\n{self.logs(name)}")
+        wait_until(there, seconds, f"{name} did not get {phase}: {self.state(name)}\n{self.logs(name)}")
 
     def driver(self, node: str, code: str, name: str = "c") -> "Driver":
         """Python code as a driver on a node, with the variables that `cluster env` tells anybody."""

@@ -92,8 +92,13 @@ def test_a_replacement_that_must_wait_says_why_and_goes_with_the_cluster(kosen: 
         )
         waiting = kosen.start("cluster", "up", "--heal", "--name", "c")
         assert waiting.stderr
-        said: list[str] = []
-        wait_until(lambda: said.append(waiting.stderr.readline()) or "(Resources)" in said[-1], 30, f"said {said}")
+        told, said = waiting.stderr, list[str]()
+
+        def waits() -> bool:
+            said.append(told.readline())
+            return "(Resources)" in said[-1]
+
+        wait_until(waits, 30, f"said {said}")
         assert f"without {WORKER}; replacement pending" in said[-1]
         waiting.send_signal(signal.SIGINT)
         assert waiting.wait(20) == 130

@@ -73,8 +73,9 @@ def test_output_is_streamed_and_the_follower_may_leave(kosen: Kosen) -> None:
     wait = f"import os, time\nprint('begun')\nwhile not os.path.exists('{kosen.home}/go'): time.sleep(0.1)\n"
     arguments = ["run", "--name", "c", *kosen.submit_arguments(1), "--", PYTHON, "-c", wait + "print('ended')"]
     follower = kosen.start("cluster", *arguments)
-    assert follower.stdout
-    wait_until(lambda: follower.stdout.readline() == "begun\n", UP_SECONDS, "no output of the command")
+    told = follower.stdout
+    assert told
+    wait_until(lambda: told.readline() == "begun\n", UP_SECONDS, "no output of the command")
     follower.send_signal(signal.SIGINT)
     _, said = follower.communicate(timeout=20)
     assert follower.returncode == 130

@@ -19,7 +19,7 @@ import pytest
 from harness import numbered, write_exam
 from mini_slurm import MiniSlurm
 from namespaces import wait_until
-from slurm_harness import REPOSITORY, Finished, Kosen, ended
+from slurm_harness import REPOSITORY, UP_SECONDS, Finished, Kosen, ended
 from tiny_model import make_tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -238,7 +238,11 @@ def test_our_commands_say_so_at_once(stranger: Kosen, module: str, arguments: st
     environment = {"KOSEN_CLUSTER": "c"} if named else {}
     imports = seconds(lambda: python(stranger, "-c", f"import {module}").wait(60))
     told: list[Finished] = []
-    took = seconds(lambda: told.append(stranger.run(module, *arguments.format(exam=exam).split(), **environment)))
+    took = seconds(
+        lambda: told.append(
+            stranger.run(module, *arguments.format(exam=exam).split(), timeout=UP_SECONDS, **environment)
+        )
+    )
     assert told[0].returncode == 4, told[0].stderr
     assert "token" in told[0].stderr + told[0].stdout and "Traceback" not in told[0].stderr
     assert took - imports < 5
@@ -345,7 +349,7 @@ def test_planted_secrets_reach_their_server_and_nothing_else(running: Kosen) -> 
     job = [f"dataset={exam}", "model=scripted", f"base_url=http://127.0.0.1:{SERVER_PORT}/v1", "provider=compatible"]
     with model_servers(running):
         submit = ["submit", "predict", *job, "api_key_env=MY_SERVICE_KEY", f"run={running.home}/runs/planted"]
-        done = running.run("orchestrator.submit", *submit, KOSEN_CLUSTER="c", **IN_SHELL)
+        done = running.run("orchestrator.submit", *submit, timeout=UP_SECONDS, KOSEN_CLUSTER="c", **IN_SHELL)
     assert done.returncode == 0, done.stderr  # so the key came there
     secrets = secrets_of(running)
     assert not [name for name, value in secrets.items() if value in done.stdout + done.stderr]

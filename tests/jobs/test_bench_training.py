@@ -44,7 +44,12 @@ def test_without_gpus_two_workers_a_node_are_enough() -> None:
 def test_the_largest_batch_is_found_with_few_tries(fitted: int) -> None:
     for limit in range(fitted, 40):
         tries: list[int] = []
-        found = largest_that_fits(lambda rows: not tries.append(rows) and rows <= limit, fitted, most=32)  # noqa: B023
+
+        def fits(rows: int, limit: int = limit, tries: list[int] = tries) -> bool:
+            tries.append(rows)
+            return rows <= limit
+
+        found = largest_that_fits(fits, fitted, most=32)
         assert found == min(limit, 32)
         assert len(tries) == len(set(tries)) <= 11
         assert fitted not in tries

@@ -76,7 +76,7 @@ def test_prompts_and_answers_fit_the_specs(task: Path) -> None:
 
 def test_the_reasons_are_counted_from_the_answers(tmp_path: Path) -> None:
     terms = sums()[:4]
-    replies = {
+    replies: dict[str, list[str | None]] = {
         "before": [answer(terms[0]), answer(terms[1], carry=False), answer(terms[2], carry=False), None],
         "after": [answer(terms[0]), answer(terms[1]), "Answer: 7", answer(terms[3])],
     }

@@ -203,7 +203,7 @@ def test_our_own_deployment_has_as_many_in_flight_as_it_is_told(
 def test_backing_off_frees_the_slot(scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(retry.CAP, "5xx", 1.0)
 
-    async def work(client: ChatClient) -> list[Outcome]:
+    async def work(client: ChatClient) -> tuple[Outcome, Outcome]:
         return await asyncio.gather(client.ask(user("[500x2] q"), {}), client.ask(user("good"), {}))
 
     bad, good = use(scripted_server.base_url, work, window=1)
@@ -405,6 +405,7 @@ def test_connections_are_kept_and_probed(scripted_server: ScriptedServer) -> Non
         assert client._session is not None
         idle = [entry[0] for entries in client._session.connector._conns.values() for entry in entries]  # type: ignore[union-attr]
         assert len(idle) == 1
+        assert idle[0].transport is not None
         sock = idle[0].transport.get_extra_info("socket")
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 

@@ -1,5 +1,6 @@
 """What a pipeline's spec becomes: filled steps in order, and sentences for what cannot work."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ TWO_STEPS = {
 }
 
 
-def spec(steps: dict[str, object], **keys: object) -> PipelineSpec:
+def spec(steps: Mapping[str, object], **keys: object) -> PipelineSpec:
     return PipelineSpec.model_validate({"run": "p", "values": {"n": 3}, "steps": steps} | keys)
 
 

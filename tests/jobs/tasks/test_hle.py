@@ -19,7 +19,7 @@ def make_item(**changes: str) -> hle.Item:
 
 
 def test_items_from_rows_keeps_the_fields_and_ignores_others() -> None:
-    rows = [ROW, ROW | {"id": 7, "answer": 2.5, "image": None, "rationale": "because"}]
+    rows: list[dict[str, Any]] = [ROW, ROW | {"id": 7, "answer": 2.5, "image": None, "rationale": "because"}]
     first, second = hle.items_from_rows(rows)
     assert first == make_item()
     assert (second.id, second.answer, second.image) == ("7", "2.5", "")

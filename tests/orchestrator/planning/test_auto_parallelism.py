@@ -114,7 +114,12 @@ def test_a_model_that_judges_itself_is_one_deployment_on_all_gpus(
 ) -> None:
     deployed: list[ServingSpec] = []
     ready = Endpoint("http://10.0.0.1:8000/app/v1", model, serve_app="app")
-    monkeypatch.setattr(serving, "deploy", lambda _, spec, *__, **___: deployed.append(spec) or ready)
+
+    def deploy(_: str, spec: ServingSpec, *__: Any, **___: Any) -> Endpoint:
+        deployed.append(spec)
+        return ready
+
+    monkeypatch.setattr(serving, "deploy", deploy)
     monkeypatch.setattr("jobs.run.preflight", lambda *_: SimpleNamespace(endpoint=ready))
     monkeypatch.setattr("jobs.run.call", lambda *_: 1)
     spec = ExamSpec(model=model, judge=model, judge_provider="vllm", serving=AUTO, judge_serving=AUTO)

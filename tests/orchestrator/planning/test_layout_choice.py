@@ -13,7 +13,7 @@ from orchestrator.planning.weights import read_weights
 
 
 def plan(config: dict[str, Any], gpu: str, *hosts: int, **changes: Any) -> Plan:
-    usual = {"prompt_tokens": 512, "output_tokens": 2048, "max_model_len": 40960, "max_num_seqs": 1024}
+    usual: dict[str, Any] = {"prompt_tokens": 512, "output_tokens": 2048, "max_model_len": 40960, "max_num_seqs": 1024}
     usual |= {"gpu_memory_utilization": 0.92, "cache_value": 2}
     shape = read_shape(config, "model")
     hardware = Hardware(find_gpu(gpu), hosts)

@@ -367,7 +367,7 @@ def test_a_killed_guard_takes_the_trainer_along_and_it_is_tried_again(job: Job) 
     job.script("deaf@3 well")
     process = job.start()
     child, trainer = job.pid("child"), job.pid()
-    psutil.Process(trainer).parent().kill()  # type: ignore[union-attr]
+    psutil.Process(trainer).parent().kill()
     text = process.communicate(timeout=60)[0]
     assert process.returncode == 0 and "its guard was killed" in text
     assert gone(child) and gone(trainer) and is_finished(job)

@@ -27,6 +27,7 @@ import random
 import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,7 @@ class Clockwork:
             call(*args)
 
 
-def questions(number: int, median: int, seed: int) -> Iterator[Sequence]:
+def questions(median: int, number: int, seed: int) -> Iterator[Sequence]:
     """Prompts around 300 tokens, answers around `median` with a long tail: a mean of twice the median."""
     rng = random.Random(seed)
     for item in range(number):
@@ -71,8 +72,8 @@ def questions(number: int, median: int, seed: int) -> Iterator[Sequence]:
         yield Sequence(item, max(1, int(rng.lognormvariate(math.log(300), 0.5))), output)
 
 
-def benchmark(number: int) -> Iterator[Sequence]:
-    """The requests of `jobs.bench`: all alike, so that those that begin together end together."""
+def benchmark(number: int, seed: int) -> Iterator[Sequence]:
+    """The requests of `jobs.bench`: all alike, whatever the seed, so that those that begin together end together."""
     return (Sequence(item, prompt=520, output=256) for item in range(number))
 
 
@@ -101,9 +102,10 @@ class Exam(Clockwork):
         self.engines = [Engine(model) for _ in range(engines)]
         self.reports: list[Numbers | None] = [Numbers(0, 0, 0.0, 0)] * engines  # nobody has asked them so far
         self.before: list[Numbers | None] = [None] * engines  # at the controller's last look
-        sample = questions(2000, median, seed + 1) if median else benchmark(2000)
-        self.n_items = int(engines * seconds / (Work.of(sample).least_seconds(model) / 2000))
-        self.todo = deque(questions(self.n_items, median, seed) if median else benchmark(self.n_items))
+        ask = partial(questions, median) if median else benchmark
+        sample = Work.of(ask(2000, seed + 1)).least_seconds(model) / 2000
+        self.n_items = int(engines * seconds / sample)
+        self.todo = deque(ask(self.n_items, seed))
         self.in_flight = 0
         self.ends: Counter[int] = Counter()  # by item
         self.done = Work()  # by the sequences that ended
@@ -211,10 +213,8 @@ class Exam(Clockwork):
     def loads(self) -> Iterator[Load]:
         for index, (engine, numbers) in enumerate(zip(self.engines, self.reports, strict=True)):
             if engine.alive and numbers:
-                before, self.before[index] = self.before[index], numbers
-                new = numbers.preemptions - (before.preemptions if before else 0)
-                kv_before = before.kv_usage if before and before.running else None
-                yield Load(*numbers[:3], preemptions=new, kv_before=kv_before)
+                yield Load.since(self.before[index], numbers)
+                self.before[index] = numbers
 
     def die(self, engine: Engine) -> None:
         self.advance(engine)

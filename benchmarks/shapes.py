@@ -15,15 +15,14 @@ from tiny_model import write_tokenizer
 
 PEAK = 989e12  # FLOP/s of an H100 or H200, dense bfloat16 (NVIDIA's data sheet without sparsity)
 VOCABULARY = 151_936  # Qwen3's, so that the head costs what it does in the real model
-# Qwen3-0.6B, 1.7B, 4B and 8B as their config.json has them, and one to try the measurement with on a CPU.
+# Qwen3-0.6B, 4B and 8B as their config.json has them, and one to try the measurement with on a CPU.
 SHAPES: dict[str, dict[str, Any]] = {
     "tiny": {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 8},
     "0.6b": {"hidden_size": 1024, "intermediate_size": 3072, "num_hidden_layers": 28, "num_attention_heads": 16},
-    "1.7b": {"hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16},
     "4b": {"hidden_size": 2560, "intermediate_size": 9728, "num_hidden_layers": 36, "num_attention_heads": 32},
     "8b": {"hidden_size": 4096, "intermediate_size": 12288, "num_hidden_layers": 36, "num_attention_heads": 32},
 }
-TIED = ("tiny", "0.6b", "1.7b", "4b")
+TIED = ("tiny", "0.6b", "4b")
 
 
 def make_model(folder: Path, shape: str, vocabulary: int = VOCABULARY) -> int:

@@ -22,6 +22,7 @@ Nothing here waits, asks or knows a clock: `now` is in seconds of any monotonic 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 # What a refusal leaves of the window. TCP halves, CUBIC leaves 0.7 and inspect_ai 0.8, but they don't know what was
 # taken; we start from that. In benchmarks/controller.py 0.8 reaches 0.86 of a server's limit, 0.9 reaches 0.91 to 0.93.
@@ -42,6 +43,19 @@ KV_TARGET = 0.9
 KV_AHEAD = 50.0
 
 
+class Report(Protocol):
+    """An engine's numbers; preemptions since its start."""
+
+    @property
+    def running(self) -> int: ...
+    @property
+    def waiting(self) -> int: ...
+    @property
+    def kv_usage(self) -> float: ...
+    @property
+    def preemptions(self) -> int: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Load:
     """One engine, as it last reported."""
@@ -51,6 +65,13 @@ class Load:
     kv_usage: float  # 0 to 1
     preemptions: int  # since the look before
     kv_before: float | None = None  # KV use at the look before; None if nothing ran then
+
+    @classmethod
+    def since(cls, before: Report | None, now: Report) -> "Load":
+        """What an engine reports now, against the look before; one that was started anew counts from 0."""
+        new = now.preemptions - before.preemptions if before else 0
+        kv_before = before.kv_usage if before and before.running else None
+        return cls(now.running, now.waiting, now.kv_usage, max(0, new), kv_before)
 
 
 class Window:

@@ -97,7 +97,7 @@ def hardware_of(nodes: list[dict[str, float]], taken: int) -> Hardware:
 
     Raises SpecError where Ray does not name them, or several kinds.
     """
-    kinds = named_kinds({key: 1.0 for node in nodes for key in node})
+    kinds = named_kinds(name for node in nodes for name in node)
     if len(kinds) != 1:
         raise SpecError(
             f"parallelism=auto needs one kind of GPU, Ray names {', '.join(sorted(kinds)) or 'none'} on this cluster. "

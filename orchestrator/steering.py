@@ -88,7 +88,7 @@ class Steering(threading.Thread):
             self._end_stalled(now, found)
 
     def _observe(self, now: float, found: dict[str, Reading]) -> None:
-        loads = [_load(reading, self._last.get(name)) for name, reading in found.items()]
+        loads = [Load.since(self._last.get(name), reading) for name, reading in found.items()]
         self._last = found or self._last
         before = self._window.size
         self._window.resize(len(found))
@@ -116,12 +116,6 @@ class Steering(threading.Thread):
     def _give_up(self) -> None:
         self._tell(self._window.most)
         self._note("window_fixed", window=self._window.most, reason=f"the engines reported nothing for {SILENT:.0f} s")
-
-
-def _load(reading: Reading, before: Reading | None) -> Load:
-    new = reading.preemptions - before.preemptions if before else 0
-    kv_before = before.kv_usage if before and before.running else None
-    return Load(reading.running, reading.waiting, reading.kv_usage, max(0, new), kv_before)
 
 
 def _gauges(window: EngineWindow, loads: list[Load]) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The spec of `jobs.bench`."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -39,8 +39,8 @@ class ServeSpec(SpecModel):
     requests: PositiveInt | None = None  # default: 2,048 on GPUs
     prompt_tokens: PositiveInt | None = None  # about; default: 520 on GPUs
     output_tokens: PositiveInt | None = None  # default: 256 on GPUs
-    replicas: list[PositiveInt] | Literal["auto"] = "auto"  # of ours; auto: 1, 2, 4, … up to all GPUs
-    ways: list[Way] = ["engine", "vllm_serve", "kosen"]  # of asking; fewer where an engine's start takes long
+    replicas: Annotated[list[PositiveInt], Field(min_length=1)] | Literal["auto"] = "auto"  # of ours; auto: 1, 2, 4, …
+    ways: list[Way] = Field(default=["engine", "vllm_serve", "kosen"], min_length=1)  # fewer where engines start slowly
 
 
 class BenchSpec(SpecModel):

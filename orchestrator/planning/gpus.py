@@ -1,6 +1,6 @@
 """The GPUs whose figures we know."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.errors import SpecError
@@ -36,8 +36,8 @@ KNOWN = tuple(_FIGURES)
 _ACCELERATOR = "accelerator_type:"  # how Ray's resources name a node's GPUs
 
 
-def named_kinds(resources: Mapping[str, float]) -> set[str]:
-    """How Ray names the kinds of GPU in a node's resources; empty where it does not know them."""
+def named_kinds(resources: Iterable[str]) -> set[str]:
+    """How Ray names the kinds of GPU among these names of resources; empty where it does not know them."""
     kinds = {key.removeprefix(_ACCELERATOR) for key in resources if key.startswith(_ACCELERATOR)}
     # An A100 may be named a second time, with its memory.
     return {kind for kind in kinds if not any(other.startswith(f"{kind}-") for other in kinds)}

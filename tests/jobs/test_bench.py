@@ -24,6 +24,8 @@ from orchestrator.spec import load_spec
     [
         (["collectives.larges=8"], "collectives.largest"),
         (["parts=[compute,cooling]"], "cooling"),
+        (["serve.ways=[]"], "serve.ways"),
+        (["serve.replicas=[]"], "serve.replicas"),
         (["--nonsense"], "--nonsense"),
         (["report", "no/such/folder"], "no/such/folder"),
         (["report"], "RESULTS_FOLDER"),

@@ -54,9 +54,7 @@ def test_time_runs_from_the_first_request_to_the_last_answer() -> None:
     assert read_records(records, cpu=0.25) == (4.5, 32, 1, 0.25)
 
 
-def test_a_way_that_fails_holds_up_no_other_and_is_all_that_is_asked_again(
-    tmp_path: Path,
-) -> None:
+def test_a_way_that_fails_holds_up_no_other_and_is_all_that_is_asked_again(tmp_path: Path) -> None:
     asked: list[str] = []
     broken = {"vllm_serve"}
 

@@ -8,6 +8,7 @@ from jobs.benchmarking.results import Device, Way
 from orchestrator.errors import ClusterNotReady
 from orchestrator.spec import SpecModel
 
+Counts = Annotated[list[PositiveInt], Field(min_length=1)]
 Part = Literal["compute", "collectives", "train", "serve"]
 
 
@@ -24,7 +25,7 @@ class TrainSpec(SpecModel):
 
     model: str | None = None  # a preset, a folder or a name on the hub; default: 7b on GPUs, tiny on CPUs
     data: str | None = None  # what `train` of jobs.sft takes: tatsu-lab/alpaca is the seed's; default: made, full rows
-    workers: list[PositiveInt] | Literal["auto"] = "auto"  # auto: 1, 2, 4, … all GPUs, beyond one node whole nodes
+    workers: Counts | Literal["auto"] = "auto"  # auto: 1, 2, 4, … all GPUs, beyond one node whole nodes
     rows_per_worker: PositiveInt | None = None  # in a step; default: 4 micro batches
     micro_batch_size: PositiveInt | None = None  # default: the preset's, 1 for another model
     steps: PositiveInt = 6  # that count; 2 before them warm up
@@ -39,7 +40,7 @@ class ServeSpec(SpecModel):
     requests: PositiveInt | None = None  # default: 2,048 on GPUs
     prompt_tokens: PositiveInt | None = None  # about; default: 520 on GPUs
     output_tokens: PositiveInt | None = None  # default: 256 on GPUs
-    replicas: Annotated[list[PositiveInt], Field(min_length=1)] | Literal["auto"] = "auto"  # of ours; auto: 1, 2, 4, …
+    replicas: Counts | Literal["auto"] = "auto"  # of ours; auto: 1, 2, 4, …
     ways: list[Way] = Field(default=["engine", "vllm_serve", "kosen"], min_length=1)  # fewer where engines start slowly
 
 

@@ -24,6 +24,7 @@ from orchestrator.spec import load_spec
     [
         (["collectives.larges=8"], "collectives.largest"),
         (["parts=[compute,cooling]"], "cooling"),
+        (["train.workers=[]"], "train.workers"),
         (["serve.ways=[]"], "serve.ways"),
         (["serve.replicas=[]"], "serve.replicas"),
         (["--nonsense"], "--nonsense"),

@@ -4,7 +4,8 @@ Engines: 16 of them, output lengths log-normal up to 32 times the median. One di
 the work needs at least, which is about a third of the way to the last question's start, and is back after a half. Its
 questions are asked again elsewhere. Each engine reports its numbers every 10 s, as Ray exports them, which takes up to
 another 10 s; before its first report it is idle. The controller reads the last reports every 10 s; deaths it sees
-within 2 s. Serve's router takes the shorter queue of two. `bench`: two engines, the requests of jobs.bench, no death.
+within 2 s. Serve's router takes the shorter queue of two. `bench`: two engines, no death, the requests of jobs.bench,
+all alike and their budget known; in `bench_long` they have 256 tokens and their answers 1,024.
 
 The oracle: every 10 s, the tokens that were computed are priced at the least engine-seconds that they can cost
 (`Work.least_seconds`: each step has a seat for everyone, or a full KV cache), and divided by the engine-seconds that
@@ -45,6 +46,7 @@ REPLACE = 0.1  # seconds from an answer to the next request, over the client and
 RETRY = 1.0  # seconds until a dead engine's requests are asked again
 LONGEST = 32  # times the median length, where the token budget ends
 WINDOW_FACTOR = 1.25  # of all seats: the most that is in flight, and what a fixed window has
+IDLE = Numbers(0, 0, 0.0, 0, 0, 0, 0)
 
 
 class Clockwork:
@@ -72,22 +74,22 @@ def questions(median: int, number: int, seed: int) -> Iterator[Sequence]:
         yield Sequence(item, max(1, int(rng.lognormvariate(math.log(300), 0.5))), output)
 
 
-def benchmark(number: int, seed: int) -> Iterator[Sequence]:
-    """The requests of `jobs.bench`: all alike, whatever the seed, so that those that begin together end together."""
-    return (Sequence(item, prompt=520, output=256) for item in range(number))
+def alike(prompt: int, output: int, number: int, seed: int) -> Iterator[Sequence]:
+    """The requests of `jobs.bench`, whatever the seed, of which those that begin together end together."""
+    return (Sequence(item, prompt, output) for item in range(number))
 
 
 class Exam(Clockwork):
     """An exam on simulated engines. `window` fixes the window; without it the controller decides.
 
-    `median` output tokens; None: the requests of `jobs.bench` on engines that do not die.
+    `lengths`: the median of the output tokens; or those of every prompt and answer, on engines that do not die.
     """
 
     def __init__(
         self,
         *,
         model: EngineModel,
-        median: int | None,
+        lengths: int | tuple[int, int],
         seconds: float,
         seed: int,
         engines: int = 16,
@@ -98,14 +100,15 @@ class Exam(Clockwork):
         self.model = model
         self.fixed = window
         most = int(WINDOW_FACTOR * model.max_num_seqs * engines)
-        self.controller = EngineWindow(engines=engines, seats=model.max_num_seqs, most=most)
+        budget = None if isinstance(lengths, int) else lengths[1]
+        self.controller = EngineWindow(engines=engines, seats=model.max_num_seqs, most=most, budget=budget)
         self.engines = [Engine(model) for _ in range(engines)]
-        self.reports: list[Numbers | None] = [Numbers(0, 0, 0.0, 0)] * engines  # nobody has asked them so far
+        self.reports: list[Numbers | None] = [IDLE] * engines  # nobody has asked them so far
         self.before: list[Numbers | None] = [None] * engines  # at the controller's last look
-        ask = partial(questions, median) if median else benchmark
-        sample = Work.of(ask(2000, seed + 1)).least_seconds(model) / 2000
+        ask = partial(questions, lengths) if isinstance(lengths, int) else partial(alike, *lengths)
+        sample = Work.of(ask(2000, seed=seed + 1)).least_seconds(model) / 2000
         self.n_items = int(engines * seconds / sample)
-        self.todo = deque(ask(self.n_items, seed))
+        self.todo = deque(ask(self.n_items, seed=seed))
         self.in_flight = 0
         self.ends: Counter[int] = Counter()  # by item
         self.done = Work()  # by the sequences that ended
@@ -117,7 +120,7 @@ class Exam(Clockwork):
             self.at(self.rng.uniform(0, REPORT), self.report, index)
         self.at(LOOK, self.look)
         self.at(REPORT, self.control)
-        if median:
+        if budget is None:
             self.at(seconds / 4, self.die, self.engines[0])
             self.at(seconds / 2, self.come_back, 0)
 
@@ -316,19 +319,23 @@ SMALLER = EngineModel(  # the same model on 80 GB, 3 TB/s, 400 TFLOP/s: reading 
 )
 FEW_SEATS = EngineModel(max_num_seqs=96)
 MANY_SEATS = EngineModel(max_num_seqs=512)  # as jobs.bench has it
+SHORT, LONG = (520, 256), (256, 1024)
 SCENARIOS: dict[str, Callable[[int], dict[str, Any]]] = {
-    "kv_binds": lambda seed: Exam(model=EngineModel(), median=1000, seconds=900, seed=seed).result(),
-    "kv_binds_80gb": lambda seed: Exam(model=SMALLER, median=600, seconds=900, seed=seed).result(),
+    "kv_binds": lambda seed: Exam(model=EngineModel(), lengths=1000, seconds=900, seed=seed).result(),
+    "kv_binds_80gb": lambda seed: Exam(model=SMALLER, lengths=600, seconds=900, seed=seed).result(),
     "kv_binds_3_engines": lambda seed: Exam(
-        model=EngineModel(), median=1000, seconds=900, seed=seed, engines=3
+        model=EngineModel(), lengths=1000, seconds=900, seed=seed, engines=3
     ).result(),
-    "kv_binds_fixed": lambda seed: Exam(model=EngineModel(), median=1000, seconds=900, seed=seed, window=5120).result(),
-    "seats_bind": lambda seed: Exam(model=FEW_SEATS, median=1000, seconds=900, seed=seed).result(),
-    "seats_bind_fixed": lambda seed: Exam(model=FEW_SEATS, median=1000, seconds=900, seed=seed, window=1920).result(),
-    "bench": lambda seed: Exam(model=MANY_SEATS, median=None, seconds=50, seed=seed, engines=2).result(),
+    "kv_binds_fixed": lambda seed: Exam(
+        model=EngineModel(), lengths=1000, seconds=900, seed=seed, window=5120
+    ).result(),
+    "seats_bind": lambda seed: Exam(model=FEW_SEATS, lengths=1000, seconds=900, seed=seed).result(),
+    "seats_bind_fixed": lambda seed: Exam(model=FEW_SEATS, lengths=1000, seconds=900, seed=seed, window=1920).result(),
+    "bench": lambda seed: Exam(model=MANY_SEATS, lengths=SHORT, seconds=50, seed=seed, engines=2).result(),
     "bench_fixed": lambda seed: Exam(
-        model=MANY_SEATS, median=None, seconds=50, seed=seed, engines=2, window=1280
+        model=MANY_SEATS, lengths=SHORT, seconds=50, seed=seed, engines=2, window=1280
     ).result(),
+    "bench_long": lambda seed: Exam(model=MANY_SEATS, lengths=LONG, seconds=75, seed=seed, engines=2).result(),
     "api": lambda seed: Api(limit=20, later=8, retry_after=False, seconds=1800, seed=seed, most=512).result(),
     "api_retry_after": lambda seed: Api(
         limit=20, later=8, retry_after=True, seconds=1800, seed=seed, most=512

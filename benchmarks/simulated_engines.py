@@ -89,6 +89,9 @@ class Numbers(NamedTuple):
     waiting: int
     kv_usage: float
     preemptions: int
+    prompts: int  # tokens
+    tokens: int  # of answers
+    finished: int
 
 
 @dataclass(eq=False)
@@ -103,6 +106,9 @@ class Engine:
     kv: int = 0
     preemptions: int = 0
     preempted_steps: int = 0
+    prompts: int = 0  # tokens of those that were admitted
+    tokens: int = 0  # of answers
+    finished: int = 0
     waiting: deque[Sequence] = field(default_factory=deque)
     running: dict[int, Sequence] = field(default_factory=dict)  # by item, in the order of admission
     _ends: list[tuple[int, int]] = field(default_factory=list)  # heap of (step, item)
@@ -117,7 +123,9 @@ class Engine:
         self._admit()
 
     def numbers(self) -> Numbers:
-        return Numbers(len(self.running), len(self.waiting), self.kv / self.model.kv_tokens, self.preemptions)
+        kv_usage = self.kv / self.model.kv_tokens
+        totals = self.preemptions, self.prompts, self.tokens, self.finished
+        return Numbers(len(self.running), len(self.waiting), kv_usage, *totals)
 
     def sequences(self) -> list[Sequence]:
         """All that it has, `done` brought up to date."""
@@ -180,6 +188,7 @@ class Engine:
         self.clock += self._seconds(steps)
         self.steps += steps
         self.kv += steps * len(self.running)
+        self.tokens += steps * len(self.running)
 
     def _end_finished(self) -> list[Sequence]:
         ended = []
@@ -188,6 +197,7 @@ class Engine:
             sequence.done = sequence.output
             self.kv -= sequence.context
             ended.append(sequence)
+            self.finished += 1
             self._forget_preempted()
         return ended
 
@@ -222,5 +232,6 @@ class Engine:
             self.clock += self.model.a_prefill_token * sequence.context
             sequence.ends_at = self.steps + sequence.output - sequence.done
             self.kv += sequence.context
+            self.prompts += 0 if sequence.done else sequence.prompt
             self.running[sequence.item] = sequence
             heapq.heappush(self._ends, (sequence.ends_at, sequence.item))

@@ -178,7 +178,7 @@ def _deploy(run: Run, wish: Wish, options: ServingSpec) -> Endpoint:
 def _settle(run: Run, model: str, wish: Wish, options: ServingSpec) -> ServingSpec:
     """The sizes that `parallelism: auto` means here; model and judge have GPUs of their own if both are deployed."""
     spec, judging, answers = run.spec, judge_wish(run.spec), wish.role == "model"
-    budget = None if spec.max_completion_tokens == "auto" else spec.max_completion_tokens
+    budget = _budget(run)
     if judging is None or judging.endpoint() or spec.provider != "vllm" or spec.base_url:
         return settle_layout(model, options, run.cluster, progress=say, output_tokens=budget if answers else None)
     if judging.model == spec.model and spec.judge_serving == spec.serving:  # one deployment does both
@@ -194,6 +194,12 @@ def _settle(run: Run, model: str, wish: Wish, options: ServingSpec) -> ServingSp
     return settle_layout(model, options, run.cluster, progress=say, beside=spec.serving)
 
 
+def _budget(run: Run) -> int | None:
+    """Tokens that an answer may have; None: what the context has left."""
+    budget = run.spec.max_completion_tokens
+    return None if budget == "auto" else budget
+
+
 def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | None) -> None:
     """Run the stages side by side, judging what arrives. A judge that fails does not stop the predictions."""
     if endpoint is None and judging is None:
@@ -201,7 +207,8 @@ def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | No
     store = RowStore(map(row_of, run.items))
     stages: dict[str, Callable[[], object]] = {}
     if endpoint is not None:
-        stages["predict"] = lambda: _predict(run, endpoint, store)
+        alone = judging is None or judging.asked is None or judging.asked.endpoint != endpoint
+        stages["predict"] = lambda: _predict(run, endpoint, store, _budget(run) if alone else None)
     if judging is not None:
         stages["judge"] = lambda: _judge(run, judging, store, beside=endpoint)
     totals = {"predict": len(run.todo), "judge": run.n_wanted}
@@ -234,7 +241,8 @@ class _Stage(threading.Thread):
             self.error = error
 
 
-def _predict(run: Run, endpoint: Endpoint, store: RowStore) -> None:
+def _predict(run: Run, endpoint: Endpoint, store: RowStore, budget: int | None) -> None:
+    """`budget`: the tokens that everything which this endpoint is asked may have, if that is known."""
     spec = run.spec
     start, most = window(run, endpoint, spec.provider, spec.num_workers)
     config = PredictConfig(
@@ -248,19 +256,21 @@ def _predict(run: Run, endpoint: Endpoint, store: RowStore) -> None:
     )
     run.events.add("predicting", to_ask=len(run.todo), window=start, most=most)
     try:
-        with _steering(run, "predict", endpoint, most):
+        with _steering(run, "predict", endpoint, most, budget):
             predict(config, store, run.todo, node=run.node_for(endpoint))
     finally:
         call(run.writer.abandon)
 
 
-def _steering(run: Run, stage: Stage, endpoint: Endpoint, most: int) -> AbstractContextManager[None]:
+def _steering(
+    run: Run, stage: Stage, endpoint: Endpoint, most: int, budget: int | None = None
+) -> AbstractContextManager[None]:
     """At our own engines the window follows what they report; for others each client watches for 429."""
     settled = run.deployed.get(endpoint)
     if settled is None or endpoint.serve_app is None:
         return nullcontext()
     seats = max_num_seqs(settled, run.cluster.gpus)
-    controller = EngineWindow(engines=settled.replicas, seats=seats, most=most)
+    controller = EngineWindow(engines=settled.replicas, seats=seats, most=most, budget=budget)
     tell, note = partial(run.writer.set_window.remote, stage), partial(run.events.add, stage=stage)
     return steered(endpoint.serve_app, controller, tell=tell, note=note)
 

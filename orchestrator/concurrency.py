@@ -41,10 +41,11 @@ KV_TARGET = 0.9
 # Seconds that KV use is thought on: a report is up to 20 s old, the next look is 10 s away, and a smaller window takes
 # 20 to act. In the benchmark 40 leaves more than 1 % of the steps with a preemption in 3 of 12 seeds, 50 in none.
 KV_AHEAD = 50.0
+KV_LESSON = 0.05  # a rise of KV use that tells how many tokens a cache holds; a smaller one is mostly rounding
 
 
 class Report(Protocol):
-    """An engine's numbers; preemptions since its start."""
+    """An engine's numbers; preemptions, tokens and finished requests since its start."""
 
     @property
     def running(self) -> int: ...
@@ -54,6 +55,12 @@ class Report(Protocol):
     def kv_usage(self) -> float: ...
     @property
     def preemptions(self) -> int: ...
+    @property
+    def prompts(self) -> int: ...  # tokens
+    @property
+    def tokens(self) -> int: ...  # of answers
+    @property
+    def finished(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +72,17 @@ class Load:
     kv_usage: float  # 0 to 1
     preemptions: int  # since the look before
     kv_before: float | None = None  # KV use at the look before; None if nothing ran then
+    new_tokens: int = 0  # of prompts and answers, since the look before
+    prompt: float = 0.0  # tokens, mean
 
     @classmethod
     def since(cls, before: Report | None, now: Report) -> "Load":
         """What an engine reports now, against the look before; one that was started anew counts from 0."""
-        new = now.preemptions - before.preemptions if before else 0
+        preemptions = now.preemptions - before.preemptions if before else 0
+        tokens = now.prompts + now.tokens - before.prompts - before.tokens if before else 0
         kv_before = before.kv_usage if before and before.running else None
-        return cls(now.running, now.waiting, now.kv_usage, max(0, new), kv_before)
+        prompt = now.prompts / max(1, now.finished + now.running)
+        return cls(now.running, now.waiting, now.kv_usage, max(0, preemptions), kv_before, max(0, tokens), prompt)
 
 
 class Window:
@@ -130,11 +141,13 @@ class EngineWindow(Window):
     """For a deployment of `engines` replicas, of which each decodes `seats` sequences at once; `most` for all of them.
 
     Starts with all seats taken and a short queue: KV caches fill slowly enough for the first reports to come in time.
-    In benchmarks/controller.py half of that costs 0.6 % of throughput and saves no preemption.
+    In benchmarks/controller.py half of that costs 0.6 % of throughput and saves no preemption. `budget`: tokens that an
+    answer may have at most, if that is known.
     """
 
-    def __init__(self, *, engines: int, seats: int, most: int) -> None:
-        self.engines, self._seats = engines, seats
+    def __init__(self, *, engines: int, seats: int, most: int, budget: int | None = None) -> None:
+        self.engines, self._seats, self._budget = engines, seats, budget
+        self._cache = float("inf")  # tokens that an engine's KV cache holds, or more
         self._looked_at = float("-inf")
         super().__init__(start=engines * (seats + QUEUE), least=engines, most=most)
 
@@ -153,7 +166,7 @@ class EngineWindow(Window):
         share = self.engines / len(loads)
         running, waiting = share * sum(load.running for load in loads), share * sum(load.waiting for load in loads)
         in_flight, queue = int(running + waiting), QUEUE * self.engines
-        kv_use = self._coming_use(now, loads)
+        kv_use = self._coming_use(now, loads, in_flight)
         preempted = sum(load.preemptions > 0 for load in loads) / len(loads)
         if preempted:
             self._cut(now, 1 - (1 - CUT) * preempted, in_flight)
@@ -164,11 +177,26 @@ class EngineWindow(Window):
         elif not preempted and waiting < queue / 2 and in_flight >= BINDING * self._exact:
             self._set(self._exact * min(2 if self.slow_start else A_LOOK, KV_TARGET / max(kv_use, 1e-3)))
 
-    def _coming_use(self, now: float, loads: Sequence[Load]) -> float:
+    def _coming_use(self, now: float, loads: Sequence[Load], in_flight: int) -> float:
         """KV use in KV_AHEAD seconds if it goes on rising as it did since the last look; a fall is not trusted."""
         since, self._looked_at = now - self._looked_at, now
         kv_use = sum(load.kv_usage for load in loads) / len(loads)
         rises = [load.kv_usage - load.kv_before for load in loads if load.kv_before is not None]
         if not rises or since <= 0:
             return kv_use
-        return kv_use + KV_AHEAD * max(0.0, sum(rises) / len(rises)) / since
+        coming = kv_use + KV_AHEAD * max(0.0, sum(rises) / len(rises)) / since
+        return min(coming, max(kv_use, self._most_use(loads, in_flight)))
+
+    def _most_use(self, loads: Sequence[Load], in_flight: int) -> float:
+        """KV use if each request had its prompt and all of its budget in the cache at once; infinite if not known.
+
+        What a cache holds is learnt from tokens that came and the rise they made. Tokens of requests that ended
+        meanwhile make it seem larger, so the least that was seen counts.
+        """
+        for load in loads:
+            if load.new_tokens and load.kv_before is not None and load.kv_usage - load.kv_before > KV_LESSON:
+                self._cache = min(self._cache, load.new_tokens / (load.kv_usage - load.kv_before))
+        if self._budget is None or self._cache == float("inf"):
+            return float("inf")
+        prompt = sum(load.prompt for load in loads) / len(loads)
+        return in_flight * (prompt + self._budget) / (self._cache * self.engines)

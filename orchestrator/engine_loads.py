@@ -15,9 +15,11 @@ _RUNNING = "ray_vllm_num_requests_running"
 _WAITING = "ray_vllm_num_requests_waiting"
 _KV_USE = "ray_vllm_kv_cache_usage_perc"
 _PREEMPTIONS = "ray_vllm_num_preemptions_total"
+_PROMPTS = "ray_vllm_prompt_tokens_total"
 _TOKENS = "ray_vllm_generation_tokens_total"
+_FINISHED = "ray_vllm_request_success_total"  # one line for each reason
 _ASKED = "ray_serve_replica_processing_queries"
-_NAMES = (_RUNNING, _WAITING, _KV_USE, _PREEMPTIONS, _TOKENS, _ASKED)
+_NAMES = (_RUNNING, _WAITING, _KV_USE, _PREEMPTIONS, _PROMPTS, _TOKENS, _FINISHED, _ASKED)
 
 
 @dataclass(slots=True)
@@ -28,8 +30,10 @@ class Reading:
     waiting: int = 0
     kv_usage: float = 0.0  # of the fullest, 0 to 1
     preemptions: int = 0  # since the replica's start
-    tokens: int = 0  # made since the replica's start
+    tokens: int = 0  # of answers, since the replica's start
     asked: int = 0  # requests that Serve has given it and that have no answer yet
+    prompts: int = 0  # tokens of prompts, since the replica's start
+    finished: int = 0  # requests, since the replica's start
 
 
 def live_replicas(app: str) -> set[str]:
@@ -62,6 +66,10 @@ def readings(pages: Iterable[str]) -> dict[str, Reading]:
                 reading.preemptions += int(value)
             elif name == _TOKENS:
                 reading.tokens += int(value)
+            elif name == _PROMPTS:
+                reading.prompts += int(value)
+            elif name == _FINISHED:
+                reading.finished += int(value)
             else:
                 reading.asked += int(value)
     return found

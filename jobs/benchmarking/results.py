@@ -164,4 +164,5 @@ class Serve(Result):
     model: str
     prompt_tokens: int  # of a request, about
     output_tokens: int  # of a request, exactly: `ignore_eos`
+    max_num_seqs: int  # that an engine decodes at once
     ways: list[Serving]

@@ -126,7 +126,7 @@ def _measure_ways(ways: list[_Way], model: str, load: Load, folder: Path) -> Non
 def _write(known: dict[tuple[Way, int], Serving], ways: list[_Way], model: str, load: Load, folder: Path) -> None:
     """In the order of `ways`."""
     measured = [known[key] for way in ways if (key := (way.name, way.replicas)) in known]
-    sizes = {"prompt_tokens": load.prompt_tokens, "output_tokens": load.output_tokens}
+    sizes = {name: getattr(load, name) for name in ("prompt_tokens", "output_tokens", "max_num_seqs")}
     Serve(model=model, **sizes, ways=measured).write(folder)
 
 
@@ -153,7 +153,7 @@ def _load(spec: ServeSpec, device: Device) -> Load:
         requests=spec.requests or usual.requests,
         prompt_tokens=spec.prompt_tokens or usual.prompt_tokens,
         output_tokens=spec.output_tokens or usual.output_tokens,
-        max_num_seqs=usual.max_num_seqs,
+        max_num_seqs=spec.max_num_seqs or usual.max_num_seqs,
     )
 
 
@@ -221,7 +221,8 @@ def run_ours(order: Order, options: ServingSpec, records: Path, cluster: Cluster
             asked = _Asked(endpoint, order, most, records, writer)
             with phase("warm-up"):
                 asked.ask(order.messages[: order.warm_up * options.replicas], WARM_UP)
-            window = EngineWindow(engines=options.replicas, seats=seats, most=most)
+            budget = order.output_tokens
+            window = EngineWindow(engines=options.replicas, seats=seats, most=most, budget=budget)
             tell, note = partial(writer.set_window.remote, "predict"), Events(records).add
             with phase("requests"), steered(str(endpoint.serve_app), window, tell=tell, note=note):
                 cpu = asked.ask(order.messages, "")

@@ -40,6 +40,7 @@ class ServeSpec(SpecModel):
     requests: PositiveInt | None = None  # default: 2,048 on GPUs
     prompt_tokens: PositiveInt | None = None  # about; default: 520 on GPUs
     output_tokens: PositiveInt | None = None  # default: 256 on GPUs
+    max_num_seqs: PositiveInt | None = None  # sequences that an engine decodes at once; default: 512 on GPUs
     replicas: Counts | Literal["auto"] = "auto"  # of ours; auto: 1, 2, 4, …
     ways: list[Way] = Field(default=["engine", "vllm_serve", "kosen"], min_length=1)  # fewer where engines start slowly
 

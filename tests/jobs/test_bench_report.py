@@ -65,7 +65,7 @@ def fill(folder: Path) -> None:
     runs = [training(1, 1, 10_000), training(2, 1, 19_600), training(4, 2, 36_848, **steps)]
     Train(model="org/name", parameters=8 * 10**9, length=2048, runs=runs, largest_micro_batch=24).write(folder)
     ways = [serving("engine", 1000), serving("kosen", 990), serving("vllm_serve", 800, failed=3)]
-    Serve(model="org/name", prompt_tokens=256, output_tokens=64, ways=ways).write(folder)
+    Serve(model="org/name", prompt_tokens=256, output_tokens=64, max_num_seqs=8, ways=ways).write(folder)
     (folder / "spec.yaml").write_text("collectives:\n  link_rate: 5.0e+10\n")
     event = {"time": "2026-11-21T12:09:00.000+00:00", "event": "part_started", "part": "train"}
     (folder / "events.jsonl").write_text(json.dumps(event) + "\n")

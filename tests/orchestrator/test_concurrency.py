@@ -4,7 +4,8 @@ import pytest
 
 from benchmarks.controller import SCENARIOS
 from benchmarks.simulated_engines import Engine, EngineModel, Sequence, Work
-from orchestrator.concurrency import COOL_DOWN, CUT, QUEUE, EngineWindow, Load, RateWindow
+from orchestrator.concurrency import COOL_DOWN, CUT, QUEUE, EngineWindow, Load, RateWindow, Report
+from orchestrator.engine_loads import Reading
 
 
 def load(
@@ -68,6 +69,25 @@ def test_an_idle_engine_that_gets_work_shows_no_trend() -> None:
     # One of them was late. 0.4 + 50 s x 0.005/s is what the other one shows.
     window.observe(20, [load(100, kv=0.45, before=0.4), load(100, kv=0.4)])
     assert window.size == int(216 * 0.9 / (0.425 + 50 * 0.005))
+
+
+def rising(before: Report | None, kv_usage: float, tokens: int) -> tuple[Report, Load]:
+    """100 requests with prompts of 200 tokens, 10 have ended."""
+    now = Reading(100, 8, kv_usage, prompts=22_000, tokens=tokens, finished=10)
+    return now, Load.since(before, now)
+
+
+@pytest.mark.parametrize(("budget", "size"), [(300, 216), (700, int(216 * 0.9 / 0.972)), (None, 129)])
+def test_a_cache_that_holds_all_budgets_does_not_overflow_however_fast_it_fills(budget: int | None, size: int) -> None:
+    window = EngineWindow(engines=2, seats=100, most=1000, budget=budget)
+    first, load = rising(None, 0.3, 5_000)
+    window.observe(0, [load] * 2)
+    second, load = rising(first, 0.5, 25_000)  # 20,000 tokens are a fifth of the cache
+    window.observe(10, [load] * 2)  # at 0.02/s 1.5 would come in 50 s
+    assert window.size == size
+    _, load = rising(second, 0.99, 74_000)
+    window.observe(20, [load] * 2)
+    assert window.size < size  # full is full
 
 
 def test_kv_above_the_target_shrinks_in_proportion() -> None:
@@ -172,8 +192,9 @@ def test_simulated_engines_are_kept_full_without_thrashing(scenario: str) -> Non
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_answers_that_end_together_do_not_make_the_window_smaller(seed: int) -> None:
-    assert SCENARIOS["bench"](seed)["throughput"] >= 0.99  # as a window that is fixed at all seats
+@pytest.mark.parametrize("scenario", ["bench", "bench_long"])
+def test_answers_that_end_together_do_not_make_the_window_smaller(scenario: str, seed: int) -> None:
+    assert SCENARIOS[scenario](seed)["throughput"] >= 0.99  # as a window that is fixed at all seats
 
 
 @pytest.mark.parametrize("scenario", ["api", "api_retry_after"])

@@ -1,7 +1,7 @@
 """What single options of the engine give for batch work: the same requests through vLLM alone, one engine per option.
 
     python benchmarks/engine_options.py                              # all variants on one GPU
-    python benchmarks/engine_options.py batched_8192 seats_1024 --output 1024 --prompt 256
+    python benchmarks/engine_options.py batched_8192 --prompt-tokens 256 --output-tokens 1024
 
 Prints a line of JSON for each variant as soon as it is measured. `base` is what the others differ from: 512 sequences
 at once, 16,384 tokens a step (vLLM's own default offline; its servers have 8,192), asynchronous scheduling, CUDA graphs
@@ -30,7 +30,6 @@ from jobs.benchmarking.serving import LOADS, MODELS, serving_spec  # noqa: E402
 from orchestrator.engine_options import engine_kwargs  # noqa: E402
 from orchestrator.errors import COMPLETE, INCOMPLETE, Parser, run_command  # noqa: E402
 
-BATCHED_TOKENS = 16384
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},
     "batched_8192": {"max_num_batched_tokens": 8192},
@@ -41,6 +40,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "not_async": {"async_scheduling": False},
     "eager": {"enforce_eager": True},
 }
+LENGTHS = {"requests": "all", "prompt_tokens": "of each, about", "output_tokens": "of each, exactly"}
 
 
 def main() -> int:
@@ -48,15 +48,14 @@ def main() -> int:
     found = read_gpus()
     gpus = 1 if found and found.found else 0
     device: Device = "cuda" if gpus else "cpu"
-    load = LOADS[device]
-    prompt, output = args.prompt or load.prompt_tokens, args.output or load.output_tokens
+    given = {name: value for name, value in vars(args).items() if name in LENGTHS and value}
+    load = replace(LOADS[device], **given)
     model = find_model(args.model or MODELS[device], args.out)
-    options = engine_kwargs(model.source, serving_spec(model, prompt + output, load.max_num_seqs), gpus)
     order = Order(
         model=model.source,
-        options=options | ({"max_num_batched_tokens": BATCHED_TOKENS} if gpus else {}),
-        messages=prompts(args.requests or load.requests, prompt, model.source),
-        output_tokens=output,
+        options=engine_kwargs(model.source, serving_spec(model, load), gpus),
+        messages=prompts(load.requests, load.prompt_tokens, model.source),
+        output_tokens=load.output_tokens,
         warm_up=load.max_num_seqs,
         seconds=float("inf"),
     )
@@ -69,9 +68,8 @@ def _parser() -> Parser:
     names = ", ".join(VARIANTS)
     parser.add_argument("variants", nargs="*", type=_variant, default=list(VARIANTS), help=f"default: all of {names}")
     parser.add_argument("--model", help="a preset, a folder or a name on the hub; default: 8b, on CPUs tiny")
-    parser.add_argument("--requests", type=int)
-    parser.add_argument("--prompt", type=int, metavar="TOKENS", help="about")
-    parser.add_argument("--output", type=int, metavar="TOKENS", help="exactly")
+    for name, what in LENGTHS.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=what)
     parser.add_argument("--out", type=Path, default=Path("/tmp/kosen-engine-options"), help="for the model")
     return parser
 

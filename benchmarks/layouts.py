@@ -19,7 +19,7 @@ import signal
 import sys
 import time
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
@@ -159,7 +159,8 @@ def _plan(args: argparse.Namespace, cluster: Cluster, deadline: float) -> tuple[
     load = LOADS["cuda" if cluster.gpus else "cpu"]
     prompt, output = args.prompt or load.prompt_tokens, args.output or load.output_tokens
     model = find_model(args.model or ("32b" if cluster.gpus else "tiny"), args.out)
-    spec = serving_spec(model, prompt + output, None)
+    spec = serving_spec(model, replace(load, prompt_tokens=prompt, output_tokens=output))
+    spec = spec.model_copy(update={"max_num_seqs": None})  # the layouts decide
     if not cluster.gpus:
         sizes = Sizes(), args.against or Sizes()
         layouts = [Layout(name, one, 1, load.max_num_seqs, None) for name, one in zip(NAMES, sizes, strict=True)]

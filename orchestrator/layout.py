@@ -7,7 +7,7 @@ import ray
 from orchestrator.cluster import Cluster
 from orchestrator.engine_options import GPU_MAX_NUM_SEQS
 from orchestrator.errors import SpecError
-from orchestrator.planning.choice import Hardware
+from orchestrator.planning.choice import Hardware, batched_tokens
 from orchestrator.planning.gpus import find_gpu, named_kinds
 from orchestrator.planning.report import about, in_words
 from orchestrator.planning.request import Planned, plan_layout, share_out, take
@@ -79,6 +79,8 @@ def _settled(spec: ServingSpec, planned: Planned, progress: Callable[[str], None
     }
     if not (spec.max_num_seqs or spec.engine_kwargs.get("max_num_seqs")):  # the client keeps as many in flight
         sizes["max_num_seqs"] = max(chosen.sequences, GPU_MAX_NUM_SEQS)
+    if not spec.max_num_batched_tokens and spec.enable_chunked_prefill is not False:  # else it bounds the prompts
+        sizes["max_num_batched_tokens"] = batched_tokens(planned.hardware.gpu)
     return spec.model_copy(update=sizes)
 
 

@@ -54,9 +54,11 @@ class Load:
     prompt_tokens: int
     output_tokens: int
     max_num_seqs: int
+    # In a step, for all ways: by vLLM's defaults its servers have less than `LLM`. None: vLLM's default.
+    max_num_batched_tokens: int | None = None
 
 
-LOADS: dict[Device, Load] = {"cuda": Load(2048, 520, 256, 512), "cpu": Load(8, 32, 16, 8)}
+LOADS: dict[Device, Load] = {"cuda": Load(2048, 520, 256, 512, 16384), "cpu": Load(8, 32, 16, 8)}
 
 
 def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
@@ -67,7 +69,7 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
     device = spec.settle_device(cluster.gpus)
     cluster = cluster if device == "cuda" else replace(cluster, gpus=0)
     load, model = _load(spec.serve, device), find_model(spec.serve.model or MODELS[device], folder)
-    options = serving_spec(model, load.prompt_tokens + load.output_tokens, load.max_num_seqs)
+    options = serving_spec(model, load)
     counts = replica_counts(spec.serve, cluster.gpus)
     order = Order(
         model=model.source,
@@ -154,16 +156,17 @@ def _load(spec: ServeSpec, device: Device) -> Load:
         prompt_tokens=spec.prompt_tokens or usual.prompt_tokens,
         output_tokens=spec.output_tokens or usual.output_tokens,
         max_num_seqs=spec.max_num_seqs or usual.max_num_seqs,
+        max_num_batched_tokens=usual.max_num_batched_tokens,
     )
 
 
-def serving_spec(model: Model, tokens: int, max_num_seqs: int | None) -> ServingSpec:
-    """The engine of all ways, for requests of about `tokens` tokens with their answers. It has no prefix cache: real
-    questions have little in common."""
+def serving_spec(model: Model, load: Load) -> ServingSpec:
+    """The engine of all ways. It has no prefix cache: real questions have little in common."""
     dummy = {"load_format": "dummy"} if model.preset else {}
     return ServingSpec(
-        max_model_len=2 * tokens,
-        max_num_seqs=max_num_seqs,
+        max_model_len=2 * (load.prompt_tokens + load.output_tokens),
+        max_num_seqs=load.max_num_seqs,
+        max_num_batched_tokens=load.max_num_batched_tokens,
         engine_kwargs={"enable_prefix_caching": False, **dummy},
     )
 

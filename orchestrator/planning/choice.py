@@ -11,7 +11,6 @@ from orchestrator.planning.weights import Weights
 # Beside weights and KV cache a GPU holds CUDA's and NCCL's own memory and the CUDA graphs (an estimate: 2.5 GiB), the
 # activations of one batch of prompts, and the logits of all sequences in float32 with a copy that the sampler makes.
 FIXED_RESERVE = 2.5 * GIB
-BATCHED_TOKENS = 8192  # vLLM's max_num_batched_tokens of a server on GPUs with 70 GiB and more
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +107,14 @@ def weigh(shape: Shape, weights: Weights, hardware: Hardware, demand: Demand, si
 def usable_bytes(shape: Shape, gpu: Gpu, demand: Demand, tensor_parallel_size: int) -> float:
     """Bytes of a GPU for weights and KV cache: what vLLM may take, without the reserve described above."""
     width = max(shape.widths) * max(1, shape.experts_per_token) / tensor_parallel_size
-    activations = BATCHED_TOKENS * (4 * shape.hidden + 2 * width) * 2
+    activations = batched_tokens(gpu) * (4 * shape.hidden + 2 * width) * 2
     logits = 2 * 4 * demand.max_num_seqs * shape.vocab
     return gpu.memory * demand.gpu_memory_utilization - FIXED_RESERVE - activations - logits
+
+
+def batched_tokens(gpu: Gpu) -> int:
+    """Tokens of a step: what vLLM takes offline by itself. Its servers take less, for first tokens nobody waits for."""
+    return 16384 if gpu.memory >= 70 * GIB and not gpu.name.startswith("a100") else 8192
 
 
 def _cache_bytes(replica: Replica, tokens: int) -> float:

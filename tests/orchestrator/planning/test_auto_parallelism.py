@@ -75,19 +75,20 @@ def test_auto_becomes_sizes_and_says_why(model: str, two_hosts: Cluster) -> None
 
 
 def test_steps_are_as_long_as_batch_work_wants_unless_the_spec_says_otherwise(model: str, two_hosts: Cluster) -> None:
-    for given, wanted in (
+    cases: list[tuple[dict[str, Any], int | None]] = [
         ({}, 16384),
         ({"max_num_batched_tokens": 2048}, 2048),
         ({"enable_chunked_prefill": False}, None),  # a step holds the longest prompt, which vLLM knows
-    ):
+    ]
+    for given, wanted in cases:
         settled = settle_layout(model, AUTO.model_copy(update=given), two_hosts, progress=print)
         assert settled.max_num_batched_tokens == wanted
 
 
 def test_the_same_sizes_given_by_hand_share_the_deployment(model: str, two_hosts: Cluster) -> None:
     settled = settle_layout(model, AUTO, two_hosts, progress=print)
-    sizes = {"max_num_seqs": settled.max_num_seqs, "max_num_batched_tokens": 16384}
-    by_hand = ServingSpec(tensor_parallel_size=4, replicas=4, **sizes)
+    seats = settled.max_num_seqs
+    by_hand = ServingSpec(tensor_parallel_size=4, replicas=4, max_num_seqs=seats, max_num_batched_tokens=16384)
     assert serving.app_name(model, settled, 16) == serving.app_name(model, by_hand, 16)
 
 

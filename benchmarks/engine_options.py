@@ -26,7 +26,7 @@ from jobs.benchmarking.models import find_model  # noqa: E402
 from jobs.benchmarking.offline import Order, run_engine  # noqa: E402
 from jobs.benchmarking.results import Device  # noqa: E402
 from jobs.benchmarking.rows import prompts  # noqa: E402
-from jobs.benchmarking.serving import LOADS, MODELS, serving_spec  # noqa: E402
+from jobs.benchmarking.serving import LOADS, MODELS, WARM_UP_REQUESTS, serving_spec  # noqa: E402
 from orchestrator.engine_options import engine_kwargs  # noqa: E402
 from orchestrator.errors import COMPLETE, INCOMPLETE, Parser, run_command  # noqa: E402
 
@@ -56,7 +56,7 @@ def main() -> int:
         options=engine_kwargs(model.source, serving_spec(model, load), gpus),
         messages=prompts(load.requests, load.prompt_tokens, model.source),
         output_tokens=load.output_tokens,
-        warm_up=load.max_num_seqs,
+        warm_up=WARM_UP_REQUESTS,
         seconds=float("inf"),
     )
     measured = [_measure(name, replace(order, options=order.options | VARIANTS[name])) for name in args.variants]

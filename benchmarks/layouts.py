@@ -39,6 +39,7 @@ from jobs.benchmarking.offline import Figures, Order  # noqa: E402
 from jobs.benchmarking.rows import prompts  # noqa: E402
 from jobs.benchmarking.serving import (  # noqa: E402
     LOADS,
+    WARM_UP_REQUESTS,
     counted_records,
     phase,
     read_records,
@@ -56,7 +57,6 @@ from orchestrator.planning.request import Planned, plan_layout, take  # noqa: E4
 from orchestrator.progress import logged, say  # noqa: E402
 from orchestrator.spec import ServingSpec  # noqa: E402
 
-WARM_UP = 64  # requests a replica: several full batches of prompts, and all steps of an answer
 NAMES = ("planner", "against")
 WAVES = 1.5  # requests for each that the larger layout holds at once: with two of 32B on two H200s it gets late
 
@@ -240,7 +240,7 @@ def _order(trial: Trial, spec: ServingSpec) -> Order:
         options=engine_kwargs(trial.model.source, spec, trial.cluster.gpus),
         messages=trial.messages,
         output_tokens=trial.output_tokens,
-        warm_up=WARM_UP,
+        warm_up=WARM_UP_REQUESTS,
         seconds=trial.deadline - time.monotonic(),
     )
 

@@ -43,6 +43,7 @@ MODELS: dict[Device, str] = {"cuda": "8b", "cpu": "tiny"}
 WORKERS = 180  # requests in flight of the seed's client
 WAY_SECONDS = 7200.0  # one way, its engine's start included
 REQUEST_SECONDS = 3600.0
+WARM_UP_REQUESTS = 64  # a replica: several full batches of prompts, and all steps of an answer
 WARM_UP = "warm-up "  # before the ids of requests that do not count
 
 
@@ -76,7 +77,7 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
         options=engine_kwargs(model.source, options, cluster.gpus),
         messages=prompts(load.requests * max(counts), load.prompt_tokens, model.source),
         output_tokens=load.output_tokens,
-        warm_up=load.max_num_seqs,
+        warm_up=WARM_UP_REQUESTS,
         seconds=WAY_SECONDS,
     )
     alone = order.first(load.requests)

@@ -90,9 +90,12 @@ def run_stage(
     rows_ahead = max(AHEAD * window, least_ahead)
     batch = max(share // 4, math.ceil(rows_ahead / (actors * MAX_BLOCKS)))
     batch = max(1, min(MAX_BATCH, batch, math.ceil(total / (4 * actors))))
+    # The store's chunks are cut into equal blocks: actors take turns, and one of two would get all the larger ones.
+    batch = math.ceil(MAX_BATCH / math.ceil(MAX_BATCH / batch))
+    tickets = list(store.tickets(picks, batch))
     # No more than its part of all, or the actor that starts first would take what the others want.
-    ahead = max(4, math.ceil(min(rows_ahead, total) / (actors * batch)))
-    dataset = ray.data.from_blocks(list(store.tickets(picks, batch))).map_batches(
+    ahead = max(4, math.ceil(len(tickets) * min(1.0, rows_ahead / total) / actors))
+    dataset = ray.data.from_blocks(tickets).map_batches(
         _Actor,
         fn_constructor_args=(worker, config, share),
         batch_size=None,  # a block is a ticket

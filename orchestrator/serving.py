@@ -181,25 +181,19 @@ def _run(name: str, model: str, spec: ServingSpec, cluster: Cluster) -> None:
 
 
 def _application(name: str, model: str, spec: ServingSpec, cluster: Cluster) -> Any:
-    """The same graph as `ray.serve.llm.build_openai_app` makes, from the same public pieces, but with our own app."""
+    """One deployment, whose replicas are what Serve's proxy sends requests to."""
     from ray import serve
     from ray.serve.llm import build_llm_deployment
-    from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 
-    from orchestrator.ingress import guarded_app, key_digest
+    from orchestrator.ingress import GuardedServer, key_digest
 
-    config = _llm_config(model, spec, cluster)
-    app = guarded_app(key_digest(endpoint_key(name)))
-    ingress = serve.deployment(
-        make_fastapi_ingress(OpenAiIngress, app=app),
-        name="ingress",
-        num_replicas=1,
-        max_ongoing_requests=1_000_000,
-        ray_actor_options={"num_cpus": 1, "runtime_env": runtime_env(cluster)},
+    options = {"digest": key_digest(endpoint_key(name))} | _engine_class(cluster)
+    return build_llm_deployment(
+        _llm_config(model, spec, cluster),
+        name_prefix="LLMServer:",
+        bind_kwargs=options,
+        deployment_cls=serve.ingress()(GuardedServer),
     )
-    card = _model_card(model, config)
-    engine = build_llm_deployment(config, bind_kwargs=_engine_class(cluster))
-    return ingress.bind(llm_deployments={model: engine}, model_cards={model: card})
 
 
 def _engine_class(cluster: Cluster) -> dict[str, Any]:
@@ -208,12 +202,6 @@ def _engine_class(cluster: Cluster) -> dict[str, Any]:
     from orchestrator.engine import OneProcessEngine
 
     return {"engine_cls": OneProcessEngine}
-
-
-def _model_card(model: str, config: Any) -> Any:
-    from ray.llm._internal.serve.core.configs.openai_api_models import to_model_metadata
-
-    return to_model_metadata(model, config)
 
 
 def _llm_config(model: str, spec: ServingSpec, cluster: Cluster) -> Any:

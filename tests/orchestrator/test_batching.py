@@ -1,11 +1,26 @@
 """Batching: what Ray's errors become for the user, and the outbox that carries records to the writer."""
 
 import asyncio
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
 
 import pytest
+from ray import cloudpickle
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from orchestrator.batching import Outbox, cause_of, gather_all
+from orchestrator.batching import (
+    WINDOW_PER_ACTOR,
+    Outbox,
+    Pick,
+    RowStore,
+    cause_of,
+    configure_ray_data,
+    gather_all,
+    run_stage,
+)
 from orchestrator.errors import ClusterNotReady, StorageFailed
 
 
@@ -45,3 +60,35 @@ def test_a_refused_record_raises_where_it_was_put() -> None:
 
     with pytest.raises(StorageFailed):
         asyncio.run(scenario())
+
+
+class Waiting:
+    """Notes its rows, and has done none of them before all of the stage are in somebody's hands."""
+
+    def __init__(self, folder: Path, window: int) -> None:
+        self._file = folder / str(os.getpid())
+
+    async def work(self, rows: list[dict[str, Any]]) -> None:
+        with self._file.open("a") as file:
+            file.writelines("row\n" for _ in rows)
+        async with asyncio.timeout(30):
+            while _rows_by_actor(self._file.parent).total() < rows[0]["all"]:  # noqa: ASYNC110 - other processes write
+                await asyncio.sleep(0.05)
+
+
+def _rows_by_actor(folder: Path) -> Counter[str]:
+    return Counter({file.name: len(file.read_text().splitlines()) for file in folder.iterdir()})
+
+
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize("rows", [1024, 700])
+def test_two_actors_have_all_rows_of_a_short_stage_in_hand_and_half_of_them_each(rows: int, tmp_path: Path) -> None:
+    """With window and rows of `jobs.bench`, and with a store whose last chunk is not full."""
+    configure_ray_data()
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])  # actors cannot import it
+    window = WINDOW_PER_ACTOR * 5 // 4
+    store, picks = RowStore({"all": rows} for _ in range(rows)), [Pick(place, 0) for place in range(rows)]
+    assert run_stage(Waiting, tmp_path, store, picks, total=rows, window=window) == rows
+    shares = _rows_by_actor(tmp_path)
+    assert len(shares) == 2
+    assert max(shares.values()) - min(shares.values()) <= 64  # a block

@@ -34,8 +34,6 @@ POLL = 0.5  # seconds between looks at a starting deployment
 STARTS = 2  # of one application that somebody else deletes before it is ready
 CPU_KV_CACHE_GIB = 1
 QUEUE_FACTOR = 1.25  # requests in flight for each one that decodes: the next is there when one ends
-# Serve LLM ends a request after 600 s; an answer with long reasoning takes longer. The client's deadline decides.
-REQUEST_TIMEOUT = 86_400
 _leases: dict[str, Any] = {}  # our lease actors by application; dropping the handle ends the actor
 
 Progress = Callable[[str], None]
@@ -234,7 +232,7 @@ def runtime_env(cluster: Cluster) -> dict[str, Any]:
     """The job's own environment and what vLLM reads; nothing secret, the jobs API shows it."""
     inherited = dict(ray.get_runtime_context().runtime_env)
     variables = dict(inherited.get("env_vars", {})) | _passed_on("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
-    variables |= {"VLLM_NO_USAGE_STATS": "1", "RAY_SERVE_LLM_ROUTER_HTTP_TIMEOUT": str(REQUEST_TIMEOUT)}
+    variables["VLLM_NO_USAGE_STATS"] = "1"
     if cluster.is_local:
         variables["PYTHONPATH"] = python_path()
     if not cluster.gpus:

@@ -3,6 +3,7 @@
 import re
 
 LOG_LINES = 12
+LAST_WORDS = 30  # lines: an interpreter that cannot start tells its whole configuration before it says why
 
 
 def engine_log(name: str) -> str:
@@ -40,8 +41,8 @@ def workers_last_words() -> str:
     return text
 
 
-def meaningful_lines(log: str) -> list[str]:
+def meaningful_lines(log: str, most: int = LOG_LINES) -> list[str]:
     """The last lines of a log without progress, colours, stack frames and repetitions."""
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line).rstrip() for line in log.splitlines()]
     noise = re.compile(r'^\s*$|\b(INFO|DEBUG|WARNING)\b|File ".*", line|\^\^|(^|\])\s{4,}|^:(job_id|actor_name)')
-    return list(dict.fromkeys(line for line in lines if not noise.search(line)))[-LOG_LINES:]
+    return list(dict.fromkeys(line for line in lines if not noise.search(line)))[-most:]

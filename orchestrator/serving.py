@@ -22,7 +22,7 @@ import ray
 
 from orchestrator.cluster import Cluster, python_path
 from orchestrator.endpoint import Endpoint
-from orchestrator.engine_log import engine_log, meaningful_lines, workers_last_words
+from orchestrator.engine_log import LAST_WORDS, engine_log, meaningful_lines, workers_last_words
 from orchestrator.engine_options import deployment_config, engine_kwargs, max_num_seqs, model_source
 from orchestrator.errors import EndpointDown, SpecError
 from orchestrator.secrets import endpoint_key
@@ -289,7 +289,7 @@ def _wait_running(name: str, deadline: float, spec: ServingSpec, progress: Progr
         if time.monotonic() > deadline:
             seen = f"it is still {status} after startup_timeout={spec.startup_timeout:.0f} s"
             if any(map(_has_no_process, app.deployments.values())):
-                words = "\n".join(meaningful_lines(workers_last_words()))
+                words = "\n".join(meaningful_lines(workers_last_words(), LAST_WORDS))
                 raise EndpointDown(
                     f"{name} did not start: {seen}, {NO_PROCESS}. The nodes' daemons wrote last:\n{words}"
                 )

@@ -56,8 +56,9 @@ def endpoint(model: str, cluster: Cluster) -> Endpoint:
     return serving.deploy(model, SPEC, cluster, progress=print)
 
 
-def ask(endpoint: Endpoint, headers: dict[str, str]) -> dict[str, object]:
-    body = {"model": endpoint.model, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 4}
+def ask(endpoint: Endpoint, headers: dict[str, str], tokens: int = 4) -> dict[str, object]:
+    messages = [{"role": "user", "content": "hello"}]
+    body = {"model": endpoint.model, "messages": messages, "max_tokens": tokens, "ignore_eos": True}
     headers = headers | {"Content-Type": "application/json"}
     request = urllib.request.Request(f"{endpoint.base_url}/chat/completions", json.dumps(body).encode(), headers)
     with urllib.request.urlopen(request, timeout=60) as response:
@@ -226,7 +227,7 @@ def test_the_engines_numbers_are_read_while_it_works(endpoint: Endpoint) -> None
     deadline = time.monotonic() + 60  # Ray renews its pages every 10 s
     with ThreadPoolExecutor(12) as users:
         while True:
-            answers = [users.submit(ask, endpoint, endpoint.headers()) for _ in range(48)]
+            answers = [users.submit(ask, endpoint, endpoint.headers(), tokens=100) for _ in range(48)]
             found = readings(pages := read_pages())
             wait(answers)
             if any(reading.running and reading.asked for reading in found.values()):
@@ -238,6 +239,8 @@ def test_the_engines_numbers_are_read_while_it_works(endpoint: Endpoint) -> None
     assert 0 <= reading.waiting <= 4
     assert 0 < reading.kv_usage < 1
     assert 0 < reading.asked <= 48
+    assert reading.prompts > 0
+    assert reading.finished > 0
     assert any("ray_vllm_generation_tokens_total{" in page for page in pages)  # how a counter of vLLM's is called
 
 
@@ -305,7 +308,7 @@ def test_engines_whose_processes_end_as_they_start_are_told_of(
     )
     lines: list[str] = []
     impatient = SPEC.model_copy(update={"startup_timeout": 100, "max_num_seqs": 7})
-    with pytest.raises(EndpointDown, match="'/nowhere"):
+    with pytest.raises(EndpointDown, match="PYTHONHOME = '/nowhere'"):
         serving.deploy(model, impatient, cluster, progress=lines.append)
     assert any("engine 1 starting (for more than 30 s without a process" in line for line in lines)
 

@@ -22,7 +22,8 @@ from ray.exceptions import RayError, RayTaskError
 from orchestrator.errors import ClusterNotReady, KosenError
 
 MAX_BATCH = 128  # rows a block: Ray Data moved 281 rows/s with 16 a block and 1,493 with 128
-MAX_BLOCKS = 64  # in one actor's hands: each is a call that may wait at the writer
+# Calls in one actor's hands, which may wait at the writer; up to twice as many where blocks are cut to equal size.
+MAX_BLOCKS = 64
 # Rows in hand for each request in flight. A block leaves when its longest answer is there, and a thought may take ten
 # times the mean; with 2 the window was half empty (tests/orchestrator/test_predicting.py).
 AHEAD = 16

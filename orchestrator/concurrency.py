@@ -166,6 +166,7 @@ class EngineWindow(Window):
         share = self.engines / len(loads)
         running, waiting = share * sum(load.running for load in loads), share * sum(load.waiting for load in loads)
         in_flight, queue = int(running + waiting), QUEUE * self.engines
+        self._learn(loads)
         kv_use = self._coming_use(now, loads, in_flight)
         preempted = sum(load.preemptions > 0 for load in loads) / len(loads)
         if preempted:
@@ -188,15 +189,16 @@ class EngineWindow(Window):
         return min(coming, max(kv_use, self._most_use(loads, in_flight)))
 
     def _most_use(self, loads: Sequence[Load], in_flight: int) -> float:
-        """KV use if each request had its prompt and all of its budget in the cache at once; infinite if not known.
-
-        What a cache holds is learnt from tokens that came and the rise they made. Tokens of requests that ended
-        meanwhile make it seem larger, so the least that was seen counts.
-        """
-        for load in loads:
-            if load.new_tokens and load.kv_before is not None and load.kv_usage - load.kv_before > KV_LESSON:
-                self._cache = min(self._cache, load.new_tokens / (load.kv_usage - load.kv_before))
+        """KV use if each request had its prompt and all of its budget in the cache at once; infinite if not known."""
         if self._budget is None or self._cache == float("inf"):
             return float("inf")
         prompt = sum(load.prompt for load in loads) / len(loads)
         return in_flight * (prompt + self._budget) / (self._cache * self.engines)
+
+    def _learn(self, loads: Sequence[Load]) -> None:
+        """What a cache holds, from tokens that came and the rise they made. Tokens of requests that ended meanwhile
+        make it seem larger, so the least that was seen counts."""
+        for load in loads:
+            rise = 0.0 if load.kv_before is None else load.kv_usage - load.kv_before
+            if load.new_tokens and rise > KV_LESSON:
+                self._cache = min(self._cache, load.new_tokens / rise)

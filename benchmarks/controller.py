@@ -336,6 +336,9 @@ SCENARIOS: dict[str, Callable[[int], dict[str, Any]]] = {
         model=MANY_SEATS, lengths=SHORT, seconds=50, seed=seed, engines=2, window=1280
     ).result(),
     "bench_long": lambda seed: Exam(model=MANY_SEATS, lengths=LONG, seconds=75, seed=seed, engines=2).result(),
+    "bench_long_fixed": lambda seed: Exam(
+        model=MANY_SEATS, lengths=LONG, seconds=75, seed=seed, engines=2, window=1280
+    ).result(),
     "api": lambda seed: Api(limit=20, later=8, retry_after=False, seconds=1800, seed=seed, most=512).result(),
     "api_retry_after": lambda seed: Api(
         limit=20, later=8, retry_after=True, seconds=1800, seed=seed, most=512

@@ -4,8 +4,9 @@ Engines: 16 of them, output lengths log-normal up to 32 times the median. One di
 the work needs at least, which is about a third of the way to the last question's start, and is back after a half. Its
 questions are asked again elsewhere. Each engine reports its numbers every 10 s, as Ray exports them, which takes up to
 another 10 s; before its first report it is idle. The controller reads the last reports every 10 s; deaths it sees
-within 2 s. Serve's router takes the shorter queue of two. `bench`: two engines, no death, the requests of jobs.bench,
-all alike and their budget known; in `bench_long` they have 256 tokens and their answers 1,024.
+within 2 s. The window opens as the product's does, by 400 requests a second, which 16 engines pay for at the start; a
+fixed one is open at once. Serve's router takes the shorter queue of two. `bench`: two engines, no death, the requests
+of jobs.bench, all alike and their budget known; in `bench_long` they have 256 tokens and their answers 1,024.
 
 The oracle: every 10 s, the tokens that were computed are priced at the least engine-seconds that they can cost
 (`Work.least_seconds`: each step has a seat for everyone, or a full KV cache), and divided by the engine-seconds that
@@ -37,7 +38,10 @@ sys.path.insert(0, str(ROOT))
 
 from benchmarks.simulated_engines import Engine, EngineModel, Numbers, Sequence, Work  # noqa: E402
 from orchestrator.concurrency import START, EngineWindow, Load, RateWindow  # noqa: E402
+from orchestrator.following import OPENING  # noqa: E402
 from orchestrator.retry import Fault, Health, Tries  # noqa: E402
+from orchestrator.serving import opening  # noqa: E402
+from orchestrator.spec import ServingSpec  # noqa: E402
 
 REPORT = 10.0  # seconds between an engine's reports, and between the controller's looks at them
 DELAY = 10.0  # seconds at most until a report stands on Ray's page
@@ -109,6 +113,7 @@ class Exam(Clockwork):
         sample = Work.of(ask(2000, seed=seed + 1)).least_seconds(model) / 2000
         self.n_items = int(engines * seconds / sample)
         self.todo = deque(ask(self.n_items, seed=seed))
+        self.opened = most if window else opening(ServingSpec(replicas=engines))
         self.in_flight = 0
         self.ends: Counter[int] = Counter()  # by item
         self.done = Work()  # by the sequences that ended
@@ -118,6 +123,7 @@ class Exam(Clockwork):
         self.steps = self.preempted_steps = 0
         for index in range(engines):
             self.at(self.rng.uniform(0, REPORT), self.report, index)
+        self.at(OPENING, self.open, self.opened, most)
         self.at(LOOK, self.look)
         self.at(REPORT, self.control)
         if budget is None:
@@ -140,7 +146,7 @@ class Exam(Clockwork):
 
     @property
     def window(self) -> int:
-        return self.fixed or self.controller.size
+        return min(self.opened, self.fixed or self.controller.size)
 
     @property
     def alive(self) -> list[Engine]:
@@ -201,6 +207,13 @@ class Exam(Clockwork):
     def publish(self, index: int, numbers: Numbers) -> None:
         if self.engines[index].alive:
             self.reports[index] = numbers
+
+    def open(self, step: int, most: int) -> None:
+        """As `orchestrator.following` does it."""
+        self.opened += step
+        self.fill()
+        if self.opened < most:
+            self.at(self.now + OPENING, self.open, step, most)
 
     def look(self) -> None:
         self.controller.resize(len(self.alive))

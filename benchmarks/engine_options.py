@@ -46,7 +46,7 @@ LENGTHS = {"requests": "all", "prompt_tokens": "of each, about", "output_tokens"
 
 def main() -> int:
     args = _parser().parse_args()
-    os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")  # a fork would inherit CUDA
+    os.environ.setdefault("VLLM_WORKER_MULTIPROC_METHOD", "spawn")  # a fork would inherit CUDA
     found = read_gpus()
     gpus = 1 if found and found.found else 0
     device: Device = "cuda" if gpus else "cpu"

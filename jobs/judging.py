@@ -120,7 +120,7 @@ class JudgeWorker:
             start = math.ceil(share * config.start)
             self._client = ChatClient(asked.endpoint, window=window, request_timeout=JUDGE_TIMEOUT, start=start)
             if asked.endpoint.serve_app:
-                self._follower = Follower(config.writer, "judge", self._client, share)
+                self._follower = Follower(config.writer, "judge", self._client, share=share, step=start)
 
     async def work(self, rows: list[dict[str, Any]]) -> None:
         secrets.remember(await self._config.writer.secrets.remote())

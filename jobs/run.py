@@ -281,9 +281,10 @@ def _judge(run: Run, config: JudgeConfig, store: RowStore, *, beside: Endpoint |
     steering: AbstractContextManager[None] = nullcontext()
     if asked := config.asked:
         start, most = window(run, asked.endpoint, asked.provider, spec.judge_num_workers)
-        config = replace(config, start=start, most=most)
+        shared = asked.endpoint == beside  # with the predictions, whose window is told to nobody else
+        config = replace(config, start=most if shared else start, most=most)
         node = run.node_for(asked.endpoint)
-        if asked.endpoint != beside:
+        if not shared:
             steering = _steering(run, "judge", asked.endpoint, most)
     everything = (Pick(place, sample) for place in range(len(run.items)) for sample in range(spec.samples))
     try:
@@ -299,7 +300,7 @@ def window(run: Run, endpoint: Endpoint, provider: Provider, given: int | Litera
         return given, given
     if settled := run.deployed.get(endpoint):
         capacity = serving.capacity(settled, run.cluster.gpus)
-        return capacity, capacity
+        return min(serving.opening(settled), capacity), capacity
     return (START, API_WINDOW) if provider in ("openai", "deepinfra") else (DEFAULT_WINDOW, DEFAULT_WINDOW)
 
 

@@ -4,12 +4,12 @@ The window grows while nothing says that it is too large: by doubling at first (
 per cent after the first sign of saturation, and only while it binds (RFC 7661). What shrinks it:
 
 Our own engines (`EngineWindow`) tell their numbers.
-- An engine that has a queue needs no more requests. A long queue costs nothing until an engine dies or the run stops,
-  so the window goes straight to what runs and a short queue; where seats are free the queue only waits for its prompts
-  to be computed, and gets them.
+- An engine that has a queue needs no more requests. Its queue is long enough for many answers that end together, since
+  hundreds of requests take seconds to reach an engine; a longer one would only be lost with it, so the window goes
+  straight to what runs and that queue. Where seats are free the queue only waits for its prompts to be computed.
 - The KV cache fills slowly and late: a long answer holds ten times what it held when it was admitted. So the use that
-  is coming counts, not the present one; above the target, the window follows in proportion. An idle engine that gets
-  work fills at once, which says nothing of what comes (seen on H200s: half of the window was taken away for it).
+  is coming counts, not the present one; above the target, the window follows in proportion. An engine that is getting
+  its work fills fast, which says nothing of what comes (seen on H200s: half of the window was taken away for it).
 - A preemption has thrown computed tokens away. The window is cut in proportion to the share of the engines that had
   some, as DCTCP cuts by the share of marked packets (RFC 8257), and not again before the cut can have worked.
 - Engines die and return; each takes its share along at once.
@@ -34,13 +34,17 @@ A_LOOK = 1.1  # growth between two looks at the engines, which are 10 s apart
 # Of the window in flight: less, and a larger one would change nothing. RFC 7661 says 0.5. Short answers spend much of
 # their time outside the engines that report them; and 0.5 is what a report of before the last doubling shows.
 BINDING = 0.6
-QUEUE = 8  # requests waiting at an engine; a router that takes the shorter of two queues leaves a few more or less
+# Requests that wait at an engine, of its seats, and at least. Answers of equal length end together, and a replica takes
+# in 200 to 300 requests a second: with a queue of 8 an H200 waited 1 to 3 s for each 512 of them.
+QUEUE = 0.25
+LEAST_QUEUE = 8  # a router that takes the shorter of two queues leaves a few more or less
 # Of all KV caches. Engines differ by a tenth at the same number of requests, because the lengths do: at 0.9 the fullest
 # one is just full. In the benchmark 0.95 costs 0.2 to 0.3 % of throughput and doubles or triples preemptions.
 KV_TARGET = 0.9
 # Seconds that KV use is thought on: a report is up to 20 s old, the next look is 10 s away, and a smaller window takes
 # 20 to act. In the benchmark 40 leaves more than 1 % of the steps with a preemption in 3 of 12 seeds, 50 in none.
 KV_AHEAD = 50.0
+FILLED = 0.8  # of what runs now: an engine that ran less before was still filling
 KV_LESSON = 0.05  # a rise of KV use that tells how many tokens a cache holds; a smaller one is mostly rounding
 
 
@@ -71,7 +75,7 @@ class Load:
     waiting: int
     kv_usage: float  # 0 to 1
     preemptions: int  # since the look before
-    kv_before: float | None = None  # KV use at the look before; None if nothing ran then
+    kv_before: float | None = None  # KV use at the look before; None if much less ran then
     new_tokens: int = 0  # of prompts and answers, since the look before
     prompt: float = 0.0  # tokens, mean
 
@@ -80,7 +84,7 @@ class Load:
         """What an engine reports now, against the look before; one that was started anew counts from 0."""
         preemptions = now.preemptions - before.preemptions if before else 0
         tokens = now.prompts + now.tokens - before.prompts - before.tokens if before else 0
-        kv_before = before.kv_usage if before and before.running else None
+        kv_before = before.kv_usage if before and before.running > FILLED * now.running else None
         prompt = now.prompts / max(1, now.finished + now.running)
         return cls(now.running, now.waiting, now.kv_usage, max(0, preemptions), kv_before, max(0, tokens), prompt)
 
@@ -107,12 +111,12 @@ class Window:
         self.slow_start = False
         self._set(min(self._exact, size))
 
-    def _cut(self, now: float, factor: float, in_flight: float) -> None:
-        """Somebody suffered: what is left is a part of what was really in flight."""
+    def _cut(self, now: float, factor: float, taken: float) -> None:
+        """Somebody suffered: what is left is a part of what was really taken."""
         self.slow_start = False
         if not self._cooling(now):
             self._last_cut = now
-            self._shrink(factor * in_flight)
+            self._shrink(factor * taken)
 
     def _cooling(self, now: float) -> bool:
         return now - self._last_cut < COOL_DOWN
@@ -147,9 +151,10 @@ class EngineWindow(Window):
 
     def __init__(self, *, engines: int, seats: int, most: int, budget: int | None = None) -> None:
         self.engines, self._seats, self._budget = engines, seats, budget
+        self._queue = max(LEAST_QUEUE, int(QUEUE * seats))
         self._cache = float("inf")  # tokens that an engine's KV cache holds, or more
         self._looked_at = float("-inf")
-        super().__init__(start=engines * (seats + QUEUE), least=engines, most=most)
+        super().__init__(start=engines * (seats + self._queue), least=engines, most=most)
 
     def resize(self, engines: int) -> None:
         """So many engines live now. With none, the window stays for the one that comes back."""
@@ -165,20 +170,20 @@ class EngineWindow(Window):
             return
         share = self.engines / len(loads)
         running, waiting = share * sum(load.running for load in loads), share * sum(load.waiting for load in loads)
-        in_flight, queue = int(running + waiting), QUEUE * self.engines
+        in_flight, queue = int(running + waiting), self._queue * self.engines
         self._learn(loads)
-        kv_use = self._coming_use(now, loads, in_flight)
+        kv_use = self._coming_use(now, loads, running)
         preempted = sum(load.preemptions > 0 for load in loads) / len(loads)
         if preempted:
-            self._cut(now, 1 - (1 - CUT) * preempted, in_flight)
+            self._cut(now, 1 - (1 - CUT) * preempted, running)
         if kv_use > KV_TARGET:
-            self._shrink(in_flight * KV_TARGET / kv_use)
+            self._shrink(running * KV_TARGET / kv_use)
         elif waiting > 2 * queue:
             self._shrink(max(running, self.engines * self._seats) + queue)
         elif not preempted and waiting < queue / 2 and in_flight >= BINDING * self._exact:
             self._set(self._exact * min(2 if self.slow_start else A_LOOK, KV_TARGET / max(kv_use, 1e-3)))
 
-    def _coming_use(self, now: float, loads: Sequence[Load], in_flight: int) -> float:
+    def _coming_use(self, now: float, loads: Sequence[Load], running: float) -> float:
         """KV use in KV_AHEAD seconds if it goes on rising as it did since the last look; a fall is not trusted."""
         since, self._looked_at = now - self._looked_at, now
         kv_use = sum(load.kv_usage for load in loads) / len(loads)
@@ -186,14 +191,14 @@ class EngineWindow(Window):
         if not rises or since <= 0:
             return kv_use
         coming = kv_use + KV_AHEAD * max(0.0, sum(rises) / len(rises)) / since
-        return min(coming, max(kv_use, self._most_use(loads, in_flight)))
+        return min(coming, max(kv_use, self._most_use(loads, running)))
 
-    def _most_use(self, loads: Sequence[Load], in_flight: int) -> float:
+    def _most_use(self, loads: Sequence[Load], running: float) -> float:
         """KV use if each request had its prompt and all of its budget in the cache at once; infinite if not known."""
         if self._budget is None or self._cache == float("inf"):
             return float("inf")
         prompt = sum(load.prompt for load in loads) / len(loads)
-        return in_flight * (prompt + self._budget) / (self._cache * self.engines)
+        return running * (prompt + self._budget) / (self._cache * self.engines)
 
     def _learn(self, loads: Sequence[Load]) -> None:
         """What a cache holds, from tokens that came and the rise they made. Tokens of requests that ended meanwhile

@@ -24,7 +24,7 @@ class PredictConfig:
     endpoint: Endpoint
     options: dict[str, Any]  # sampling and budget, as the endpoint's API names them
     request_timeout: float  # seconds for one attempt
-    start: int  # requests in flight at first, over all actors
+    start: int  # requests in flight at first, over all actors; at our own engines also how many come at a time
     most: int  # and later; at our own engines the writer tells how many of them
 
 
@@ -41,14 +41,11 @@ class PredictWorker:
 
     def __init__(self, config: PredictConfig, window: int) -> None:
         self._config = config
-        self._client = ChatClient(
-            config.endpoint,
-            window=window,
-            request_timeout=config.request_timeout,
-            start=math.ceil(window / config.most * config.start),
-        )
+        share = window / config.most
+        start = math.ceil(share * config.start)
+        self._client = ChatClient(config.endpoint, window=window, request_timeout=config.request_timeout, start=start)
         self._outbox = Outbox[Prediction](self._send)
-        self._follower = Follower(config.writer, "predict", self._client, window / config.most)
+        self._follower = Follower(config.writer, "predict", self._client, share=share, step=start)
 
     async def work(self, rows: list[dict[str, Any]]) -> None:
         secrets.remember(await self._config.writer.secrets.remote())

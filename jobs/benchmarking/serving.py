@@ -224,12 +224,12 @@ def run_ours(order: Order, options: ServingSpec, records: Path, cluster: Cluster
         with open_writer(records) as writer:
             asked = _Asked(endpoint, order, most, records, writer)
             with phase("warm-up"):
-                asked.ask(order.messages[: order.warm_up * options.replicas], WARM_UP)
+                asked.ask(order.messages[: order.warm_up * options.replicas], WARM_UP, start=most)
             budget = order.output_tokens
             window = EngineWindow(engines=options.replicas, seats=seats, most=most, budget=budget)
             tell, note = partial(writer.set_window.remote, "predict"), Events(records).add
             with phase("requests"), steered(str(endpoint.serve_app), window, tell=tell, note=note):
-                cpu = asked.ask(order.messages, "")
+                cpu = asked.ask(order.messages, "", start=min(serving.opening(options), most))
     finally:
         with phase("end of the engines"):
             serving.release(endpoint, cluster)
@@ -256,8 +256,8 @@ class _Asked:
     records: Path
     writer: Any
 
-    def ask(self, messages: list[Any], prefix: str) -> float:
-        """Ask all; the clients' seconds of CPU."""
+    def ask(self, messages: list[Any], prefix: str, *, start: int) -> float:
+        """Ask all, `start` of them at once at first; the clients' seconds of CPU."""
         rows = [{"id": f"{prefix}{number}", "messages": one} for number, one in enumerate(messages)]
         call(self.writer.plan, [question(row).wanted for row in rows])
         cpu = self.records / f"{prefix}cpu"
@@ -268,7 +268,7 @@ class _Asked:
             endpoint=self.endpoint,
             options=self.order.sampling,
             request_timeout=REQUEST_SECONDS,
-            start=self.most,
+            start=start,
             most=self.most,
             cpu=cpu,
         )

@@ -1,6 +1,7 @@
 """From the run's writer to the requests that each stage has in flight, with a real writer and a real server."""
 
 import asyncio
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from scripted_server import ScriptedServer
 from jobs.run import open_writer
 from orchestrator.client import ChatClient
 from orchestrator.endpoint import Endpoint
-from orchestrator.following import Follower
+from orchestrator.following import OPENING, Follower
 from orchestrator.records import Stage
 
 
@@ -24,7 +25,7 @@ def test_each_stage_has_its_own_window(scripted_server: ScriptedServer, tmp_path
         client = ChatClient(
             Endpoint(scripted_server.base_url, "scripted", serve_app="ours"), window=40, request_timeout=20
         )
-        Follower(writer, stage, client, share=0.5).start()
+        Follower(writer, stage, client, share=0.5, step=40).start()
         await asyncio.sleep(1)  # for the window that there is
         await asyncio.gather(*(client.ask([{"role": "user", "content": "?"}], {}) for _ in range(40)))
         await client.close()
@@ -36,3 +37,29 @@ def test_each_stage_has_its_own_window(scripted_server: ScriptedServer, tmp_path
         assert in_flight("judge") == 7
         writer.set_window.remote("predict", 20)
         assert in_flight("predict") == 10
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_window_opens_by_a_few_requests_at_a_time(scripted_server: ScriptedServer, tmp_path: Path) -> None:
+    async def ask_all() -> list[int]:
+        client = ChatClient(
+            Endpoint(scripted_server.base_url, "scripted", serve_app="ours"), window=40, request_timeout=20, start=10
+        )
+        Follower(writer, "predict", client, share=0.5, step=10).start()
+        asked = [asyncio.create_task(client.ask([{"role": "user", "content": "?"}], {})) for _ in range(40)]
+        seen = []
+        for _ in range(20):
+            await asyncio.sleep(OPENING / 5)
+            seen.append(scripted_server.max_in_flight)
+        writer.set_window.remote("predict", 20)  # a smaller one counts at once
+        await asyncio.gather(*asked)
+        await client.close()
+        return seen
+
+    scripted_server.latency = 3 * OPENING + 1
+    with open_writer(tmp_path) as writer:
+        writer.set_window.remote("predict", 70)
+        seen = asyncio.run(ask_all())
+    steps = sorted(set(seen) - {0})
+    assert steps[0] == 10 and steps[-1] == 35
+    assert all(later - earlier <= 10 for earlier, later in pairwise(steps))

@@ -86,7 +86,7 @@ class Cluster:
         monkeypatch.setattr(steering, "READ", 0.03)
 
     def steer(self) -> Any:
-        window = EngineWindow(engines=2, seats=100, most=250)
+        window = EngineWindow(engines=2, seats=100, most=300)
         return steering.steered("app", window, tell=self.told.append, note=self.note)
 
     def note(self, event: str, **fields: Any) -> None:
@@ -119,20 +119,20 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
 
 
 def test_the_window_follows_reports_deaths_and_returns(cluster: Cluster) -> None:
-    busy, fed = Reading(100, 0, 0.2), Reading(100, 8, 0.2)
+    busy, fed = Reading(100, 0, 0.2), Reading(100, 25, 0.2)
     with cluster.steer():
-        assert cluster.told == [216]  # before anything is known: all seats, and a short queue
+        assert cluster.told == [250]  # before anything is known: all seats, and a short queue
         cluster.page = page(a1=busy, b2=busy, of_another_app=Reading(999, 999, 1.0))
-        cluster.wait(lambda: cluster.told[-1] == 250)
+        cluster.wait(lambda: cluster.told[-1] == 300)
         cluster.page = page(a1=fed, b2=fed)
         time.sleep(0.2)
         cluster.alive = {"a1"}  # the other's last numbers stay on the page
-        cluster.wait(lambda: cluster.told[-1] == 125)
+        cluster.wait(lambda: cluster.told[-1] == 150)
         cluster.alive = {"a1", "c3"}  # Serve starts another: it lives, and loads its model
         time.sleep(0.2)
-        assert cluster.told[-1] == 125
+        assert cluster.told[-1] == 150
         cluster.page = page(a1=fed, b2=fed, c3=fed)
-        cluster.wait(lambda: cluster.told[-1] == 250)
+        cluster.wait(lambda: cluster.told[-1] == 300)
     told = list(cluster.told)
     time.sleep(0.1)
     assert cluster.told == told
@@ -141,7 +141,7 @@ def test_the_window_follows_reports_deaths_and_returns(cluster: Cluster) -> None
 def test_gauges_are_noted_when_the_window_turns_round_and_else_seldom(cluster: Cluster) -> None:
     with cluster.steer():
         cluster.page = page(a1=Reading(100, 0, 0.2), b2=Reading(100, 0, 0.2))
-        cluster.wait(lambda: cluster.told[-1] == 250)
+        cluster.wait(lambda: cluster.told[-1] == 300)
         time.sleep(0.2)
         assert cluster.events == []  # it only grew, and 30 s have not passed
         cluster.page = page(a1=Reading(100, 60, 0.2, 5), b2=Reading(100, 60, 0.4, 7))
@@ -150,7 +150,7 @@ def test_gauges_are_noted_when_the_window_turns_round_and_else_seldom(cluster: C
     assert first["event"] == "window"
     assert (first["engines"], first["running"], first["waiting"]) == (2, 200, 120)
     assert (first["kv_usage"], first["preemptions"]) == (0.3, 12)
-    assert first["window"] < 250
+    assert first["window"] < 300
     assert len(cluster.events) == 1
 
 
@@ -161,7 +161,7 @@ def test_engines_that_report_nothing_get_the_fixed_window_and_it_is_said_once(
     with cluster.steer():
         cluster.wait(lambda: bool(cluster.events))
         time.sleep(0.2)
-    assert cluster.told == [216, 250]
+    assert cluster.told == [250, 300]
     assert [event["event"] for event in cluster.events] == ["window_fixed"]
 
 
@@ -173,6 +173,6 @@ def test_a_failure_of_the_events_file_is_raised_where_the_stage_runs(cluster: Cl
     steering_of = cluster.steer()
     with pytest.raises(OSError, match="full"), steering_of:
         cluster.page = page(a1=Reading(100, 0, 0.2), b2=Reading(100, 0, 0.2))
-        cluster.wait(lambda: cluster.told[-1] == 250)
+        cluster.wait(lambda: cluster.told[-1] == 300)
         cluster.page = page(a1=Reading(80, 60, 0.2), b2=Reading(80, 60, 0.2))
         time.sleep(0.3)

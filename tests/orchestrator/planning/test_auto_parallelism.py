@@ -185,4 +185,4 @@ def test_the_sizes_are_recorded_and_decide_what_is_in_flight(
     assert event["event"] == "endpoint_ready"
     assert event["tensor_parallel_size"] * event["replicas"] == 16
     capacity = serving.capacity(opened.deployed[ready], 16)
-    assert window(opened, ready, "vllm", "auto") == (capacity, capacity) and capacity > 1000
+    assert window(opened, ready, "vllm", "auto") == (2 * serving.FIRST, capacity) and capacity > 1000

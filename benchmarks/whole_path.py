@@ -109,20 +109,21 @@ def overlap(questions: int, rounds: int, folder: Path) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", nargs="*", choices=["rate", "overlap"], default=["rate", "overlap"])
+    parser.add_argument("what", nargs="?", choices=["rate", "overlap"], help="default: both")
     parser.add_argument("--questions", type=int, default=30_000, help="of the rate; overlap has a tenth")
     parser.add_argument("--rounds", type=int, default=3)
     args = parser.parse_args()
+    what = [args.what] if args.what else ["rate", "overlap"]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        if "rate" in args.what:
+        if "rate" in what:
             with running(LATENCY) as base_url:
                 for _ in range(args.rounds):
                     figures = {"bare_per_second": round(asyncio.run(bare(args.questions, base_url)))}
                     with tempfile.TemporaryDirectory(dir=folder) as inner:
                         figures |= rate(args.questions, Path(inner), base_url)
                     print(json.dumps({"rate": figures}), flush=True)
-        if "overlap" in args.what:
+        if "overlap" in what:
             print(json.dumps({"overlap": overlap(args.questions // 10, args.rounds, folder)}), flush=True)
 
 

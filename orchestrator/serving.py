@@ -21,6 +21,7 @@ from typing import Any
 import ray
 
 from orchestrator.cluster import Cluster, python_path
+from orchestrator.concurrency import QUEUE
 from orchestrator.endpoint import Endpoint
 from orchestrator.engine_log import LAST_WORDS, engine_log, meaningful_lines, workers_last_words
 from orchestrator.engine_options import deployment_config, engine_kwargs, max_num_seqs, model_source
@@ -33,7 +34,6 @@ NO_PROCESS = "for more than 30 s without a process: no room, or it ends as it st
 POLL = 0.5  # seconds between looks at a starting deployment
 STARTS = 2  # of one application that somebody else deletes before it is ready
 CPU_KV_CACHE_GIB = 1
-QUEUE_FACTOR = 1.25  # requests in flight for each one that decodes: the next is there when one ends
 # 200 requests a second: a replica takes in 230 with an H200's host's CPU, and Serve's proxy, which is one, about 400.
 FIRST = 50
 _leases: dict[str, Any] = {}  # our lease actors by application; dropping the handle ends the actor
@@ -144,8 +144,8 @@ def describe(model: str, spec: ServingSpec, gpus: int | None) -> str:
 
 
 def capacity(spec: ServingSpec, gpus: int) -> int:
-    """Requests to keep in flight: what all replicas decode at once, times a factor that keeps their queues fed."""
-    return int(QUEUE_FACTOR * max_num_seqs(spec, gpus) * (spec.max_replicas or spec.replicas))
+    """Requests to keep in flight: what all replicas decode at once, and their queues."""
+    return int((1 + QUEUE) * max_num_seqs(spec, gpus) * (spec.max_replicas or spec.replicas))
 
 
 def opening(spec: ServingSpec) -> int:

@@ -73,6 +73,12 @@ def test_an_idle_engine_that_gets_work_shows_no_trend() -> None:
     assert window.size == int(250 * 0.9 / (0.425 + 50 * 0.005))
 
 
+def test_an_engine_that_is_still_filling_shows_no_trend() -> None:
+    now = Reading(100, 0, 0.4)
+    assert Load.since(Reading(70, 0, 0.2), now).kv_before is None
+    assert Load.since(Reading(90, 0, 0.3), now).kv_before == 0.3
+
+
 def rising(before: Report | None, kv_usage: float, tokens: int) -> tuple[Report, Load]:
     """100 requests with prompts of 200 tokens run, 10 have ended."""
     now = Reading(100, QUEUE, kv_usage, prompts=22_000, tokens=tokens, finished=10)

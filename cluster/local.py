@@ -26,7 +26,7 @@ from cluster.lock import locked
 from cluster.logs import keep_logs, tail
 from cluster.metrics import recording
 from cluster.network import comm_environment, find_link, host_port
-from cluster.ports import plan_ports
+from cluster.ports import plan_ports, reserve_ports
 from cluster.preflight import check_node, render, worst, write_canary
 from cluster.probes.limits import raise_soft_limits
 from cluster.processes import end_processes, is_running, processes_of, start_time
@@ -73,10 +73,13 @@ def up(name: str, *, ephemeral: bool = False, site: Site = LOCAL) -> tuple[Clust
             return _kept(state, ephemeral), False
         if state:
             _remove(state)
-        try:
-            return _start(name, ephemeral, site), True
-        except StartedTooSlowly:  # Ray gives its own parts 30 s, too few on a busy machine
-            return _start(name, ephemeral, site), True
+        # Held until Ray listens: a cluster of this name in another home would look at the same block first.
+        ports, held = reserve_ports(f"{os.getuid()}:{name}", site.port_range)
+        with held:
+            try:
+                return _start(name, ports, ephemeral, site), True
+            except StartedTooSlowly:  # Ray gives its own parts 30 s, too few on a busy machine
+                return _start(name, ports, ephemeral, site), True
 
 
 def down(name: str, *, if_unused: bool = False) -> str:
@@ -159,12 +162,12 @@ def _kept(state: ClusterState, ephemeral: bool) -> ClusterState:
     return state
 
 
-def _start(name: str, ephemeral: bool, site: Site) -> ClusterState:
+def _start(name: str, ports: dict[str, int], ephemeral: bool, site: Site) -> ClusterState:
     folder = cluster_dir(name)
     (folder / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
     token = write_token(name, secrets.token_hex(32))
     resources = local_resources()
-    state = _first_state(name, ephemeral, resources, site)
+    state = _first_state(name, ports, ephemeral, resources, site)
     node = RayNode(
         ip=HOST,
         ports=state.ports,
@@ -202,9 +205,8 @@ def _communication(site: Site) -> dict[str, str]:
     return comm_environment(find_link(None, site.interface)) if site.interface else {}
 
 
-def _first_state(name: str, ephemeral: bool, resources: Resources, site: Site) -> ClusterState:
+def _first_state(name: str, ports: dict[str, int], ephemeral: bool, resources: Resources, site: Site) -> ClusterState:
     host = socket.gethostname()
-    ports = plan_ports(f"{os.getuid()}:{name}", site.port_range)
     return ClusterState(
         name=name,
         phase="starting",

@@ -167,6 +167,18 @@ def test_a_cluster_comes_up_once_and_goes_down_without_a_trace(home: Path) -> No
     assert sorted(path.name for path in (home / "clusters" / "local").iterdir()) == ["lease", "lock", "logs"]
 
 
+def test_clusters_of_one_name_in_two_homes_come_up_at_once(tmp_path: Path) -> None:
+    homes = [tmp_path / "one", tmp_path / "two"]
+    for home in homes:
+        home.mkdir()
+    with ThreadPoolExecutor() as pool:
+        both = list(pool.map(lambda home: command(home, "up", "--json"), homes))
+        list(pool.map(lambda home: command(home, "down"), homes))
+    assert [done.returncode for done in both] == [0, 0], both
+    first, second = (set(json.loads(done.stdout)["ports"].values()) for done in both)
+    assert not first & second
+
+
 def test_a_failed_start_shows_the_end_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
     broken = [sys.executable, "-c", "raise SystemExit('no such luck')"]

@@ -30,19 +30,17 @@ class Follower:
             self._task = asyncio.create_task(self._follow())
 
     async def _follow(self) -> None:
-        window: int | None = None
-        opened = self._step
+        opened, known = self._step, None
         while True:
             try:
-                window = await self._writer.window.remote(self._stage, window)
+                window = await self._writer.window.remote(self._stage, known)
             except RayError:
                 return  # the writer is gone: the next record cannot be sent, which is said there
             if window is None:
                 continue
             wanted = math.ceil(self._share * window)
-            while opened < wanted:
+            if opened < wanted:
                 await asyncio.sleep(OPENING)
-                opened = min(opened + self._step, wanted)
-                self._client.resize(opened)
-            opened = wanted  # a smaller one counts at once
-            self._client.resize(wanted)
+            opened = min(opened + self._step, wanted)
+            self._client.resize(opened)
+            known = window if opened == wanted else None  # None is answered at once: it may have shrunk meanwhile

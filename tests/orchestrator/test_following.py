@@ -64,3 +64,29 @@ def test_a_window_opens_by_a_few_requests_at_a_time(scripted_server: ScriptedSer
         writer.set_window.remote("predict", 70)
         asyncio.run(ask_all())
     assert scripted_server.max_in_flight == 35
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_window_that_shrinks_while_it_opens_is_heard_at_once(
+    scripted_server: ScriptedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask_all() -> None:
+        client = ChatClient(
+            Endpoint(scripted_server.base_url, "scripted", serve_app="ours"), window=40, request_timeout=60, start=10
+        )
+        Follower(writer, "predict", client, share=0.5, step=1).start()
+        asked = [asyncio.create_task(client.ask([{"role": "user", "content": "?"}], {})) for _ in range(40)]
+        await asyncio.sleep(0.5)
+        await writer.set_window.remote("predict", 24)
+        await asyncio.sleep(3)  # with what it was told first there would be all of them
+        for task in asked:
+            task.cancel()
+        await asyncio.gather(*asked, return_exceptions=True)
+        await client.close()
+
+    monkeypatch.setattr("orchestrator.following.OPENING", 0.1)
+    scripted_server.latency = 30
+    with open_writer(tmp_path) as writer:
+        writer.set_window.remote("predict", 80)
+        asyncio.run(ask_all())
+    assert 10 <= scripted_server.max_in_flight <= 20

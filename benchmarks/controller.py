@@ -113,7 +113,8 @@ class Exam(Clockwork):
         sample = Work.of(ask(2000, seed=seed + 1)).least_seconds(model) / 2000
         self.n_items = int(engines * seconds / sample)
         self.todo = deque(ask(self.n_items, seed=seed))
-        self.opened = most if window else opening(ServingSpec(replicas=engines))
+        seats = ServingSpec(replicas=engines, max_num_seqs=model.max_num_seqs)
+        self.opened = most if window else opening(seats, gpus=engines)
         self.in_flight = 0
         self.ends: Counter[int] = Counter()  # by item
         self.done = Work()  # by the sequences that ended
@@ -123,7 +124,8 @@ class Exam(Clockwork):
         self.steps = self.preempted_steps = 0
         for index in range(engines):
             self.at(self.rng.uniform(0, REPORT), self.report, index)
-        self.at(OPENING, self.open, self.opened, most)
+        if not window:
+            self.at(OPENING, self.open, self.opened, most)
         self.at(LOOK, self.look)
         self.at(REPORT, self.control)
         if budget is None:

@@ -299,8 +299,7 @@ def window(run: Run, endpoint: Endpoint, provider: Provider, given: int | Litera
     if given != "auto":
         return given, given
     if settled := run.deployed.get(endpoint):
-        capacity = serving.capacity(settled, run.cluster.gpus)
-        return min(serving.opening(settled), capacity), capacity
+        return serving.opening(settled, run.cluster.gpus), serving.capacity(settled, run.cluster.gpus)
     return (START, API_WINDOW) if provider in ("openai", "deepinfra") else (DEFAULT_WINDOW, DEFAULT_WINDOW)
 
 

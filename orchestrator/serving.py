@@ -148,9 +148,9 @@ def capacity(spec: ServingSpec, gpus: int) -> int:
     return int((1 + QUEUE) * max_num_seqs(spec, gpus) * (spec.max_replicas or spec.replicas))
 
 
-def opening(spec: ServingSpec) -> int:
+def opening(spec: ServingSpec, gpus: int) -> int:
     """Requests to begin with, and to add every `following.OPENING` seconds, until there are as many as wanted."""
-    return FIRST * min(spec.replicas, 2)
+    return min(FIRST * min(spec.replicas, 2), capacity(spec, gpus))
 
 
 def app_name(model: str, spec: ServingSpec, gpus: int) -> str:

@@ -229,7 +229,7 @@ def run_ours(order: Order, options: ServingSpec, records: Path, cluster: Cluster
             window = EngineWindow(engines=options.replicas, seats=seats, most=most, budget=budget)
             tell, note = partial(writer.set_window.remote, "predict"), Events(records).add
             with phase("requests"), steered(str(endpoint.serve_app), window, tell=tell, note=note):
-                cpu = asked.ask(order.messages, "", start=min(serving.opening(options), most))
+                cpu = asked.ask(order.messages, "", start=serving.opening(options, cluster.gpus))
     finally:
         with phase("end of the engines"):
             serving.release(endpoint, cluster)

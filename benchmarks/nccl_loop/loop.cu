@@ -35,6 +35,8 @@ constexpr int kWarmUp = 2;
 constexpr double kSecondsASize = 0.3;
 constexpr int kLeast = 5;
 constexpr int kMost = 20;
+constexpr double kShort = 1e-3;
+constexpr int kShortBatches = 3;
 constexpr size_t kElement = sizeof(float);
 constexpr size_t kShardUnit = 16;  // bytes
 constexpr size_t kReserve = size_t{2} << 30;  // bytes for NCCL's own buffers
@@ -103,7 +105,12 @@ void measure(const std::string& operation, std::vector<Rank>& ranks, size_t byte
     seconds(operation, ranks, bytes, kWarmUp);
     const double first = seconds(operation, ranks, bytes, 1);
     const int count = std::max(kLeast, std::min(kMost, static_cast<int>(kSecondsASize / first)));
-    const double mean = seconds(operation, ranks, bytes, count) / count;
+    std::vector<double> batches;
+    do {
+        batches.push_back(seconds(operation, ranks, bytes, count) / count);
+    } while (first < kShort && batches.size() < kShortBatches);
+    std::sort(batches.begin(), batches.end());
+    const double mean = batches[batches.size() / 2];
     std::printf("{\"operation\": \"%s\", \"size\": %zu, \"ranks\": %zu, \"seconds\": %.9g, \"repetitions\": %d}\n",
                 operation.c_str(), bytes, ranks.size(), mean, count);
     std::fflush(stdout);

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Literal
 
-from cluster.probes.sweep import PERIOD, bus_factor, repetitions
+from cluster.probes.sweep import PERIOD, bus_factor, over_ranks, repetitions
 
 Backend = Literal["nccl", "gloo"]
 SMALL = 8  # bytes of the message whose time is the latency
@@ -88,10 +88,10 @@ def _measure(meeting: Meeting, device: Any) -> Measured:
     for size in SIZES[meeting.backend]:
         pattern = torch.arange(size // 4, device=device, dtype=torch.float32) % PERIOD
         message = pattern * (meeting.rank + 1)
-        first = _timed(message)
+        first = over_ranks(_timed(message), "MAX", device)
         total = meeting.world_size * (meeting.world_size + 1) // 2
         correct = correct and bool(torch.equal(message, pattern * total))
-        seconds = statistics.median(_timed(message.zero_()) for _ in range(repetitions(first, device)))
+        seconds = statistics.median(_timed(message.zero_()) for _ in range(repetitions(first)))
         if meeting.world_size > 1:  # alone, nothing is sent
             bandwidth[size] = size / seconds * bus_factor("all_reduce", meeting.world_size)
     return Measured(correct, latency, bandwidth)

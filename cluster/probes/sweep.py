@@ -4,9 +4,14 @@ Each function is one rank's part inside a process group of torch, and imports to
 float32. Sizes and bandwidths are nccl-tests' (doc/PERFORMANCE.md there): the size S of an all_gather, a reduce_scatter
 or an all_to_all is that of all ranks' shards together, its algbw is S / seconds, its busbw algbw * `bus_factor`. As in
 nccl-tests' in-place variants a rank's own shard lies inside the whole buffer; only all_to_all has two buffers.
+
+Messages so short that Python could not launch them as fast as GPUs send them are replayed from a CUDA graph, as by
+nccl-tests' option -G: a figure is that of the links, and not of this process. Set NCCL_GRAPH_MIXING_SUPPORT=0 for it:
+NCCL's way to keep apart graphs that overlap adds 7 µs to each operation, and here nothing overlaps.
 """
 
 import os
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +19,7 @@ from typing import Any, Literal, get_args
 
 import psutil
 
-from cluster.probes.stopwatch import batch_seconds
+from cluster.probes.stopwatch import batch_seconds, captured
 
 Operation = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all", "broadcast"]
 OPERATIONS: tuple[Operation, ...] = get_args(Operation)
@@ -25,6 +30,8 @@ WARM_UP = 2
 SECONDS_A_SIZE = 0.3  # the repetitions of a size stop after about this time
 REPETITIONS_LEAST = 5
 REPETITIONS_MOST = 20
+SHORT = 1e-3  # seconds; a launch takes some 50 µs, and a GPU that has 20 of these before it need not wait for one
+SHORT_BATCHES = 3  # whose median counts: a process that halts for some ms between two calls would show
 PERIOD = 251  # of the pattern that is sent: whole numbers, so that sums in float32 are exact
 PIECE = PERIOD * 2**14  # elements that are filled and compared at once: 16 MB beside a message of 8 GB
 WEIGHTS = 61  # the pattern is sent times 1 to 61: sums over a thousand ranks stay below 2**24, where float32 is exact
@@ -97,9 +104,9 @@ def over_ranks(value: float, how: Literal["MAX", "MIN", "SUM"], device: Any, gro
     return float(tensor.item())
 
 
-def repetitions(first: float, device: Any, group: Any = None, least: int = 1) -> int:
-    """How often a size that took `first` seconds is sent; all ranks follow the slowest, or they would wait for ever."""
-    return max(least, min(REPETITIONS_MOST, int(SECONDS_A_SIZE / over_ranks(first, "MAX", device, group))))
+def repetitions(first: float, least: int = 1) -> int:
+    """How often a size is sent that took the slowest rank `first` seconds: by all alike, or some would wait forever."""
+    return max(least, min(REPETITIONS_MOST, int(SECONDS_A_SIZE / first)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,12 +125,21 @@ def _measure(operation: Operation, buffers: list[Any], group: Any) -> Timing:
     call = _prepare(operation, buffers, group)
     seconds_of = partial(batch_seconds, call.run, cuda=device.type == "cuda")
     seconds_of(WARM_UP)  # the first one opens connections
-    count = repetitions(seconds_of(1), device, group, REPETITIONS_LEAST)
-    seconds = over_ranks(seconds_of(count) / count, "SUM", device, group) / ranks
+    first = over_ranks(seconds_of(1), "MAX", device, group)
+    count = repetitions(first, REPETITIONS_LEAST)
+    short = device.type == "cuda" and first < SHORT
+    own = _median_of_graphs(call.run, count) if short else seconds_of(count)
+    seconds = over_ranks(own / count, "SUM", device, group) / ranks
     correct = over_ranks(_is_right(call), "MIN", device, group) == 1
     for buffer in buffers:
         buffer.zero_()
     return Timing(operation, buffers[0].numel() * ELEMENT, ranks, seconds, correct)
+
+
+def _median_of_graphs(run: Callable[[], object], count: int) -> float:
+    """Seconds of `count` runs."""
+    graph = captured(run, count)
+    return statistics.median(batch_seconds(graph, 1, cuda=True) for _ in range(SHORT_BATCHES))
 
 
 def _buffers(operation: Operation) -> int:

@@ -11,6 +11,7 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+WEIGHTS = ("*.safetensors", "*.bin")
 PAD, START, END, UNKNOWN = SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|unknown|>"]
 ROLES = ["system", "user", "assistant"]
 
@@ -68,20 +69,27 @@ PRESETS = {
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is measured. `preset` is None for a model with weights of its own."""
+    """What is measured. `preset` is None for a model that somebody else made."""
 
     name: str
     source: str  # a folder, or a name on the hub
     preset: Preset | None
+    random_weights: bool  # since it has none of its own
 
 
 def find_model(name: str, folder: Path) -> Model:
     """The model that a spec names; a preset is written below `folder`, which all nodes must see."""
     if name not in PRESETS:
-        return Model(name, local_or_hub(name), None)
+        source = local_or_hub(name)
+        return Model(name, source, None, random_weights=_is_shape(Path(source)))
     made = folder.absolute() / "models" / name
     make_model(made, PRESETS[name])
-    return Model(name, str(made), PRESETS[name])
+    return Model(name, str(made), PRESETS[name], random_weights=True)
+
+
+def _is_shape(path: Path) -> bool:
+    """Whether a model's folder is here and holds no weights."""
+    return (path / "config.json").exists() and not any(file for kind in WEIGHTS for file in path.glob(kind))
 
 
 def make_model(folder: Path, preset: Preset) -> None:

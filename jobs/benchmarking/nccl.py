@@ -29,5 +29,7 @@ def environment(spec: BenchSpec) -> dict[str, str]:
     """What the benchmark sets for the processes that measure NCCL, on top of what their nodes have.
 
     NVLink SHARP stays off, as in preflight, unless the user chose: figures with it and without it do not compare.
+    Support for graphs that overlap is off too; cluster/probes/sweep.py says why.
     """
-    return {"NCCL_NVLS_ENABLE": os.environ.get("NCCL_NVLS_ENABLE", "0"), **profile(spec)}
+    usual = {"NCCL_NVLS_ENABLE": "0", "NCCL_GRAPH_MIXING_SUPPORT": "0"}
+    return {name: os.environ.get(name, value) for name, value in usual.items()} | profile(spec)

@@ -163,7 +163,7 @@ def _load(spec: ServeSpec, device: Device) -> Load:
 
 def serving_spec(model: Model, load: Load) -> ServingSpec:
     """The engine of all ways. It has no prefix cache: real questions have little in common."""
-    dummy = {"load_format": "dummy"} if model.preset else {}
+    dummy = {"load_format": "dummy"} if model.random_weights else {}
     return ServingSpec(
         max_model_len=2 * (load.prompt_tokens + load.output_tokens),
         max_num_seqs=load.max_num_seqs,

@@ -195,7 +195,7 @@ class _Trainer:
         """What all trainings of this model have in common. Its checkpoint holds no weights."""
         preset = self.model.preset
         verl = {"checkpoint.save_contents": "[extra]"}
-        if preset:
+        if self.model.random_weights:
             verl["model.external_lib"] = "jobs.benchmarking.random_weights"
         if preset and preset.offload:
             verl |= OFFLOAD

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from jobs.benchmarking import serving
-from jobs.benchmarking.models import PRESETS, make_model
+from jobs.benchmarking.models import PRESETS, find_model, make_model
 from jobs.benchmarking.offline import Figures, flags
 from jobs.benchmarking.results import Serve, Way
 from jobs.benchmarking.rows import prompts
@@ -21,6 +21,14 @@ def test_engine_options_become_flags_of_vllm_serve() -> None:
     options = {"max_num_seqs": 8, "enable_prefix_caching": False, "enforce_eager": True, "hf_overrides": {"a": 1}}
     wanted = ["--max-num-seqs", "8", "--no-enable-prefix-caching", "--enforce-eager", "--hf-overrides", '{"a": 1}']
     assert flags(options) == wanted
+
+
+def test_a_folder_without_weights_gets_random_ones(tmp_path: Path) -> None:
+    make_model(tmp_path, PRESETS["tiny"])
+    assert find_model(str(tmp_path), tmp_path).random_weights
+    (tmp_path / "model.safetensors").touch()
+    assert not find_model(str(tmp_path), tmp_path).random_weights
+    assert not find_model("some/model-on-the-hub", tmp_path).random_weights
 
 
 def test_prompts_differ_and_have_the_length_that_was_asked_for(tmp_path: Path) -> None:

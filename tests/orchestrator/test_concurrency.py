@@ -100,6 +100,15 @@ def test_a_cache_that_holds_all_budgets_does_not_overflow_however_fast_it_fills(
     assert window.size == full  # 0.99 of the cache is in use: room for no more than 200 x 0.9 / 0.99
 
 
+@pytest.mark.parametrize(("budget", "size"), [(730, 250), (800, 193), (None, 193)])
+def test_a_cache_that_just_holds_all_budgets_is_used_to_the_brim(budget: int | None, size: int) -> None:
+    window = EngineWindow(engines=2, seats=100, most=1000, budget=budget)
+    first, load = rising(None, 0.73, 53_000)
+    _, load = rising(first, 0.93, 73_000)  # 20,000 tokens are a fifth of the cache, 100 x (200 + 730) are 0.93 of it
+    window.observe(10, [load] * 2)
+    assert window.size == size
+
+
 def test_kv_above_the_target_shrinks_in_proportion() -> None:
     window = engines()
     window.observe(0, [load(kv=0.8)] * 2)

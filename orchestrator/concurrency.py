@@ -41,7 +41,7 @@ LEAST_QUEUE = 8  # a router that takes the shorter of two queues leaves a few mo
 # Of all KV caches. Engines differ by a tenth at the same number of requests, because the lengths do: at 0.9 the fullest
 # one is just full. In the benchmark 0.95 costs 0.1 % of throughput and more than doubles preemptions.
 KV_TARGET = 0.9
-# Of a cache, if all that runs were to use up its budget: nothing can overflow then, and no margin is kept free. The rest
+# Of a cache, if all that runs were to use up its budget: nothing overflows then, and no margin is kept free. The rest
 # is for what is not known exactly: what a cache holds is learned, and prompts differ.
 ALL_FIT = 0.95
 # Seconds that KV use is thought on: a report is up to 20 s old, the next look is 10 s away, and a smaller window takes

@@ -152,12 +152,16 @@ def mean_use(readings: Iterable[GpuReading]) -> float | None:
 
 
 def training_use(results: Results) -> float | None:
-    """Mean use of all GPUs during the timed steps of the largest training; None unless it used all of them."""
+    """Mean use of all GPUs during the timed steps of the largest training; None unless it used all of them.
+
+    Also None where the driver of a node shows others than the cluster has: whose they are is not known.
+    """
     runs = results.train.runs if results.train else []
     run = max(runs, key=lambda run: run.workers, default=None)
     if run is None or run.started_at is None or run.ended_at is None or results.environment is None:
         return None
-    if run.workers != sum(node.gpus for node in results.environment.nodes):
+    seen = len({(reading.node, reading.index) for reading in results.gpus})
+    if not run.workers == seen == sum(node.gpus for node in results.environment.nodes):
         return None
     start, end = datetime.fromisoformat(run.started_at), datetime.fromisoformat(run.ended_at)
     return mean_use(between(results.gpus, start, end))
@@ -174,7 +178,10 @@ def targets(results: Results) -> list[Target]:
     """The benchmark's bars, each with what was measured against it."""
     runs = results.train.runs if results.train else []
     use = Target(
-        "GPU use", GPU_USE, training_use(results), "a training on all GPUs that lasts longer than a few readings"
+        "GPU use",
+        GPU_USE,
+        training_use(results),
+        "a training on all GPUs of all nodes that lasts longer than a few readings",
     )
     scaling = [
         Target(

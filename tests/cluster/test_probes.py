@@ -1,5 +1,6 @@
 """What measures a node or a link, against faults that are really there."""
 
+import gc
 import os
 import resource
 import signal
@@ -20,6 +21,7 @@ from cluster.probes.gpus import SLOWED, of_others, read_gpus, read_memory_use
 from cluster.probes.limits import read_limits
 from cluster.probes.pairwise import read_results, rounds
 from cluster.probes.sockets import PATH_MOST, RAY_ADDS, socket_path_bytes
+from cluster.probes.stopwatch import batch_seconds
 from cluster.probes.storage import canary, space
 from cluster.state import publish
 
@@ -109,6 +111,12 @@ def fake_driver(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> N
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+def test_no_garbage_is_collected_while_runs_are_timed() -> None:
+    collects: list[bool] = []
+    batch_seconds(lambda: collects.append(gc.isenabled()), 3, cuda=False)
+    assert collects == [False] * 3 and gc.isenabled()
 
 
 def test_gpus_as_the_driver_tells_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -159,7 +159,8 @@ def _peer(collectives: Collectives) -> list[Block]:
             figures = (_gigabytes(own), _gigabytes(one.bus_bandwidth), percent(own / one.bus_bandwidth))
             rows.append((one.operation, size(one.size), *figures))
     columns = ("operation", "size", "ours, GB/s", "nccl-tests, GB/s", "ours over theirs")
-    return [Text("Beside nccl-tests, bus bandwidth:"), Table(columns, rows)] if rows else []
+    said = "Beside nccl-tests, bus bandwidth. They launch each message, which of ours the short ones are spared:"
+    return [Text(said), Table(columns, rows)] if rows else []
 
 
 def scaling_plot(runs: Sequence[Training]) -> list[Block]:

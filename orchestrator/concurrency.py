@@ -41,8 +41,8 @@ LEAST_QUEUE = 8  # a router that takes the shorter of two queues leaves a few mo
 # Of all KV caches. Engines differ by a tenth at the same number of requests, because the lengths do: at 0.9 the fullest
 # one is just full. In the benchmark 0.95 costs 0.1 % of throughput and more than doubles preemptions.
 KV_TARGET = 0.9
-# Of a cache, if all that runs were to use up its budget: nothing overflows then, and no margin is kept free. The rest
-# is for what is not known exactly: what a cache holds is learned, and prompts differ.
+# Of a cache, if all that runs were to use up its budget: nothing overflows then, so less is kept free. The rest is for
+# what is not known exactly: what a cache holds is learned, and prompts differ. A preemption says that it was wrong.
 ALL_FIT = 0.95
 # Seconds that KV use is thought on: a report is up to 20 s old, the next look is 10 s away, and a smaller window takes
 # 20 to act. In the benchmark 40 leaves a preemption in up to 0.94 % of the steps, 50 in up to 0.72 %, for the same
@@ -158,6 +158,7 @@ class EngineWindow(Window):
         self._queue = max(LEAST_QUEUE, int(QUEUE * seats))
         self._cache = float("inf")  # tokens that an engine's KV cache holds, or more
         self._looked_at = float("-inf")
+        self._overflowed = False
         super().__init__(start=engines * (seats + self._queue), least=engines, most=most)
 
     def resize(self, engines: int) -> None:
@@ -176,17 +177,25 @@ class EngineWindow(Window):
         running, waiting = share * sum(load.running for load in loads), share * sum(load.waiting for load in loads)
         in_flight, queue = int(running + waiting), self._queue * self.engines
         self._learn(loads)
-        kv_use = self._coming_use(now, loads, running)
-        target = 1.0 if max(kv_use, self._most_use(loads, running)) <= ALL_FIT else KV_TARGET
         preempted = sum(load.preemptions > 0 for load in loads) / len(loads)
         if preempted:
+            self._overflowed = True
             self._cut(now, 1 - (1 - CUT) * preempted, running)
-        if kv_use > target:
-            self._shrink(running * target / kv_use)
+        room = self._room(now, loads, running)
+        if room < 1:
+            self._shrink(running * room)
         elif waiting > 2 * queue:
             self._shrink(max(running, self.engines * self._seats) + queue)
         elif not preempted and waiting < queue / 2 and in_flight >= BINDING * self._exact:
-            self._set(self._exact * min(2 if self.slow_start else A_LOOK, target / max(kv_use, 1e-3)))
+            self._set(self._exact * min(2 if self.slow_start else A_LOOK, room))
+
+    def _room(self, now: float, loads: Sequence[Load], running: float) -> float:
+        """How many times of what runs the KV caches have room for."""
+        kv_use, most_use = self._coming_use(now, loads, running), self._most_use(loads, running)
+        room = KV_TARGET / max(kv_use, 1e-3)
+        if max(kv_use, most_use) > ALL_FIT or self._overflowed:
+            return room
+        return max(room, ALL_FIT / max(most_use, 1e-3))
 
     def _coming_use(self, now: float, loads: Sequence[Load], running: float) -> float:
         """KV use in KV_AHEAD seconds if it goes on rising as it did since the last look; a fall is not trusted."""

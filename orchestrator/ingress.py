@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import os
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -77,9 +78,13 @@ class EngineStart(CallbackBase):
 
     By default a task of its own downloads the model before vLLM starts; vLLM downloads what it needs by itself. And
     Hugging Face tokens are copied into a runtime_env, which Ray logs; our workers read them from the secrets file.
+
+    And vLLM, which spawns its engine's process in a replica anyway, tells it where this Ray is only if nobody had asked
+    for that: with a shell's `spawn` no engine on a GPU would start.
     """
 
     async def on_before_node_init(self) -> None:
+        os.environ.pop("VLLM_WORKER_MULTIPROC_METHOD", None)
         self.ctx.run_init_node = False
         variables: dict[str, Any] = (self.ctx.runtime_env or {}).get("env_vars", {})
         for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):

@@ -240,8 +240,6 @@ def runtime_env(cluster: Cluster) -> dict[str, Any]:
     inherited = dict(ray.get_runtime_context().runtime_env)
     variables = dict(inherited.get("env_vars", {})) | _passed_on("HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE")
     variables["VLLM_NO_USAGE_STATS"] = "1"
-    # vLLM tells its engine's process where this Ray is only if it chose to spawn it, and not if the user's shell did.
-    variables["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
     if cluster.is_local:
         variables["PYTHONPATH"] = python_path()
     if not cluster.gpus:

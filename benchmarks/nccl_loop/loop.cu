@@ -1,7 +1,8 @@
 // NCCL alone: collectives on all GPUs of this host in one process, the floor that benchmarks/collectives.py compares with.
 //
 // loop SMALLEST LARGEST: sizes in bytes, doubling. A JSON line a row on standard output. Sizes, buffers, repetitions and
-// the mean over the GPUs are those of cluster/probes/sweep.py, which says what they mean.
+// the mean over the GPUs are those of cluster/probes/sweep.py, which says what they mean. But here every operation is
+// launched, and the median of the batches is that of the GPUs' mean.
 
 #include <cuda_runtime.h>
 #include <nccl.h>

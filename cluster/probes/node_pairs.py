@@ -24,7 +24,7 @@ def sweep_pairs(node: str, size: int, device: Any, timeout: float) -> Iterator[l
     """Rounds of disjoint pairs at once, n - 1 rounds for n nodes or n of an odd number; yields each round's.
 
     All ranks of torch's process group run it together, each with its own `node`; a node's first rank takes part in its
-    pairs. `timeout`: seconds for each collective. Raises RuntimeError, as torch does, when a peer fails.
+    pairs. `timeout`: seconds for each collective that torch watches. Raises RuntimeError as `sweep` does.
     """
     import torch.distributed as dist
 

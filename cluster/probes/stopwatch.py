@@ -5,18 +5,20 @@ import gc
 import time
 from collections.abc import Callable
 
+POLL = 1e-4  # seconds between two looks at a GPU
 
-def batch_seconds(run: Callable[[], object], count: int, *, cuda: bool) -> float:
+
+def batch_seconds(run: Callable[[], object], count: int, *, cuda: bool, limit: float = float("inf")) -> float:
     """Seconds of `count` runs: between two events on the GPU's current stream, or by the clock of this process.
 
     On a GPU one more run goes before the first event, so that nobody waits for this process's first launch within the
     time, nor, in a collective, for the first launch of the slowest rank. Python collects no garbage meanwhile, as in
-    timeit: with torch loaded that takes milliseconds.
+    timeit: with torch loaded that takes milliseconds. Raises RuntimeError if a GPU is not done in `limit` seconds.
     """
     collects = gc.isenabled()
     gc.disable()
     try:
-        return _cuda_seconds(run, count) if cuda else _seconds(run, count)
+        return _cuda_seconds(run, count, limit) if cuda else _seconds(run, count)
     finally:
         if collects:
             gc.enable()
@@ -29,7 +31,7 @@ def _seconds(run: Callable[[], object], count: int) -> float:
     return time.perf_counter() - started
 
 
-def _cuda_seconds(run: Callable[[], object], count: int) -> float:
+def _cuda_seconds(run: Callable[[], object], count: int, limit: float) -> float:
     import torch
 
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
@@ -38,7 +40,11 @@ def _cuda_seconds(run: Callable[[], object], count: int) -> float:
     for _ in range(count):
         run()
     end.record()
-    end.synchronize()
+    deadline = time.monotonic() + limit
+    while not end.query():
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"the GPU was not done after {limit:g} s")
+        time.sleep(POLL)
     return float(start.elapsed_time(end)) / 1e3
 
 

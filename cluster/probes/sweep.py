@@ -7,7 +7,7 @@ nccl-tests' in-place variants a rank's own shard lies inside the whole buffer; o
 
 Messages so short that Python could not launch them as fast as GPUs send them are replayed from a CUDA graph, as by
 nccl-tests' option -G: a figure is that of the links, and not of this process. Set NCCL_GRAPH_MIXING_SUPPORT=0 for it:
-NCCL's way to keep apart graphs that overlap adds 7 µs to each operation, and here nothing overlaps.
+NCCL's way to keep apart graphs that overlap adds 5 to 10 µs to each operation, and here nothing overlaps.
 """
 
 import os
@@ -32,6 +32,7 @@ REPETITIONS_LEAST = 5
 REPETITIONS_MOST = 20
 SHORT = 1e-3  # seconds; Python launches in some 50 µs, so that of longer ones the next is always there in time
 SHORT_BATCHES = 5  # whose median counts: one rank that halts for some ms holds up all
+SHORT_LIMIT = 120.0  # seconds; torch watches no operation of a graph, so that a peer which fails is not told by it
 PERIOD = 251  # of the pattern that is sent: whole numbers, so that sums in float32 are exact
 PIECE = PERIOD * 2**14  # elements that are filled and compared at once: 16 MB beside a message of 8 GB
 WEIGHTS = 61  # the pattern is sent times 1 to 61: sums over a thousand ranks stay below 2**24, where float32 is exact
@@ -81,7 +82,8 @@ def fitting(operation: Operation, sizes: Sequence[int], device: Any) -> list[int
 def sweep(operation: Operation, sizes: Sequence[int], device: Any, group: Any = None) -> Iterator[Timing]:
     """Measure `operation` at each of `sizes`, as `message_sizes` gives them. All ranks of `group` run it together.
 
-    The operations of a size run back to back. Raises RuntimeError, as torch does, when a peer fails.
+    The operations of a size run back to back. Raises RuntimeError, as torch does, when a peer fails; in short ones it
+    takes SHORT_LIMIT seconds.
     """
     import torch
 
@@ -124,11 +126,11 @@ def _measure(operation: Operation, buffers: list[Any], group: Any) -> Timing:
     device, ranks = buffers[0].device, dist.get_world_size(group)
     call = _prepare(operation, buffers, group)
     seconds_of = partial(batch_seconds, call.run, cuda=device.type == "cuda")
-    seconds_of(WARM_UP)  # the first one opens connections
-    first = over_ranks(seconds_of(1), "MAX", device, group)
+    tries = [seconds_of(WARM_UP) / WARM_UP, seconds_of(1)]  # the very first one opens connections
+    first = over_ranks(min(tries), "MAX", device, group)  # all ranks go on alike
     count = repetitions(first, REPETITIONS_LEAST)
     short = device.type == "cuda" and first < SHORT
-    own = _median_of_graphs(call.run, count) if short else seconds_of(count)
+    own = _seconds_of_short(call.run, count) if short else seconds_of(count)
     seconds = over_ranks(own / count, "SUM", device, group) / ranks
     correct = over_ranks(_is_right(call), "MIN", device, group) == 1
     for buffer in buffers:
@@ -136,10 +138,10 @@ def _measure(operation: Operation, buffers: list[Any], group: Any) -> Timing:
     return Timing(operation, buffers[0].numel() * ELEMENT, ranks, seconds, correct)
 
 
-def _median_of_graphs(run: Callable[[], object], count: int) -> float:
-    """Seconds of `count` runs."""
+def _seconds_of_short(run: Callable[[], object], count: int) -> float:
+    """Seconds of `count` runs on a GPU, without their launches: the median of some batches."""
     graph = captured(run, count)
-    return statistics.median(batch_seconds(graph, 1, cuda=True) for _ in range(SHORT_BATCHES))
+    return statistics.median(batch_seconds(graph, 1, cuda=True, limit=SHORT_LIMIT) for _ in range(SHORT_BATCHES))
 
 
 def _buffers(operation: Operation) -> int:

@@ -160,11 +160,12 @@ def training_use(results: Results) -> float | None:
     run = max(runs, key=lambda run: run.workers, default=None)
     if run is None or run.started_at is None or run.ended_at is None or results.environment is None:
         return None
-    seen = len({(reading.node, reading.index) for reading in results.gpus})
+    start, end = datetime.fromisoformat(run.started_at), datetime.fromisoformat(run.ended_at)
+    readings = between(results.gpus, start, end)
+    seen = len({(reading.node, reading.index) for reading in readings})
     if not run.workers == seen == sum(node.gpus for node in results.environment.nodes):
         return None
-    start, end = datetime.fromisoformat(run.started_at), datetime.fromisoformat(run.ended_at)
-    return mean_use(between(results.gpus, start, end))
+    return mean_use(readings)
 
 
 def link_share(results: Results) -> float | None:

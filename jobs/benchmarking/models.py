@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.progress import say
 from orchestrator.training.sft_config import local_or_hub
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-WEIGHTS = ("*.safetensors", "*.bin")
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth", "*.gguf")
 PAD, START, END, UNKNOWN = SPECIAL = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|unknown|>"]
 ROLES = ["system", "user", "assistant"]
 
@@ -81,7 +82,9 @@ def find_model(name: str, folder: Path) -> Model:
     """The model that a spec names; a preset is written below `folder`, which all nodes must see."""
     if name not in PRESETS:
         source = local_or_hub(name)
-        return Model(name, source, None, random_weights=_is_shape(Path(source)))
+        if shape := _is_shape(Path(source)):
+            say(f"{source} has no weights: random ones are measured")
+        return Model(name, source, None, random_weights=shape)
     made = folder.absolute() / "models" / name
     make_model(made, PRESETS[name])
     return Model(name, str(made), PRESETS[name], random_weights=True)

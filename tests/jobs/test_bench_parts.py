@@ -124,8 +124,11 @@ def test_a_table_of_nccl_tests_is_read() -> None:
 
 
 def test_a_profile_sets_nccl_and_nvlink_sharp_is_off_unless_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("NCCL_NVLS_ENABLE", raising=False)
+    for name in ("NCCL_NVLS_ENABLE", "NCCL_GRAPH_MIXING_SUPPORT"):
+        monkeypatch.delenv(name, raising=False)
     assert environment(BenchSpec()) == {"NCCL_NVLS_ENABLE": "0", "NCCL_GRAPH_MIXING_SUPPORT": "0"}
     monkeypatch.setenv("NCCL_NVLS_ENABLE", "1")
+    monkeypatch.setenv("NCCL_GRAPH_MIXING_SUPPORT", "1")
     settings = environment(BenchSpec(nccl="spectrum-x"))
     assert (settings["NCCL_NVLS_ENABLE"], settings["NCCL_IB_GID_INDEX"]) == ("1", "3")
+    assert settings["NCCL_GRAPH_MIXING_SUPPORT"] == "1"

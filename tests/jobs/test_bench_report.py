@@ -144,10 +144,11 @@ def test_every_number_of_the_report_was_measured_or_follows_from_what_was(tmp_pa
 
 def test_use_is_not_measured_where_a_node_has_gpus_that_the_cluster_lacks(tmp_path: Path) -> None:
     fill(tmp_path)
-    with (tmp_path / "gpu_metrics.csv").open("a") as file:
-        file.write("2026-11-21T12:10:05+00:00,n1,7,H200,0,,0,140000,30\n")
-    _, judged = write_report(tmp_path)
-    assert judged[0].name == "GPU use" and judged[0].verdict == "not measured"
+    for time, verdict in (("12:00:00", "pass"), ("12:10:05", "not measured")):  # before the training, and in it
+        with (tmp_path / "gpu_metrics.csv").open("a") as file:
+            file.write(f"2026-11-21T{time}+00:00,n1,7,H200,0,,0,140000,30\n")
+        _, judged = write_report(tmp_path)
+        assert (judged[0].name, judged[0].verdict) == ("GPU use", verdict)
 
 
 def test_targets_pass_and_fail_by_hand_computed_figures(tmp_path: Path) -> None:

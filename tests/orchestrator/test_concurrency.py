@@ -1,5 +1,7 @@
 """The window of requests in flight: each rule by hand, and all of them on simulated engines and a simulated API."""
 
+from dataclasses import replace
+
 import pytest
 
 from benchmarks.controller import SCENARIOS
@@ -100,13 +102,35 @@ def test_a_cache_that_holds_all_budgets_does_not_overflow_however_fast_it_fills(
     assert window.size == full  # 0.99 of the cache is in use: room for no more than 200 x 0.9 / 0.99
 
 
+def filled_to_the_brim(budget: int | None) -> tuple[EngineWindow, Load]:
+    """Twice 100 requests use 0.93 of a cache of 100,000 tokens, and with budgets of 730 never more."""
+    window = EngineWindow(engines=2, seats=100, most=1000, budget=budget)
+    first, _ = rising(None, 0.73, 53_000)
+    _, load = rising(first, 0.93, 73_000)
+    window.observe(10, [load] * 2)
+    return window, replace(load, kv_before=0.93)
+
+
 @pytest.mark.parametrize(("budget", "size"), [(730, 250), (800, 193), (None, 193)])
 def test_a_cache_that_just_holds_all_budgets_is_used_to_the_brim(budget: int | None, size: int) -> None:
-    window = EngineWindow(engines=2, seats=100, most=1000, budget=budget)
-    first, load = rising(None, 0.73, 53_000)
-    _, load = rising(first, 0.93, 73_000)  # 20,000 tokens are a fifth of the cache, 100 x (200 + 730) are 0.93 of it
-    window.observe(10, [load] * 2)
+    window, load = filled_to_the_brim(budget)
+    window.observe(20, [load] * 2)
     assert window.size == size
+
+
+def test_a_preemption_says_that_a_cache_holds_less_than_was_thought() -> None:
+    window, load = filled_to_the_brim(730)
+    window.observe(20, [replace(load, preemptions=1)] * 2)
+    assert window.size == int(200 * CUT)
+    window.observe(20 + COOL_DOWN, [replace(load, running=90, kv_usage=0.91)] * 2)
+    assert window.size == int(180 * 0.9 / 0.91)
+
+
+@pytest.mark.parametrize(("kv_usage", "room"), [(0.93, 0.95 / 0.93), (0.6, 0.9 / 0.6)])
+def test_a_window_grows_until_all_budgets_fit_and_further_where_answers_end_early(kv_usage: float, room: float) -> None:
+    window, load = filled_to_the_brim(730)
+    window.observe(20, [replace(load, waiting=0, kv_usage=kv_usage)] * 2)
+    assert window.size == int(250 * room)
 
 
 def test_kv_above_the_target_shrinks_in_proportion() -> None:

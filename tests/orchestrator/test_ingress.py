@@ -1,12 +1,13 @@
 """The key at an endpoint's door, for every kind of connection."""
 
 import asyncio
+import os
 from typing import Any
 
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from orchestrator.ingress import RequireKey, key_digest
+from orchestrator.ingress import EngineStart, RequireKey, key_digest
 
 Headers = list[tuple[bytes, bytes]]
 KEY: Headers = [(b"authorization", b"Bearer right")]
@@ -44,3 +45,12 @@ def test_with_the_key_everything_is_reached() -> None:
     for kind, path in (("http", "/app/v1/models"), ("websocket", "/app/v1/realtime")):
         assert connect(kind, path, KEY) == (True, [])
     assert connect("lifespan", "", [])[0]
+
+
+def test_an_engine_starts_without_tokens_and_as_vllm_chooses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VLLM_WORKER_MULTIPROC_METHOD", "spawn")
+    config: Any = None  # of no use here
+    start = EngineStart(config, ctx_kwargs={"runtime_env": {"env_vars": {"HF_TOKEN": "secret", "HF_HOME": "/home"}}})
+    asyncio.run(start.on_before_node_init())
+    assert start.ctx.runtime_env == {"env_vars": {"HF_HOME": "/home"}}
+    assert "VLLM_WORKER_MULTIPROC_METHOD" not in os.environ

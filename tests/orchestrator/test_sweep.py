@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cluster.probes import sweep
 from cluster.probes.sweep import OPERATIONS, Operation, Timing, bus_factor, message_sizes
 
 RANKS = Path(__file__).with_name("sweep_ranks.py")
@@ -73,6 +74,20 @@ def test_bus_bandwidth_is_that_of_nccl_tests(operation: Operation, four: float, 
     assert timing.algorithm_bandwidth == pytest.approx(100e9)
     assert timing.bus_bandwidth == pytest.approx(four * 100e9)
     assert Timing(operation, 8, 1, 0.01, correct=True).bus_bandwidth is None
+
+
+def test_what_halts_a_rank_for_a_moment_does_not_show_in_short_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter([0.5, 0.02, 0.3, 0.02, 0.02])
+    seen = []
+
+    def timed(run: object, count: int, **options: Any) -> float:
+        seen.append((run, count, options["cuda"], options["limit"]))
+        return next(seconds)
+
+    monkeypatch.setattr(sweep, "captured", lambda run, count: (run, count))
+    monkeypatch.setattr(sweep, "batch_seconds", timed)
+    assert sweep._seconds_of_short(print, 20) == 0.02
+    assert seen == [((print, 20), 1, True, sweep.SHORT_LIMIT)] * sweep.SHORT_BATCHES
 
 
 def test_sizes_double_and_shards_are_whole_16_bytes() -> None:

@@ -191,13 +191,14 @@ class EngineWindow(Window):
 
     def _room(self, now: float, loads: Sequence[Load], running: float) -> float:
         """How many times of what runs the KV caches have room for."""
-        kv_use, most_use = self._coming_use(now, loads, running), self._most_use(loads, running)
+        most_use = self._most_use(loads, running)
+        kv_use = self._coming_use(now, loads, most_use)
         room = KV_TARGET / max(kv_use, 1e-3)
         if max(kv_use, most_use) > ALL_FIT or self._overflowed:
             return room
         return max(room, ALL_FIT / max(most_use, 1e-3))
 
-    def _coming_use(self, now: float, loads: Sequence[Load], running: float) -> float:
+    def _coming_use(self, now: float, loads: Sequence[Load], most_use: float) -> float:
         """KV use in KV_AHEAD seconds if it goes on rising as it did since the last look; a fall is not trusted."""
         since, self._looked_at = now - self._looked_at, now
         kv_use = sum(load.kv_usage for load in loads) / len(loads)
@@ -205,7 +206,7 @@ class EngineWindow(Window):
         if not rises or since <= 0:
             return kv_use
         coming = kv_use + KV_AHEAD * max(0.0, sum(rises) / len(rises)) / since
-        return min(coming, max(kv_use, self._most_use(loads, running)))
+        return min(coming, max(kv_use, most_use))
 
     def _most_use(self, loads: Sequence[Load], running: float) -> float:
         """KV use if each request had its prompt and all of its budget in the cache at once; infinite if not known."""

@@ -119,6 +119,21 @@ def test_no_garbage_is_collected_while_runs_are_timed() -> None:
     assert collects == [False] * 3 and gc.isenabled()
 
 
+def test_a_gpu_that_is_never_done_is_waited_for_no_longer_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Pending:
+        def __init__(self, *, enable_timing: bool) -> None: ...
+
+        def record(self) -> None: ...
+
+        def query(self) -> bool:
+            return False
+
+    monkeypatch.setattr("torch.cuda.Event", Pending)
+    with pytest.raises(RuntimeError, match=r"not done after 0\.2 s"):
+        batch_seconds(lambda: None, 1, cuda=True, limit=0.2)
+    assert gc.isenabled()
+
+
 def test_gpus_as_the_driver_tells_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other = subprocess.Popen(["sleep", "60"])
     script = f"""case $1 in

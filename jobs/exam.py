@@ -1,5 +1,6 @@
 """What an exam run is asked to do: the spec that users write, the items it names, the requests that follow."""
 
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -7,14 +8,17 @@ from urllib.parse import urlsplit
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from jobs.tasks import hle
+from orchestrator import identity
 from orchestrator.datasource import read_rows
 from orchestrator.endpoint import Wish
 from orchestrator.errors import SpecError
+from orchestrator.identity import Served
 from orchestrator.records import JudgeIdentity, Question, Wanted, digest
 from orchestrator.spec import Budget, PriceSpec, Provider, ServingSpec, SpecModel, WandbSpec
 from orchestrator.state import find_path
 
 RULE_JUDGE = "rule"
+RULE_FILES = (Path(identity.__file__).with_name("thoughts.py"),)  # beside jobs/tasks
 TEMPLATED: tuple[Provider, ...] = ("vllm", "compatible")  # servers that take chat_template_kwargs; others refuse them
 
 
@@ -129,6 +133,11 @@ def budget_option(provider: Provider, budget: Budget) -> dict[str, Any]:
     return {"max_completion_tokens" if provider == "openai" else "max_tokens": budget}
 
 
+def model_wish(spec: ExamSpec) -> Wish:
+    """The endpoint of the model under test as the spec names it."""
+    return Wish("model", spec.provider, spec.model, spec.base_url, spec.api_key_env)
+
+
 def judge_wish(spec: ExamSpec) -> Wish | None:
     """The judge's endpoint as the spec names it; None for the rule."""
     if spec.judge in (None, RULE_JUDGE):
@@ -136,12 +145,30 @@ def judge_wish(spec: ExamSpec) -> Wish | None:
     return Wish("judge", spec.judge_kind, spec.judge, spec.judge_base_url, spec.judge_api_key_env)
 
 
-def judge_identity(spec: ExamSpec) -> JudgeIdentity:
-    """Who judges, with what prompt and sampling: it goes into every record, and another identity judges anew."""
+def judge_identity(spec: ExamSpec, served: Served | None = None) -> JudgeIdentity:
+    """Who judges, with what prompt and sampling: it goes into every record, and another identity judges anew.
+
+    `served` is what answers as the judge; the rule's place there takes its version.
+    """
     if spec.judge in (None, RULE_JUDGE):
-        return {"model": RULE_JUDGE, "prompt_sha256": "", "sampling": {}}
+        return {"model": RULE_JUDGE, "prompt_sha256": "", "sampling": {}, "served": rule_version()}
     _, sha256 = load_judge_prompt(spec)
-    return {"model": spec.judge, "prompt_sha256": sha256, "sampling": judge_sampling(spec)}
+    told: JudgeIdentity = {"model": str(spec.judge), "prompt_sha256": sha256, "sampling": judge_sampling(spec)}
+    if served:
+        told["served"] = identity.deciding(served)
+    return told
+
+
+def earlier_identity(judge: JudgeIdentity) -> JudgeIdentity:
+    """The same judge in records of earlier versions, which do not say what served it."""
+    return {"model": judge["model"], "prompt_sha256": judge["prompt_sha256"], "sampling": judge["sampling"]}
+
+
+@cache
+def rule_version() -> str:
+    """A digest of the code that reads and compares answers, so that no change to it can be forgotten."""
+    files = [*sorted(Path(hle.__file__).parent.glob("*.py")), *map(Path, RULE_FILES)]
+    return digest([path.read_text(encoding="utf-8") for path in files if path.is_file()])
 
 
 def judge_sampling(spec: ExamSpec) -> dict[str, Any]:
@@ -154,23 +181,37 @@ def judge_sampling(spec: ExamSpec) -> dict[str, Any]:
 
 
 class Requests:
-    """Turns an item into what is wanted of it and into the messages that ask for it. Travels to the actors."""
+    """Turns an item into what is wanted of it and into the messages that ask for it. Travels to the actors.
 
-    def __init__(self, spec: ExamSpec) -> None:
+    `served` is who answers; without it only answers of earlier versions, which do not say so, can be found.
+    """
+
+    def __init__(self, spec: ExamSpec, served: Served | None = None) -> None:
         self._spec = spec
         self._system, self.prompt_sha256 = load_prompt(spec.system_prompt, "hle_system.txt")
         self._sampling = sampling(spec)
-        self._outcome_digest = digest(
-            [spec.max_completion_tokens, spec.provider, spec.base_url, spec.serving.model_dump(mode="json")]
-        )
+        self._served = identity.deciding(served) if served else None
+        asked = [spec.max_completion_tokens, spec.provider, spec.base_url]
+        options = identity.deciding_options(spec.serving) | {"max_model_len": spec.serving.max_model_len}
+        self._outcome_digest = digest([*asked, options])
+        self._legacy_outcome_digest = digest([*asked, spec.serving.model_dump(mode="json")])
 
     def messages(self, item: hle.Item) -> list[dict[str, Any]]:
         return hle.messages(item, self._system)
 
     def wanted(self, item: hle.Item) -> list[Wanted]:
         """One entry per sample of this question."""
-        fingerprint = digest([self._spec.model, self.messages(item), self._sampling])
-        return [Wanted(item.id, sample, fingerprint, self._outcome_digest) for sample in range(self._spec.samples)]
+        asked = self.messages(item)
+        wanted = Wanted(
+            item.id,
+            sample=0,
+            fingerprint=digest([self._served, asked, self._sampling]) if self._served else "",
+            spec=self._outcome_digest,
+            reference=reference_digest(item),
+            legacy=digest([self._spec.model, asked, self._sampling]),
+            legacy_spec=self._legacy_outcome_digest,
+        )
+        return [wanted._replace(sample=sample) for sample in range(self._spec.samples)]
 
     def question(self, row: dict[str, Any]) -> Question:
         """What the prediction stage asks for a stored row."""
@@ -180,6 +221,11 @@ class Requests:
     def prompt_characters(self, item: hle.Item) -> int:
         """Length of the prompt's text, for the estimate of `--dry-run`."""
         return len(self._system) + len(item.question)
+
+
+def reference_digest(item: hle.Item) -> str:
+    """Of what a verdict is about beside the answer: a question or a reference that changed is judged anew."""
+    return digest([item.question, item.image, item.answer, item.answer_type])
 
 
 def row_of(item: hle.Item) -> dict[str, Any]:

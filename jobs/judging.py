@@ -8,7 +8,7 @@ from typing import Any
 
 from ray.actor import ActorHandle
 
-from jobs.exam import ExamSpec, budget_option, item_of, judge_sampling, load_judge_prompt
+from jobs.exam import ExamSpec, budget_option, item_of, judge_sampling, load_judge_prompt, reference_digest
 from jobs.tasks import hle
 from orchestrator import secrets
 from orchestrator.batching import Outbox, Pick, RowStore, run_stage
@@ -17,8 +17,9 @@ from orchestrator.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, JudgeUnavailable
 from orchestrator.following import Follower
 from orchestrator.progress import say
-from orchestrator.records import JudgeIdentity, Judgement, Key, Prediction, Usage, digest, prediction_digest
+from orchestrator.records import JudgeIdentity, Judgement, Key, Prediction, Provenance, Usage, prediction_digest
 from orchestrator.spec import Provider
+from orchestrator.writer import Judges
 
 FIRST_BUDGET = 4096  # tokens for a verdict, as HLE gives
 RULE_WINDOW = 512
@@ -52,6 +53,8 @@ class JudgeConfig:
 
     writer: ActorHandle
     identity: JudgeIdentity
+    judges: Judges  # whose verdicts count as this one's
+    provenance: Provenance
     asked: AskedJudge | None = None
     start: int = RULE_WINDOW  # verdicts asked for at once, and
     most: int = RULE_WINDOW  # later, as of predictions
@@ -110,7 +113,6 @@ class JudgeWorker:
 
     def __init__(self, config: JudgeConfig, window: int) -> None:
         self._config = config
-        self._digest = digest(config.identity)
         self._outbox = Outbox[Judgement](self._send)
         self._asked = config.asked
         self._client: ChatClient | None = None
@@ -130,7 +132,7 @@ class JudgeWorker:
         tasks: list[asyncio.Task[None]] = []
         try:
             while waiting:
-                ready = await self._config.writer.take_predicted.remote(list(waiting), self._digest)
+                ready = await self._config.writer.take_predicted.remote(list(waiting), self._config.judges)
                 tasks += self._start(waiting, ready)
                 for task in tasks:
                     if task.done():
@@ -153,7 +155,9 @@ class JudgeWorker:
             trail = _Trail()
         else:
             verdict, trail = await self._ask(item, prediction["response"] or "")
-        await self._outbox.put(_record(prediction, verdict, trail, self._config.identity))
+        record = _record(prediction, verdict, trail, self._config.identity)
+        record["reference"], record["provenance"] = reference_digest(item), self._config.provenance
+        await self._outbox.put(record)
 
     async def _ask(self, item: hle.Item, response: str) -> tuple[hle.Verdict | None, "_Trail"]:
         """Ask until a verdict can be read, with a doubled budget after one that was cut off."""

@@ -4,45 +4,72 @@ import datetime
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import orjson
 
-from jobs import leaderboard
-from jobs.exam import ExamSpec, Requests, judge_identity
+from jobs import leaderboard, provenance
+from jobs.exam import RULE_JUDGE, ExamSpec, Requests, earlier_identity, judge_identity
 from jobs.score import outcome, print_figures, write_metrics
 from jobs.tasks import hle, metrics
 from orchestrator.errors import COMPLETE, INCOMPLETE
-from orchestrator.records import Judgement, Key, Prediction, RecordReader, prediction_digest
+from orchestrator.records import (
+    AnswerKey,
+    Judgement,
+    Prediction,
+    RecordReader,
+    VerdictKey,
+    Wanted,
+    answer_key,
+    answer_keys,
+    digest,
+    prediction_digest,
+    verdict_key,
+)
 from orchestrator.spec import PriceSpec
 from orchestrator.tracking import track
 
 
 class Records:
-    """The records of a run that the spec's questions, model, sampling and judge account for; others are stale."""
+    """The records of a run that the spec's questions, model, sampling and judge account for; others are stale.
+
+    Who answered stands in the folder, so this asks no server and reads no weights.
+    """
 
     def __init__(self, folder: Path, spec: ExamSpec, items: list[hle.Item]) -> None:
         self.items = {item.id: item for item in items}
         self.samples = spec.samples
-        self._requests = Requests(spec)
-        self._judge = judge_identity(spec)
-        self._predictions = RecordReader(folder / "predictions.jsonl")
-        self._judgements = RecordReader(folder / "judgements.jsonl")
+        self._requests = Requests(spec, provenance.recorded("served", spec, folder))
+        judge = judge_identity(spec, provenance.recorded("judge", spec, folder))
+        self._judges = [digest(judge), digest(earlier_identity(judge))]
+        self._predictions = RecordReader[Prediction, AnswerKey](folder / "predictions.jsonl", answer_key)
+        self._judgements = RecordReader[Judgement, VerdictKey](folder / "judgements.jsonl", _rule_in_any_version)
 
     def answers(self) -> Iterator[leaderboard.Answer]:
         """The newest prediction of each sample with this judge's verdict on just that answer, in the items' order."""
         for item in self.items.values():
             for wanted in self._requests.wanted(item):
-                prediction = cast(Prediction | None, self._predictions.get(Key(item.id, wanted.sample)))
-                if prediction and prediction["fingerprint"] == wanted.fingerprint:
-                    yield prediction, self._verdict(prediction)
+                found = (self._predictions.get(key) for key in answer_keys(wanted))
+                if prediction := next(filter(None, found), None):
+                    yield prediction, self._verdict(wanted, prediction)
 
-    def _verdict(self, prediction: Prediction) -> Judgement | None:
-        found = self._judgements.get(Key(prediction["id"], prediction["sample"]))
-        judgement = cast(Judgement | None, found)
-        if judgement is None or judgement["judge"] != self._judge:
-            return None
-        return judgement if judgement["prediction"] == prediction_digest(prediction) else None
+    def _verdict(self, wanted: Wanted, prediction: Prediction) -> Judgement | None:
+        """By the reference that the data have now; of records that do not say by which, the judge's."""
+        answer = prediction_digest(prediction)
+        keys = (
+            VerdictKey(wanted.id, wanted.sample, answer, reference, judge)
+            for judge in self._judges
+            for reference in (wanted.reference, "")
+        )
+        return next(filter(None, map(self._judgements.get, keys)), None)
+
+
+def _rule_in_any_version(record: Judgement) -> VerdictKey:
+    """Verdicts of an earlier rule count until `jobs.judge` gives newer ones."""
+    key = verdict_key(record)
+    if record["judge"]["model"] != RULE_JUDGE:
+        return key
+    return key._replace(judge=digest(earlier_identity(record["judge"])))
 
 
 def report(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool) -> int:
@@ -58,6 +85,8 @@ def report(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool
         print(orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode())
     else:
         print_figures(figures)
+        for note in figures["provenance"]["notes"]:
+            print(f"note: {note}")
         print(f"results: {place}")
     return COMPLETE if is_complete(figures) else INCOMPLETE
 
@@ -96,11 +125,13 @@ def is_complete(figures: dict[str, Any]) -> bool:
 def score(records: Records, spec: ExamSpec) -> dict[str, Any]:
     """All figures of a run. What was not measured is None."""
     spans: list[tuple[float, float]] = []
+    tally = provenance.Tally()
     judging = {"judge_prompt_tokens": 0, "judge_completion_tokens": 0}
 
     def outcomes() -> Iterator[metrics.Outcome]:
         for prediction, judgement in records.answers():
             spans.append(_span(prediction))
+            tally.add(prediction, judgement)
             if judgement and judgement["usage"]:
                 judging["judge_prompt_tokens"] += judgement["usage"]["prompt_tokens"]
                 judging["judge_completion_tokens"] += judgement["usage"]["completion_tokens"]
@@ -116,6 +147,7 @@ def score(records: Records, spec: ExamSpec) -> dict[str, Any]:
         "model": spec.model,
         "dataset": spec.dataset,
         "judge": spec.judge,
+        "provenance": tally.figures(),
     }
 
 

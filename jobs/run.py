@@ -16,7 +16,17 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from jobs.exam import ExamSpec, Requests, judge_identity, judge_wish, request_options, row_of
+from jobs import provenance
+from jobs.exam import (
+    ExamSpec,
+    Requests,
+    earlier_identity,
+    judge_identity,
+    judge_wish,
+    model_wish,
+    request_options,
+    row_of,
+)
 from jobs.judging import JudgeConfig, judge, preflight
 from jobs.tasks import hle
 from orchestrator import serving
@@ -28,14 +38,16 @@ from orchestrator.endpoint import Endpoint, Wish
 from orchestrator.engine_options import max_num_seqs
 from orchestrator.errors import EndpointDown, JudgeUnavailable
 from orchestrator.events import Events
+from orchestrator.identity import Served
 from orchestrator.layout import settle_both, settle_layout
+from orchestrator.planning.gpus import named_kinds
 from orchestrator.predicting import PredictConfig, predict
 from orchestrator.progress import Bars, bars, say
 from orchestrator.records import Owner, Stage, digest, write_atomic
 from orchestrator.spec import Provider, ServingSpec, to_yaml
 from orchestrator.state import find_path
 from orchestrator.steering import steered
-from orchestrator.writer import RecordWriter
+from orchestrator.writer import Judges, RecordWriter
 
 PLAN_CHUNK = 2000  # items whose state is asked for in one call to the writer
 DEFAULT_WINDOW = 64  # requests in flight at a server that does not say what it can take
@@ -54,6 +66,7 @@ class Run:
     folder: Path
     writer: ActorHandle
     events: Events
+    session: provenance.Session | None = None  # who answers, under what; its line in specs.jsonl
     todo: list[Pick] = field(default_factory=list)  # what must be asked
     deployed: dict[Endpoint, ServingSpec] = field(default_factory=dict)  # and with what sizes
     shared_out: tuple[ServingSpec, ServingSpec] | None = None  # of model and judge, where both are to share the GPUs
@@ -71,15 +84,17 @@ class Run:
 @contextmanager
 def open_run(spec: ExamSpec, items: list[hle.Item]) -> Iterator[Run]:
     """Connect to the cluster, lock the run folder, settle what is still to ask; give all back at the end."""
-    requests = Requests(spec)
     with connect() as cluster:
         configure_ray_data()
         folder = cluster.run_folder(spec.run_name)
         with open_writer(folder) as writer:
+            served = provenance.who_answers("served", spec, folder, cluster.gpus, say)
+            judge = provenance.who_answers("judge", spec, folder, cluster.gpus, say)
             write_atomic(folder / "spec.yaml", to_yaml(spec))
-            run = Run(spec, items, requests, cluster, folder, writer, Events(folder))
+            run = Run(spec, items, Requests(spec, served), cluster, folder, writer, Events(folder))
             try:
-                _plan(run)
+                assert served  # only the rule is nobody
+                _begin(run, served, judge)
                 yield run
             finally:
                 for endpoint in run.deployed:
@@ -107,6 +122,18 @@ def call(method: Any, *args: Any) -> Any:
         raise cause_of(error) from None
 
 
+def _begin(run: Run, served: Served, judge: Served | None) -> None:
+    """Plan the answers that `served` gives; a second call takes the place of the first."""
+    before = next(reversed(list(provenance.sessions(run.folder))), None)
+    kinds = named_kinds(key for node in ray.nodes() if node["Alive"] for key in node["Resources"])
+    gpu = (", ".join(sorted(kinds)) or None) if run.cluster.gpus else "cpu"
+    run.requests, run.todo = Requests(run.spec, served), []
+    run.session = provenance.begin_session(run.folder, run.spec, run.items, served=served, judge=judge, gpu=gpu)
+    _plan(run)
+    if before and run.todo and (told := provenance.changes(before, run.session)):
+        say(f"{run.folder.name}: answers recorded before were given otherwise and do not count: {'; '.join(told)}")
+
+
 def _plan(run: Run) -> None:
     """Ask the writer, chunk by chunk, which answers are missing."""
     for start in range(0, len(run.items), PLAN_CHUNK):
@@ -124,21 +151,25 @@ def find_judge(run: Run) -> JudgeConfig | None:
 
     Raises JudgeUnavailable before any GPU works for the run.
     """
-    identity = judge_identity(run.spec)
-    if not call(run.writer.count_to_judge, digest(identity)):
-        return None
+    assert run.session
+    identity = judge_identity(run.spec, run.session["judge"])
     wish = judge_wish(run.spec)
+    # The rule costs nothing: what an earlier version of it judged is judged anew.
+    judges = Judges(digest(identity), digest(earlier_identity(identity)) if wish else None)
+    if not call(run.writer.count_to_judge, judges):
+        return None
+    made = provenance.provenance(run.session, "judge", {"sent": identity["sampling"], "defaults": None})
     if wish is None:
-        return JudgeConfig(run.writer, identity)
+        return JudgeConfig(run.writer, identity, judges, made)
     asked = preflight(run.spec, _share_key(run, wish.endpoint()) or _deploy(run, wish, run.spec.judge_serving))
     run.events.add("judge_ready", model=asked.endpoint.model, base_url=asked.endpoint.base_url)
-    return JudgeConfig(run.writer, identity, asked)
+    return JudgeConfig(run.writer, identity, judges, made, asked)
 
 
 def find_endpoint(run: Run) -> Endpoint:
     """The model's endpoint: the one that is named and answers, or a deployment on Ray Serve."""
     spec = run.spec
-    wish = Wish("model", spec.provider, spec.model, spec.base_url, spec.api_key_env)
+    wish = model_wish(spec)
     endpoint = _share_key(run, wish.endpoint())
     if endpoint is None:
         return _deploy(run, wish, spec.serving)
@@ -148,6 +179,10 @@ def find_endpoint(run: Run) -> Endpoint:
         if spec.provider != "vllm" or not is_this_host(endpoint.base_url):
             raise
         say(f"nothing listens at {endpoint.base_url}: deploying {spec.model} on Ray Serve instead")
+        assert run.session
+        if run.session["served"] and run.session["served"]["server"]:  # planned with the server that was there before
+            served = provenance.deployed(spec.model, spec.serving, run.cluster.gpus, say)
+            _begin(run, served, run.session["judge"])
         return _deploy(run, wish, spec.serving)
 
 
@@ -253,6 +288,7 @@ def _predict(run: Run, endpoint: Endpoint, store: RowStore, budget: int | None) 
         request_timeout=spec.request_timeout,
         start=start,
         most=most,
+        provenance=provenance.provenance(run.session, "served", run.session["sampling"]) if run.session else None,
     )
     run.events.add("predicting", to_ask=len(run.todo), window=start, most=most)
     try:

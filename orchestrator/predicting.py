@@ -12,10 +12,10 @@ from orchestrator.batching import Outbox, Pick, RowStore, gather_all, run_stage
 from orchestrator.client import ChatClient, Outcome
 from orchestrator.endpoint import Endpoint
 from orchestrator.following import Follower
-from orchestrator.records import Key, Prediction, Question
+from orchestrator.records import Key, Prediction, Provenance, Question
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PredictConfig:
     """What every prediction actor needs."""
 
@@ -26,6 +26,7 @@ class PredictConfig:
     request_timeout: float  # seconds for one attempt
     start: int  # requests in flight at first, over all actors; at our own engines also how many come at a time
     most: int  # and later; at our own engines the writer tells how many of them
+    provenance: Provenance | None = None  # what each record says of how it came to be
 
 
 def predict(config: PredictConfig, store: RowStore, picks: list[Pick], *, node: str | None = None) -> int:
@@ -58,7 +59,7 @@ class PredictWorker:
     async def _ask(self, row: dict[str, Any]) -> None:
         question = self._config.build(row)
         outcome = await self._client.ask(question.messages, self.options(row))
-        await self._outbox.put(_record(question, outcome, self._config.endpoint))
+        await self._outbox.put(self._record(question, outcome))
 
     def options(self, row: dict[str, Any]) -> dict[str, Any]:
         """Of one request; the same for all rows, unless a subclass knows better."""
@@ -66,6 +67,12 @@ class PredictWorker:
 
     async def _send(self, records: list[Prediction]) -> None:
         await self._config.writer.append_predictions.remote(records)
+
+    def _record(self, question: Question, outcome: Outcome) -> Prediction:
+        record = _record(question, outcome, self._config.endpoint)
+        if self._config.provenance:
+            record["provenance"] = self._config.provenance
+        return record
 
 
 def _record(question: Question, outcome: Outcome, endpoint: Endpoint) -> Prediction:

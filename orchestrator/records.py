@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, NamedTuple, TypedDict, TypeVar, cast
+from typing import Any, Generic, Literal, NamedTuple, NotRequired, TypedDict, TypeVar, cast
 
 import orjson
 
@@ -23,8 +23,9 @@ Stage = Literal["predict", "judge"]
 Status = Literal["ok", "truncated", "failed"]
 Reason = Literal["connection", "429", "5xx", "deadline", "4xx", "empty", "length", "repetition"]
 
-# What may go better the next time. The others give the same again until the spec changes.
-RETRYABLE: frozenset[str] = frozenset({"connection", "429", "5xx", "deadline"})
+# What may go better with the next command; a refusal too, since servers are mended. The others give the same again
+# until the spec changes.
+RETRYABLE: frozenset[str] = frozenset({"connection", "429", "5xx", "deadline", "4xx"})
 
 
 class Key(NamedTuple):
@@ -34,10 +35,43 @@ class Key(NamedTuple):
     sample: int
 
 
+class AnswerKey(NamedTuple):
+    """What the newest record counts of: a sample, and what decided its answer."""
+
+    id: str
+    sample: int
+    fingerprint: str
+
+
+class VerdictKey(NamedTuple):
+    """What the newest verdict counts of: an answer to a question, its reference, and who judged."""
+
+    id: str
+    sample: int
+    prediction: str  # digest of what was judged
+    reference: str  # digest of question and reference answer; "" in records that do not say it
+    judge: str  # digest of the judge's identity
+
+
 class Usage(TypedDict):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+
+
+class Provenance(TypedDict):
+    """Under what a record came to be. None: not known."""
+
+    session: str  # the line of specs.jsonl with this id says more
+    kosen: str
+    ray: str | None
+    vllm: str | None  # of our own deployment; of others' servers what they say
+    transformers: str | None
+    gpu: str | None  # kinds of the cluster's GPUs, "cpu" where it has none; None for others' servers
+    model: str | None  # commit on the hub, or digest of the weights' files
+    data: str  # digest of the questions
+    rows: int  # and their number
+    sampling: dict[str, Any] | None  # as it really was, the model's own defaults included
 
 
 class Prediction(TypedDict):
@@ -57,9 +91,13 @@ class Prediction(TypedDict):
     seconds: float
     model: str
     endpoint: str
-    fingerprint: str  # of what decides the answer: model, messages, sampling
+    fingerprint: str  # of what decides the answer: weights or server, engine options, messages, sampling
     spec: str  # of what can turn a failure into an answer: budget, serving options, endpoint
     prompt_sha256: str  # of the system prompt's file
+    # Earlier versions did not write what follows.
+    provenance: NotRequired[Provenance]
+    system_fingerprint: NotRequired[str | None]  # what the server said of itself with this answer
+    adapted: NotRequired[list[str]]  # what its refusals made us change in this request
 
 
 class Wanted(NamedTuple):
@@ -69,6 +107,9 @@ class Wanted(NamedTuple):
     sample: int
     fingerprint: str
     spec: str
+    reference: str = ""  # digest of question and reference answer, for its verdict
+    legacy: str = ""  # the fingerprint that earlier versions gave it: of model's name, messages and sampling
+    legacy_spec: str = ""  # and the digest `spec`: of all serving options
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +125,7 @@ class JudgeIdentity(TypedDict):
     model: str
     prompt_sha256: str
     sampling: dict[str, Any]
+    served: NotRequired[str]  # digest of its weights or server, of the rule its version; earlier versions lack it
 
 
 class Judgement(TypedDict):
@@ -100,9 +142,13 @@ class Judgement(TypedDict):
     judge: JudgeIdentity
     usage: Usage | None
     attempts: int
+    # Earlier versions did not write what follows.
+    reference: NotRequired[str]  # digest of the question and the reference answer that it was judged by
+    provenance: NotRequired[Provenance]
 
 
 R = TypeVar("R", Prediction, Judgement)
+K = TypeVar("K", AnswerKey, VerdictKey)
 
 
 class Entry(NamedTuple):
@@ -113,17 +159,18 @@ class Entry(NamedTuple):
     state: tuple[str | None, ...]
 
 
-class RecordLog(Generic[R]):
+class RecordLog(Generic[R, K]):
     """One append-only JSON-lines file with an index of the newest record of each key.
 
-    `state_of` picks the fields to keep in memory for each key; the records themselves stay on disk. Whoever constructs
-    it must hold the run folder's lock. `repairs` says in sentences what opening had to mend.
+    `key_of` says what a record is about, `state_of` picks the fields to keep in memory; the records themselves stay on
+    disk. Whoever constructs it must hold the run folder's lock. `repairs` says in sentences what opening had to mend.
     """
 
-    def __init__(self, path: Path, state_of: Callable[[R], tuple[str | None, ...]]) -> None:
+    def __init__(self, path: Path, key_of: Callable[[R], K], state_of: Callable[[R], tuple[str | None, ...]]) -> None:
         self.path = path
-        self.index: dict[Key, Entry] = {}
+        self.index: dict[K, Entry] = {}
         self.repairs: list[str] = []
+        self._key_of: Callable[[R], K] = key_of
         self._state_of: Callable[[R], tuple[str | None, ...]] = state_of
         try:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
@@ -149,7 +196,7 @@ class RecordLog(Generic[R]):
             self._remember(record, self._end, len(line))
             self._end += len(line)
 
-    def read(self, key: Key) -> R:
+    def read(self, key: K) -> R:
         """The newest record of `key`. Raises KeyError if there is none."""
         entry = self.index[key]
         record: R = orjson.loads(os.pread(self._file, entry.length, entry.offset))
@@ -198,8 +245,7 @@ class RecordLog(Generic[R]):
         return end
 
     def _remember(self, record: R, offset: int, length: int) -> None:
-        key = Key(record["id"], record["sample"])
-        self.index[key] = Entry(offset, length, self._state_of(record))
+        self.index[self._key_of(record)] = Entry(offset, length, self._state_of(record))
 
 
 def parse_line(line: bytes) -> dict[str, Any] | None:
@@ -211,34 +257,35 @@ def parse_line(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) and "id" in record and "sample" in record else None
 
 
-class RecordReader:
+class RecordReader(Generic[R, K]):
     """The newest record of each key of a log that nobody need hold, in the order of the keys' first appearance.
 
     Keeps places, not records, and shares the ids' texts with whoever interned them: a log may have 100,000 keys. A log
     that does not exist is empty.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._offsets: dict[Key, int] = {}
+    def __init__(self, path: Path, key_of: Callable[[R], K]) -> None:
+        self._offsets: dict[K, int] = {}
         self._stream = path.open("rb") if path.exists() else None
         offset = 0
         for line in self._stream or ():
             record = parse_line(line) if line.endswith(b"\n") else None
             if record is not None:
-                self._offsets[Key(sys.intern(record["id"]), record["sample"])] = offset
+                record["id"] = sys.intern(record["id"])
+                self._offsets[key_of(cast(R, record))] = offset
             offset += len(line)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[R]:
         return map(self._read, self._offsets.values())
 
-    def get(self, key: Key) -> dict[str, Any] | None:
+    def get(self, key: K) -> R | None:
         offset = self._offsets.get(key)
         return None if offset is None else self._read(offset)
 
-    def _read(self, offset: int) -> dict[str, Any]:
+    def _read(self, offset: int) -> R:
         assert self._stream
         self._stream.seek(offset)
-        record: dict[str, Any] = orjson.loads(self._stream.readline())
+        record: R = orjson.loads(self._stream.readline())
         return record
 
 
@@ -304,13 +351,24 @@ def digest(value: object) -> str:
     return hashlib.sha256(orjson.dumps(value, option=orjson.OPT_SORT_KEYS)).hexdigest()[:32]
 
 
-def is_settled(
-    wanted: Wanted, status: str | None, reason: str | None, fingerprint: str | None, spec: str | None
-) -> bool:
-    """Whether a recorded prediction answers what the spec wants now, or would only fail again the same way."""
-    if fingerprint != wanted.fingerprint:
-        return False
-    return status == "ok" or (reason not in RETRYABLE and spec == wanted.spec)
+def answer_key(record: Prediction) -> AnswerKey:
+    return AnswerKey(record["id"], record["sample"], record["fingerprint"])
+
+
+def verdict_key(record: Judgement) -> VerdictKey:
+    judge = digest(record["judge"])
+    return VerdictKey(record["id"], record["sample"], record["prediction"], record.get("reference") or "", judge)
+
+
+def answer_keys(wanted: Wanted) -> list[AnswerKey]:
+    """Under which keys the record of `wanted` may lie, the better one first."""
+    prints = (wanted.fingerprint, wanted.legacy)
+    return [AnswerKey(wanted.id, wanted.sample, fingerprint) for fingerprint in prints if fingerprint]
+
+
+def is_settled(wanted: Wanted, status: str | None, reason: str | None, spec: str | None) -> bool:
+    """Whether a record of what is wanted is an answer to it, or would only fail again the same way."""
+    return status == "ok" or (reason not in RETRYABLE and spec in (wanted.spec, wanted.legacy_spec))
 
 
 def prediction_digest(record: Prediction) -> str:

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import ray
 
 from orchestrator.records import (
+    AnswerKey,
+    Entry,
     Judgement,
     Key,
     Owner,
@@ -20,14 +22,24 @@ from orchestrator.records import (
     RecordLog,
     RunLock,
     Stage,
+    VerdictKey,
     Wanted,
-    digest,
+    answer_key,
+    answer_keys,
     is_settled,
     prediction_digest,
+    verdict_key,
 )
 
 SYNC_INTERVAL = 1.0  # seconds; what a power failure may cost, a killed process costs nothing
 POLL_SECONDS = 20.0  # a waiting call returns empty-handed after this, so that no call hangs for ever
+
+
+class Judges(NamedTuple):
+    """Whose verdicts count: digests of identities. Model judges keep what earlier versions recorded of them."""
+
+    current: str
+    earlier: str | None = None
 
 
 class Progress(NamedTuple):
@@ -47,7 +59,7 @@ class RecordWriter:
     def __init__(self, folder: str) -> None:
         self._folder = Path(folder)
         self._secrets: dict[str, str] = {}
-        self._planned: dict[Key, str] = {}  # to the fingerprint that the spec wants
+        self._planned: dict[Key, Wanted] = {}
         self._open: set[Key] = set()  # still to be predicted in this session
         self._arrived = asyncio.Condition()
         self._windows: dict[Stage, int] = {}
@@ -63,8 +75,12 @@ class RecordWriter:
         Not in the constructor, whose errors reach a caller only as the text of a dead actor.
         """
         self._lock = RunLock(self._folder, owner)
-        self._predictions = RecordLog[Prediction](self._folder / "predictions.jsonl", _prediction_state)
-        self._judgements = RecordLog[Judgement](self._folder / "judgements.jsonl", _judgement_state)
+        self._predictions = RecordLog[Prediction, AnswerKey](
+            self._folder / "predictions.jsonl", answer_key, _prediction_state
+        )
+        self._judgements = RecordLog[Judgement, VerdictKey](
+            self._folder / "judgements.jsonl", verdict_key, _judgement_state
+        )
         self._syncer = asyncio.create_task(self._sync_regularly())
         return self._predictions.repairs + self._judgements.repairs
 
@@ -89,10 +105,15 @@ class RecordWriter:
         return self._windows.get(stage)
 
     async def plan(self, wanted: Sequence[Wanted]) -> list[bool]:
-        """Which of `wanted` must be asked; they stay open until their record is appended."""
+        """Which of `wanted` must be asked; they stay open until their record is appended.
+
+        A second plan for the same samples takes the place of the first.
+        """
+        wanted = [Wanted(*item) for item in wanted]
+        self._open.difference_update(Key(item.id, item.sample) for item in wanted)
         todo = [not self._has(item) for item in wanted]
         self._open.update(Key(item.id, item.sample) for item, ask in zip(wanted, todo, strict=True) if ask)
-        self._planned.update({Key(item.id, item.sample): item.fingerprint for item in wanted})
+        self._planned.update({Key(item.id, item.sample): item for item in wanted})
         return todo
 
     async def still_open(self, keys: Sequence[Key]) -> list[Key]:
@@ -111,11 +132,11 @@ class RecordWriter:
         async with self._arrived:
             self._arrived.notify_all()
 
-    async def take_predicted(self, keys: Sequence[Key], judge: str) -> dict[Key, Prediction | None]:
+    async def take_predicted(self, keys: Sequence[Key], judges: Judges) -> dict[Key, Prediction | None]:
         """Wait until some of `keys` are predicted and return those: the prediction, or None where nothing is to judge.
 
-        `judge` is the digest of the judge's identity; an answer that this judge has judged already is not judged
-        again. Empty after POLL_SECONDS without news.
+        An answer that one of `judges` has judged already, by the same reference, is not judged again. Empty after
+        POLL_SECONDS without news.
         """
         async with self._arrived:
             ready = [key for key in map(_as_key, keys) if key not in self._open]
@@ -125,13 +146,13 @@ class RecordWriter:
                 except TimeoutError:
                     return {}
                 ready = [key for key in map(_as_key, keys) if key not in self._open]
-        found = {key: self._predictions.read(key) if self._needs_verdict(key, judge) else None for key in ready}
+        found = {key: self._to_judge(key, Judges(*judges)) for key in ready}
         self._needless += sum(prediction is None for prediction in found.values())
         return found
 
-    async def count_to_judge(self, judge: str) -> int:
-        """How many planned answers this judge may have to judge, those to come included."""
-        return sum(key in self._open or self._needs_verdict(key, judge) for key in self._planned)
+    async def count_to_judge(self, judges: Judges) -> int:
+        """How many planned answers the judge may have to judge, those to come included."""
+        return sum(key in self._open or self._unjudged(key, Judges(*judges)) is not None for key in self._planned)
 
     async def abandon(self) -> None:
         """No more predictions will come in this session: whoever waits for one gets what there is."""
@@ -163,18 +184,34 @@ class RecordWriter:
         self._lock.release()
 
     def _has(self, wanted: Wanted) -> bool:
-        entry = self._predictions.index.get(Key(wanted.id, wanted.sample))
-        if entry is None:
+        place = self._find(wanted)
+        if place is None:
             return False
-        status, reason, fingerprint, spec, _ = entry.state
-        return is_settled(wanted, status, reason, fingerprint, spec)
+        status, reason, spec, _ = self._predictions.index[place].state
+        return is_settled(wanted, status, reason, spec)
 
-    def _needs_verdict(self, key: Key, judge: str) -> bool:
-        entry = self._predictions.index.get(key)
-        if entry is None or entry.state[0] == "failed" or entry.state[2] != self._planned.get(key):
-            return False  # nothing to judge, or an answer to what another spec asked
-        judged = self._judgements.index.get(key)
-        return judged is None or judged.state != (entry.state[4], judge, "judged")
+    def _find(self, wanted: Wanted) -> AnswerKey | None:
+        return next((key for key in answer_keys(wanted) if key in self._predictions.index), None)
+
+    def _to_judge(self, key: Key, judges: Judges) -> Prediction | None:
+        place = self._unjudged(key, judges)
+        return None if place is None else self._predictions.read(place)
+
+    def _unjudged(self, key: Key, judges: Judges) -> AnswerKey | None:
+        """Where a planned answer lies that has no verdict of these judges; None: there is no answer, or it has one."""
+        wanted = self._planned.get(key)
+        place = self._find(wanted) if wanted else None
+        if wanted is None or place is None:
+            return None  # an answer to what another spec asked
+        status, _, _, answer = self._predictions.index[place].state
+        verdict = self._verdict(wanted, str(answer), judges)
+        return None if status == "failed" or (verdict and verdict.state == ("judged",)) else place
+
+    def _verdict(self, wanted: Wanted, answer: str, judges: Judges) -> Entry | None:
+        keys = [VerdictKey(wanted.id, wanted.sample, answer, wanted.reference, judges.current)]
+        if judges.earlier:
+            keys.append(VerdictKey(wanted.id, wanted.sample, answer, "", judges.earlier))
+        return next((self._judgements.index[key] for key in keys if key in self._judgements.index), None)
 
     async def _sync_regularly(self) -> None:
         while True:
@@ -193,9 +230,8 @@ def _as_key(key: Sequence[object]) -> Key:
 
 
 def _prediction_state(record: Prediction) -> tuple[str | None, ...]:
-    return record["status"], record["reason"], record["fingerprint"], record["spec"], prediction_digest(record)
+    return record["status"], record["reason"], record["spec"], prediction_digest(record)
 
 
 def _judgement_state(record: Judgement) -> tuple[str | None, ...]:
-    judged = "unjudged" if record["verdict"] == "unjudged" else "judged"
-    return record["prediction"], digest(record["judge"]), judged
+    return ("unjudged" if record["verdict"] == "unjudged" else "judged",)

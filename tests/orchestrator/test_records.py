@@ -15,7 +15,18 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import RunLocked, StorageFailed
-from orchestrator.records import Key, Owner, Prediction, RecordLog, RecordReader, RunLock, Wanted, is_settled
+from orchestrator.records import (
+    AnswerKey,
+    Owner,
+    Prediction,
+    RecordLog,
+    RecordReader,
+    RunLock,
+    Wanted,
+    answer_key,
+    answer_keys,
+    is_settled,
+)
 
 
 def prediction(identity: str, sample: int = 0, **fields: Any) -> Prediction:
@@ -41,8 +52,12 @@ def prediction(identity: str, sample: int = 0, **fields: Any) -> Prediction:
     return record | fields  # type: ignore[return-value]
 
 
-def open_log(path: Path) -> RecordLog[Prediction]:
-    return RecordLog[Prediction](path, lambda record: (record["status"],))
+def open_log(path: Path) -> RecordLog[Prediction, AnswerKey]:
+    return RecordLog[Prediction, AnswerKey](path, answer_key, lambda record: (record["status"],))
+
+
+def key(identity: str, sample: int = 0, fingerprint: str = "f") -> AnswerKey:
+    return AnswerKey(identity, sample, fingerprint)
 
 
 def test_newest_record_of_a_key_wins_and_survives_reopening(tmp_path: Path) -> None:
@@ -50,11 +65,11 @@ def test_newest_record_of_a_key_wins_and_survives_reopening(tmp_path: Path) -> N
     log = open_log(path)
     log.append([prediction("a", response="first"), prediction("b"), prediction("a", 1)])
     log.append([prediction("a", response="second")])
-    assert log.read(Key("a", 0))["response"] == "second"
+    assert log.read(key("a"))["response"] == "second"
     again = open_log(path)
-    assert again.read(Key("a", 0))["response"] == "second"
-    assert set(again.index) == {Key("a", 0), Key("b", 0), Key("a", 1)}
-    assert [(r["id"], r["sample"], r["response"]) for r in RecordReader(path)] == [
+    assert again.read(key("a"))["response"] == "second"
+    assert set(again.index) == {key("a"), key("b"), key("a", 1)}
+    assert [(r["id"], r["sample"], r["response"]) for r in RecordReader[Prediction, AnswerKey](path, answer_key)] == [
         ("a", 0, "second"),
         ("b", 0, "Answer: 4"),
         ("a", 1, "Answer: 4"),
@@ -68,7 +83,7 @@ def test_a_torn_last_line_is_cut_off_and_said_so(tmp_path: Path) -> None:
     for cut in (1, 20, len(whole) // 2 - 1):
         path.write_bytes(whole[:-cut])
         log = open_log(path)
-        assert set(log.index) == {Key("a", 0)}
+        assert set(log.index) == {key("a")}
         assert "torn last line" in log.repairs[0]
         log.append([prediction("c")])
         assert [json.loads(line)["id"] for line in path.read_text().splitlines()] == ["a", "c"]
@@ -80,9 +95,9 @@ def test_a_damaged_line_in_the_middle_costs_only_itself(tmp_path: Path) -> None:
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(lines[0] + b"\0" * 40 + b"\n" + lines[2])
     log = open_log(path)
-    assert set(log.index) == {Key("a", 0), Key("c", 0)}
+    assert set(log.index) == {key("a"), key("c")}
     assert "1 damaged" in log.repairs[0]
-    assert log.read(Key("c", 0))["id"] == "c"
+    assert log.read(key("c"))["id"] == "c"
 
 
 def test_a_full_disk_keeps_what_was_recorded_and_leaves_no_half_line(tmp_path: Path) -> None:
@@ -104,7 +119,7 @@ def test_a_full_disk_keeps_what_was_recorded_and_leaves_no_half_line(tmp_path: P
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, previous)
     log.append([prediction("c")])
-    assert set(open_log(path).index) == {Key(name, 0) for name in ("a", "0", "1", "c")}
+    assert set(open_log(path).index) == {key(name) for name in ("a", "0", "1", "c")}
     assert not open_log(path).repairs
 
 
@@ -124,7 +139,7 @@ def test_a_killed_writer_loses_nothing_that_append_returned_for(tmp_path: Path) 
         while (not told.exists() or told.read_text().count("\n") < 50) and time.monotonic() < deadline:
             time.sleep(0.01)
         process.kill()
-    recorded = {int(key.id) for key in open_log(path).index}
+    recorded = {int(place.id) for place in open_log(path).index}
     assert recorded >= {int(line) for line in told.read_text().splitlines(keepends=True) if line.endswith("\n")}
     assert len(recorded) >= 50
 
@@ -154,20 +169,36 @@ def test_the_lock_refuses_a_second_job_but_waits_for_a_dead_ones_writer(tmp_path
     RunLock(tmp_path, Owner("here", 1), patience=5).release()  # the kernel freed the dead holder's lock
 
 
+def test_another_setting_keeps_its_own_answers(tmp_path: Path) -> None:
+    """Temperatures 0.1, 0.2 and 0.1 again in one folder: the answers to the first are found again."""
+    path = tmp_path / "predictions.jsonl"
+    log = open_log(path)
+    log.append([prediction("a", fingerprint="0.1", response="cold"), prediction("a", fingerprint="0.2")])
+    log.append([prediction("a", fingerprint="0.2", response="newest")])
+    for again in (log, open_log(path)):
+        assert again.read(key("a", fingerprint="0.1"))["response"] == "cold"
+        assert again.read(key("a", fingerprint="0.2"))["response"] == "newest"
+
+
+def test_answers_of_earlier_versions_are_found_behind_those_of_this_one() -> None:
+    wanted = Wanted("a", 0, "now", "s", legacy="then")
+    assert answer_keys(wanted) == [key("a", fingerprint="now"), key("a", fingerprint="then")]
+    assert answer_keys(wanted._replace(fingerprint="")) == [key("a", fingerprint="then")]  # who answers is not known
+
+
 @pytest.mark.parametrize(
-    ("status", "reason", "fingerprint", "spec", "settled"),
+    ("status", "reason", "spec", "settled"),
     [
-        ("ok", None, "f", "s", True),
-        ("ok", None, "f", "other", True),  # a larger budget changes no finished answer
-        ("ok", None, "other", "s", False),
-        ("failed", "5xx", "f", "s", False),
-        ("failed", "deadline", "f", "s", False),
-        ("failed", "4xx", "f", "s", True),
-        ("failed", "empty", "f", "s", True),
-        ("truncated", "length", "f", "s", True),
-        ("truncated", "length", "f", "other", False),
-        ("truncated", "repetition", "f", "s", True),
+        ("ok", None, "s", True),
+        ("ok", None, "other", True),  # a larger budget changes no finished answer
+        ("failed", "5xx", "s", False),
+        ("failed", "deadline", "s", False),
+        ("failed", "4xx", "s", False),  # the server may have been mended
+        ("failed", "empty", "s", True),
+        ("truncated", "length", "s", True),
+        ("truncated", "length", "other", False),
+        ("truncated", "repetition", "s", True),
     ],
 )
-def test_what_is_asked_again(status: str, reason: str | None, fingerprint: str, spec: str, settled: bool) -> None:
-    assert is_settled(Wanted("a", 0, "f", "s"), status, reason, fingerprint, spec) is settled
+def test_what_is_asked_again(status: str, reason: str | None, spec: str, settled: bool) -> None:
+    assert is_settled(Wanted("a", 0, "f", "s"), status, reason, spec) is settled

@@ -94,6 +94,17 @@ def recorded(role: Role, spec: ExamSpec, folder: Path) -> Served | None:
     return None
 
 
+def other_sessions(folder: Path) -> list[str]:
+    """What to say where no session of a folder had the model, server and options that a spec names."""
+    ran = {f"model={one['spec'].get('model')}": None for one in sessions(folder) if one["served"]}
+    if not ran:
+        return []
+    return [
+        f"no session of this folder had this model with these serving options or this base_url, so its answers do not "
+        f"count here. It ran {', '.join(ran)}; {FILE} has their specs"
+    ]
+
+
 def sessions(folder: Path) -> Iterator[Session]:
     """The lines of a folder's specs.jsonl, oldest first; one that is damaged is passed over."""
     path = folder / FILE
@@ -181,11 +192,14 @@ class Tally:
         if judgement:
             self._judges[_text(judgement["judge"])] += 1
 
-    def figures(self) -> dict[str, Any]:
-        """For metrics.json: a value where all answers have one, else each value with the number of its answers."""
+    def figures(self, notes: Sequence[str] = ()) -> dict[str, Any]:
+        """For metrics.json: a value where all answers have one, else each value with the number of its answers.
+
+        `notes` are further sentences for the reader.
+        """
         values = {name: _one_or_counts(self._values.get(name)) for name in (*FIELDS, *OWN_FIELDS)}
         judge = _one_or_counts(self._judges)
-        return values | {"judge": judge, "n_unknown": self._unknown, "notes": self._notes()}
+        return values | {"judge": judge, "n_unknown": self._unknown, "notes": [*notes, *self._notes()]}
 
     def _notes(self) -> list[str]:
         """Sentences on what a reader of the score must know."""

@@ -39,7 +39,9 @@ class Records:
     def __init__(self, folder: Path, spec: ExamSpec, items: list[hle.Item]) -> None:
         self.items = {item.id: item for item in items}
         self.samples = spec.samples
-        self._requests = Requests(spec, provenance.recorded("served", spec, folder))
+        served = provenance.recorded("served", spec, folder)
+        self.notes = [] if served else provenance.other_sessions(folder)
+        self._requests = Requests(spec, served)
         judge = judge_identity(spec, provenance.recorded("judge", spec, folder))
         self._judges = [digest(judge), digest(earlier_identity(judge))]
         self._predictions = RecordReader[Prediction, AnswerKey](folder / "predictions.jsonl", answer_key)
@@ -147,7 +149,7 @@ def score(records: Records, spec: ExamSpec) -> dict[str, Any]:
         "model": spec.model,
         "dataset": spec.dataset,
         "judge": spec.judge,
-        "provenance": tally.figures(),
+        "provenance": tally.figures(records.notes),
     }
 
 

@@ -14,10 +14,9 @@ from orchestrator.records import Judgement, Prediction, Usage
 Entry = dict[str, Any]
 VERDICT = "judge_response"  # the field that makes a prediction's entry a judged one
 
-# A reply that begins with its verdict and says no other: "no", "No - off by one", but neither "yes/no" nor "no idea".
-_FIRST_WORD = re.compile(
-    r"\W*(yes\b(?!\W{0,3}(?:or\W+)?no\b)|no\b(?=\W*$|\s*[^\w\s/|])(?!\W{0,3}(?:or\W+)?yes\b))", re.I
-)
+# A reply's first word is its verdict, "no - off by one", unless both are offered, "yes/no", or it goes on, "no idea".
+_BOTH = re.compile(r"\W*(?:yes[\s/|&,]*(?:or|and)?[\s/|&,]*no|no[\s/|&,]*(?:or|and)?[\s/|&,]*yes)\b(?!\s+\w)", re.I)
+_FIRST_WORD = re.compile(r"\W*(?:(yes)\b|no\b(?=\W*$|\s*[^\w\s]))", re.I)
 
 
 class OfficialFile(NamedTuple):
@@ -143,8 +142,10 @@ def _verdict(correct: Any) -> Literal["yes", "no", "unjudged"]:
     What says neither, or both, is no verdict: "unknown", "not sure" and "cannot tell" hold a "no" as letters only.
     """
     text = correct if isinstance(correct, str) else ""
+    if _BOTH.match(text):
+        return "unjudged"
     if first := _FIRST_WORD.match(text):
-        return "yes" if first[1].lower() == "yes" else "no"
+        return "yes" if first[1] else "no"
     if read := hle.parse_verdict(json.dumps({"correct": correct})):
         return read.verdict
     words = set(re.findall(r"\w+", text.lower()))

@@ -1,6 +1,7 @@
 """What commands print: text from outside shown as text, and an output that cannot be written is no traceback."""
 
 import codecs
+import errno
 import json
 import os
 import re
@@ -52,34 +53,41 @@ def guarded(main: Callable[[], int]) -> int:
         try:
             return main()
         finally:
-            for stream in (sys.stdout, sys.stderr):
-                if stream:  # none, where it was closed before the start
-                    stream.flush()
+            for stream in filter(None, (sys.stdout, sys.stderr)):  # none, where it was closed before the start
+                stream.flush()
     except OSError as error:
-        lost = [_is_lost(stream) for stream in (sys.stdout, sys.stderr)]
-        if any(lost):
-            return UNREAD if isinstance(error, BrokenPipeError) else UNWRITTEN
+        unread = [stream for stream in (sys.stdout, sys.stderr) if stream and _has_no_reader(stream)]
+        for stream in unread:
+            _drop(stream)
+        if isinstance(error, BrokenPipeError) and unread:
+            return UNREAD
+        if error.errno in (errno.ENOSPC, errno.EDQUOT) and sys.stdout and _is_full(sys.stdout):
+            _drop(sys.stdout)
+            print(f"error: cannot write the output: {error.strerror}", file=sys.stderr)
+            return UNWRITTEN
         raise
 
 
-def _is_lost(stream: TextIO | None) -> bool:
-    """Whether what was printed cannot be written. What is left of it is dropped, or the interpreter complains of it."""
-    if not isinstance(stream, TextIOWrapper):
-        return False
+def _has_no_reader(stream: TextIO) -> bool:
     poll = select.poll()
     poll.register(stream, select.POLLOUT)
-    lost = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
-    if not lost:
-        try:
-            stream.flush()
-        except OSError as error:
-            print(f"error: cannot write the output: {error.strerror or error}", file=sys.stderr)
-            lost = True
-    if lost:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, stream.fileno())
-        os.close(nowhere)
-    return lost
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _is_full(stream: TextIO) -> bool:
+    """Told by one more line end, behind output that is cut short by then."""
+    try:
+        os.write(stream.fileno(), b"\n")
+    except OSError:
+        return True
+    return False
+
+
+def _drop(stream: TextIO) -> None:
+    """Write what is left nowhere, or Python complains of it at its own end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _escape(match: re.Match[str]) -> str:

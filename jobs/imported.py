@@ -12,12 +12,23 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cli import Command, parse
-from jobs.exam import Requests
+from jobs.exam import ExamSpec, Requests
 from jobs.official import OfficialFile, read_official
+from jobs.provenance import data_identity
 from jobs.tasks import hle
 from orchestrator.errors import Parser, SpecError
+from orchestrator.identity import Model, Served
 from orchestrator.progress import say
-from orchestrator.records import Owner, Prediction, RecordLog, RecordReader, RunLock
+from orchestrator.records import (
+    AnswerKey,
+    Owner,
+    Prediction,
+    Provenance,
+    RecordLog,
+    RecordReader,
+    RunLock,
+    answer_key,
+)
 from orchestrator.shapes import is_prediction
 from orchestrator.state import find_path, inside_job, run_root
 
@@ -27,6 +38,7 @@ PURPOSE = (
 )
 FLAGS = ("--predictions", "--dataset", "--out")
 ORIGIN = "file:"  # begins the `endpoint` of what was imported
+NOBODY = "http://imported.invalid/v1"  # where the spec's model answers: nowhere (RFC 2606), and no vLLM is deployed
 
 
 def is_wanted(argv: Sequence[str]) -> bool:
@@ -53,7 +65,7 @@ def parse_import(argv: Sequence[str]) -> tuple[Command, OfficialFile]:
     given = [word for word in rest if not word.startswith("out=")]
     model = [] if any(word.startswith("model=") for word in given) else [f"model={_model(file)}"]
     settled = [f"dataset={known.dataset}", *model, f"run={folder}", "multimodal=true", "samples=1"]
-    settled.append("provider=compatible")  # no model is deployed: a judge that is has all GPUs
+    settled += ["provider=compatible", f"base_url={NOBODY}"]
     return parse("judge", PURPOSE, [*settled, *given]), file
 
 
@@ -71,6 +83,12 @@ def describe_import(command: Command, file: OfficialFile) -> str:
     )
 
 
+def unknown_source(spec: ExamSpec) -> Served:
+    """Who gave the answers, as far as a file tells."""
+    model: Model = {"name": spec.model, "revision": None, "digest": None}
+    return {"model": model, "engine": None, "server": {"base_url": spec.base_url, "version": None}}
+
+
 def import_predictions(command: Command, file: OfficialFile) -> None:
     """Record the file's answers where they are not recorded yet; one that changed takes the place of the older.
 
@@ -85,10 +103,11 @@ def import_predictions(command: Command, file: OfficialFile) -> None:
         )
     lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()))
     try:
-        there = {record["id"]: record for record in RecordReader(folder / "predictions.jsonl", is_prediction)}
+        reader = RecordReader[Prediction, AnswerKey](folder / "predictions.jsonl", answer_key, is_prediction)
+        there = {record["id"]: record for record in reader}
         _check_origin(folder, file, there.values())
         new = [record for record in records if _content(record) != _content(there.get(record["id"]))]
-        with closing(RecordLog[Prediction](folder / "predictions.jsonl", lambda _: ())) as log:
+        with closing(RecordLog[Prediction, AnswerKey](folder / "predictions.jsonl", answer_key, lambda _: ())) as log:
             log.append(new)
     finally:
         lock.release()
@@ -96,7 +115,7 @@ def import_predictions(command: Command, file: OfficialFile) -> None:
     notes = [f"{len(records)} answers of {file.path}, {len(new)} of them new"]
     notes += [f"{unknown} ids that are not asked are passed over"] if unknown else []
     notes += [f"{file.n_duplicates} ids came twice, the last counts"] if file.n_duplicates else []
-    say("; ".join(notes))
+    say("; ".join(notes) + ". Who gave them and how is not known")
 
 
 def _here() -> Path:
@@ -113,16 +132,34 @@ def _model(file: OfficialFile) -> str:
 
 def _records(command: Command, file: OfficialFile) -> Iterator[Prediction]:
     """The file's answers as if they had been given to just what the spec asks, which nobody knows of them."""
-    requests = Requests(command.spec)
+    requests = Requests(command.spec, unknown_source(command.spec))
+    data = data_identity(command.spec, command.items)
     items: dict[str, hle.Item] = {item.id: item for item in command.items}
     for prediction, _ in file.answers():
         if item := items.get(prediction["id"]):
             wanted = requests.wanted(item)[0]
             prediction["fingerprint"], prediction["spec"] = wanted.fingerprint, wanted.spec
             prediction["endpoint"] = ORIGIN + str(file.path.absolute())
+            prediction["provenance"] = _provenance(data)
             prediction["model"] = _writable(prediction["model"])
             prediction["response"] = prediction["response"] and _writable(prediction["response"])
             yield prediction
+
+
+def _provenance(data: Mapping[str, Any]) -> Provenance:
+    """Nothing is known of versions, weights and sampling."""
+    return Provenance(
+        session="",
+        kosen="",
+        ray=None,
+        vllm=None,
+        transformers=None,
+        gpu=None,
+        model=None,
+        data=data["digest"],
+        rows=data["rows"],
+        sampling=None,
+    )
 
 
 def _writable(text: str) -> str:

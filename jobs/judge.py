@@ -13,13 +13,14 @@ from orchestrator.errors import SpecError, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
+    argv, served = sys.argv[1:] if argv is None else argv, None
     if imported.is_wanted(argv):
         command, file = imported.parse_import(argv)
         if command.dry_run:
             print(imported.describe_import(command, file))
             return 0
         imported.import_predictions(command, file)
+        served = imported.unknown_source(command.spec)
     else:
         command = parse("judge", imported.PURPOSE, argv)
         if command.dry_run:
@@ -28,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from jobs.report import report
     from jobs.run import ask_and_judge, call, find_judge, open_run
 
-    with open_run(command.spec, command.items) as run:
+    with open_run(command.spec, command.items, served) as run:
         if len(run.todo) == run.n_wanted:
             raise SpecError(f"{run.folder} holds no answer to judge. Check run=, or ask first: python -m jobs.predict")
         call(run.writer.abandon)  # what is not predicted yet is another job's matter

@@ -23,6 +23,12 @@ _JUDGEMENT = {
     "confidence": (int, type(None)),
     "judge": (dict,),
 }
+_LATER = {  # fields that earlier versions did not write
+    "provenance": (dict,),
+    "adapted": (list,),
+    "reference": _TEXT,
+}
+_JUDGE = ("model", "prompt_sha256", "sampling")
 
 
 def is_prediction(record: Mapping[str, Any]) -> bool:
@@ -32,10 +38,12 @@ def is_prediction(record: Mapping[str, Any]) -> bool:
 
 def is_judgement(record: Mapping[str, Any]) -> bool:
     """The same of judgements.jsonl and a Judgement."""
-    return _fits(record, _JUDGEMENT) and "model" in record["judge"]
+    return _fits(record, _JUDGEMENT) and all(name in record["judge"] for name in _JUDGE)
 
 
 def _fits(record: Mapping[str, Any], fields: Mapping[str, tuple[type, ...]]) -> bool:
     if not isinstance(record.get("id"), str) or type(record.get("sample")) is not int:
         return False
-    return all(name in record and isinstance(record[name], types) for name, types in fields.items())
+    if not all(name in record and isinstance(record[name], types) for name, types in fields.items()):
+        return False
+    return all(isinstance(record[name], types) for name, types in _LATER.items() if name in record)

@@ -8,6 +8,7 @@ import pytest
 from harness import numbered, records, write_exam
 
 from jobs import imported
+from jobs.provenance import begin_session
 from jobs.report import Records
 from orchestrator.errors import SpecError
 
@@ -36,6 +37,9 @@ def bring(entries: Any, *more: str, name: str = "hle_tiny.json") -> Any:
 
 
 def recorded(command: Any) -> dict[int, str | None]:
+    """What is scored, once a session of judging stands in the folder."""
+    served = imported.unknown_source(command.spec)
+    begin_session(Path(command.spec.run_name), command.spec, command.items, served=served, judge=None, gpu=None)
     found = Records(Path(command.spec.run_name), command.spec, command.items).answers()
     return {int(prediction["id"], 16): prediction["response"] for prediction, _ in found}
 

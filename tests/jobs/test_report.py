@@ -80,8 +80,8 @@ def prediction(wanted: Any) -> dict[str, Any]:
         "seconds": 1.0,
         "model": "m",
         "endpoint": "http://here/v1",
-        "fingerprint": wanted.fingerprint,
-        "spec": wanted.spec,
+        "fingerprint": wanted.legacy,  # without what earlier versions did not write
+        "spec": wanted.legacy_spec,
         "prompt_sha256": "",
     }
 

@@ -20,6 +20,7 @@ from cluster.profile import load_site, to_yaml
 from cluster.request import Mode, Request, load_request
 from cluster.state import ClusterState, client_variables, job_dir, known, read_state
 from cluster.status import exit_code, gather, render
+from cluster.streams import guarded
 from cluster.tunnel import tunnel_lines
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ClusterError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:
+        raise  # nobody reads the output any more: no matter of the cluster
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return ClusterError.exit_code
@@ -264,4 +267,4 @@ def _say(text: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(guarded(main))

@@ -5,6 +5,7 @@ python -m jobs.bench report RESULTS_FOLDER [--json]
 """
 
 import importlib
+import json
 import os
 import socket
 import sys
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from cluster.streams import print_json
 from jobs.benchmarking.reading import Results, read_windows
 from jobs.benchmarking.report import write_report
 from jobs.benchmarking.results import Collectives, Compute, Environment, Result, Serve, Train
@@ -191,7 +193,7 @@ def _tell(folder: Path, *, as_json: bool) -> Results:
     for problem in results.problems:
         say(f"warning: {problem}")
     if as_json:
-        print((folder / "summary.json").read_text(encoding="utf-8"), end="")
+        print_json(json.loads((folder / "summary.json").read_bytes()))
     else:
         for target in targets:
             print(target.sentence())

@@ -1,20 +1,35 @@
-"""The second part of an exam: every recorded answer without a verdict of this judge is judged."""
+"""The second part of an exam: every recorded answer without a verdict of this judge is judged.
 
+`--predictions FILE --dataset FILE` judges answers from elsewhere, in HLE's official layout: what the official second
+half does, resumable, by any judge. The official judged file is then in the folder's exports/.
+"""
+
+import sys
 from collections.abc import Sequence
 
+from jobs import imported
 from jobs.cli import describe, parse
 from orchestrator.errors import SpecError, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    command = parse("judge", "Judge the recorded answers of an exam.", argv)
-    if command.dry_run:
-        print(describe(command))
-        return 0
+    argv, served = sys.argv[1:] if argv is None else argv, None
+    if imported.is_wanted(argv):
+        command, file = imported.parse_import(argv)
+        if command.dry_run:
+            print(imported.describe_import(command, file))
+            return 0
+        imported.import_predictions(command, file)
+        served = imported.unknown_source(command.spec)
+    else:
+        command = parse("judge", imported.PURPOSE, argv)
+        if command.dry_run:
+            print(describe(command))
+            return 0
     from jobs.report import report
     from jobs.run import ask_and_judge, call, find_judge, open_run
 
-    with open_run(command.spec, command.items) as run:
+    with open_run(command.spec, command.items, served) as run:
         if len(run.todo) == run.n_wanted:
             raise SpecError(f"{run.folder} holds no answer to judge. Check run=, or ask first: python -m jobs.predict")
         call(run.writer.abandon)  # what is not predicted yet is another job's matter

@@ -3,9 +3,12 @@
 Texts pass through one answer at a time; nothing here holds a whole run.
 """
 
+import errno
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, TypeGuard
@@ -27,17 +30,22 @@ def write_leaderboard(
     """Write `run`/leaderboard/<YYYY_MM_DD_HH_MM_SS>/ with results.jsonl and summary.json, and return that folder.
 
     results.jsonl has a line for each answer with a verdict; `figures` is what `jobs.tasks.metrics.score` gives. In both
-    files the seed's fields come first. An older folder is never written to. Raises StorageFailed.
+    files the teams' fields come first and mean what the teams' code writes: in summary.json percent of the judged
+    answers, `num_questions` of them, categories not rounded and null where nothing was judged. All others have our own
+    names, `accuracy` (of all that were asked) among them. An older folder is never written to, and there is none until
+    it is complete. Raises StorageFailed.
     """
     now = datetime.now()  # local time without a zone, as the layout has it
-    with _storage(run):
-        folder = _new_folder(run / "leaderboard", now.strftime("%Y_%m_%d_%H_%M_%S"))
+    with _storage(run), _partial_folder(run / "leaderboard") as folder:
+        verdicts: dict[str, list[bool]] = {name: [] for name in CATEGORIES}
         with _replacing(folder / "results.jsonl") as file:
             for prediction, judgement in answers:
                 if prediction["id"] in items and _has_verdict(judgement):
-                    file.write(_dumps(_result(items[prediction["id"]], prediction, judgement)) + "\n")
-        write_json(folder / "summary.json", _summary(model, figures, now))
-    return folder
+                    item = items[prediction["id"]]
+                    file.write(_dumps(_result(item, prediction, judgement)) + "\n")
+                    verdicts.setdefault(item.category, []).append(judgement["verdict"] == "yes")
+        write_json(folder / "summary.json", _summary(model, figures, verdicts, now))
+        return _placed(folder, now.strftime("%Y_%m_%d_%H_%M_%S"))
 
 
 def export_predictions(run: Path, model: str, answers: Iterable[Answer], samples: int = 1) -> list[Path]:
@@ -104,12 +112,15 @@ def _result(item: Item, prediction: Prediction, judgement: Judgement) -> dict[st
     }
 
 
-def _summary(model: str, figures: Mapping[str, Any], now: datetime) -> dict[str, Any]:
-    categories = figures["categories"]
+def _summary(
+    model: str, figures: Mapping[str, Any], verdicts: Mapping[str, list[bool]], now: datetime
+) -> dict[str, Any]:
+    # In the order of the teams' code, so that the last digit is theirs.
+    shares = {name: sum(verdicts[name]) / len(verdicts[name]) * 100 if verdicts[name] else None for name in CATEGORIES}
     seed = {
         "model_name": model,
-        "overall_accuracy": figures["accuracy"],
-        "accuracy_per_category": {name: categories[name]["accuracy"] for name in CATEGORIES},
+        "overall_accuracy": figures["accuracy_judged"],
+        "accuracy_per_category": shares,
         "num_questions": figures["n_judged"],
         "timestamp": now.isoformat(),
     }
@@ -135,15 +146,31 @@ def _extracted(judgement: Judgement) -> str:
     return "None" if judgement["extracted_answer"] is None else judgement["extracted_answer"]
 
 
-def _new_folder(parent: Path, name: str) -> Path:
-    """A folder that was not there before: `name`, or `name`_1, _2, … when the same second has one already."""
+@contextmanager
+def _partial_folder(parent: Path) -> Iterator[Path]:
+    """A folder to fill and to place; where that does not come to pass, neither it nor `parent` is left behind empty."""
     parent.mkdir(parents=True, exist_ok=True)
+    partial = parent / f".{os.getpid()}.partial"
+    try:
+        shutil.rmtree(partial, ignore_errors=True)  # of a process of this number that was killed
+        partial.mkdir()
+        yield partial
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        with suppress(OSError):
+            parent.rmdir()
+
+
+def _placed(partial: Path, name: str) -> Path:
+    """Give the folder its `name`, or `name`_1, _2, … where the same second has one already."""
     suffix = 0
     while True:
-        folder = parent / (f"{name}_{suffix}" if suffix else name)
+        folder = partial.with_name(f"{name}_{suffix}" if suffix else name)
         try:
-            folder.mkdir()
-        except FileExistsError:
+            partial.rename(folder)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
             suffix += 1
         else:
             return folder

@@ -15,6 +15,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cluster.streams import print_json, visible
+from jobs.showing import commonest
 from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, Parser, SpecError, run_command
 from orchestrator.events import Events
 from orchestrator.pipeline import PipelineSpec, Progress, State, Step, missing_need, plan, read_progress, write_progress
@@ -163,13 +165,14 @@ def _problem(step: Step, details: JobDetails) -> str:
 def _print(steps: Sequence[Step], progress: Mapping[str, Progress], *, as_json: bool) -> None:
     rows = [(step, progress[step.name], figures_of(step.folder)) for step in steps]
     if as_json:
-        print(orjson.dumps([_row(*row) for row in rows], option=orjson.OPT_INDENT_2).decode())
+        print_json([_row(*row) for row in rows])
         return
     table = Table("step", "state", "time", "score", "result", box=box.SIMPLE_HEAD)
     for step, where, figures in rows:
         time_taken = "" if where.seconds is None else f"{where.seconds:.0f} s"
-        table.add_row(step.name, _state(where), time_taken, score_of(figures), where.problem or result_of(figures))
-    Console(highlight=False).print(table)
+        result = visible(where.problem or result_of(figures))
+        table.add_row(step.name, _state(where), time_taken, score_of(figures), result)
+    Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 def _state(progress: Progress) -> str:
@@ -203,13 +206,15 @@ def score_of(figures: Mapping[str, Any]) -> str:
     """An exam's accuracy with its half width (95 %), as the exam's own report gives it."""
     if figures.get("accuracy") is None:
         return ""
-    return f"{figures['accuracy']:.2f} % ± {figures['accuracy_half_width']:.2f}"
+    half_width = figures["accuracy_half_width"]
+    return f"{figures['accuracy']:.2f} %" + ("" if half_width is None else f" ± {half_width:.2f}")
 
 
 def result_of(figures: Mapping[str, Any]) -> str:
     """What the score rests on, or what a training did."""
     if "n_judged" in figures:
-        return f"{figures['n_judged']} of {figures['n_total']} judged"
+        why = commonest(figures.get("commonest_failure"))
+        return f"{figures['n_judged']} of {figures['n_total']} judged" + (f", {why}" if why else "")
     if "step" in figures:
         named = (("loss", "loss"), ("validation loss", "val_loss"), ("reward", "score"), ("validation", "val_score"))
         measured = [f"{name} {figures[key]:.3f}" for name, key in named if figures.get(key) is not None]

@@ -6,11 +6,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from cluster.streams import print_json, visible
 from jobs import leaderboard, provenance
 from jobs.exam import RULE_JUDGE, ExamSpec, Requests, earlier_identity, judge_identity
-from jobs.score import outcome, print_figures, write_metrics
+from jobs.official import usage_of
+from jobs.score import Failures, is_complete, outcome, write_metrics
+from jobs.showing import commonest, print_figures
 from jobs.tasks import hle, metrics
 from orchestrator.errors import COMPLETE, INCOMPLETE
 from orchestrator.records import (
@@ -26,6 +27,7 @@ from orchestrator.records import (
     prediction_digest,
     verdict_key,
 )
+from orchestrator.shapes import is_judgement, is_prediction
 from orchestrator.spec import PriceSpec
 from orchestrator.tracking import track
 
@@ -44,8 +46,11 @@ class Records:
         self._requests = Requests(spec, served)
         judge = judge_identity(spec, provenance.recorded("judge", spec, folder))
         self._judges = [digest(judge), digest(earlier_identity(judge))]
-        self._predictions = RecordReader[Prediction, AnswerKey](folder / "predictions.jsonl", answer_key)
-        self._judgements = RecordReader[Judgement, VerdictKey](folder / "judgements.jsonl", _rule_in_any_version)
+        self._predictions = RecordReader[Prediction, AnswerKey](folder / "predictions.jsonl", answer_key, is_prediction)
+        self._judgements = RecordReader[Judgement, VerdictKey](
+            folder / "judgements.jsonl", _rule_in_any_version, is_judgement
+        )
+        self.n_foreign = self._predictions.n_foreign + self._judgements.n_foreign
 
     def answers(self) -> Iterator[leaderboard.Answer]:
         """The newest prediction of each sample with this judge's verdict on just that answer, in the items' order."""
@@ -84,12 +89,12 @@ def report(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool
     if spec.wandb.project:
         track(folder, spec.wandb.project, spec.wandb.entity, spec.wandb.mode, spec, figures)
     if as_json:
-        print(orjson.dumps(figures, option=orjson.OPT_INDENT_2).decode())
+        print_json(figures)
     else:
         print_figures(figures)
         for note in figures["provenance"]["notes"]:
-            print(f"note: {note}")
-        print(f"results: {place}")
+            print(visible(f"note: {note}"))
+        print(visible(f"results: {place}"))
     return COMPLETE if is_complete(figures) else INCOMPLETE
 
 
@@ -101,27 +106,28 @@ def export(folder: Path, spec: ExamSpec, records: Records) -> None:
 
 
 def report_predictions(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool) -> int:
-    """What `jobs.predict` tells: counts of answers, and the official file; scoring is another job's matter."""
+    """What `jobs.predict` tells: counts of answers, why some failed, and the official file; a score is for others."""
     records = Records(folder, spec, items)
     leaderboard.export_predictions(folder / "exports", spec.model, records.answers(), spec.samples)
     counts = dict.fromkeys(("ok", "truncated", "failed"), 0)
     reasons: Counter[str] = Counter()
-    for prediction, _ in records.answers():
+    failures = Failures()
+    for prediction, _ in failures.counted(records.answers()):
         counts[prediction["status"]] += 1
         reasons.update([prediction["reason"]] if prediction["reason"] else [])
     counts["missing"] = len(items) * spec.samples - sum(counts.values())
+    found = failures.figures()["commonest_failure"]
     if as_json:
-        print(orjson.dumps(counts | {"reasons": dict(reasons)}, option=orjson.OPT_INDENT_2).decode())
+        print_json(counts | {"reasons": dict(reasons), "commonest_failure": found, "n_foreign_line": records.n_foreign})
     else:
         print(", ".join(f"{count} {name}" for name, count in counts.items() if count))
         for reason, count in sorted(reasons.items()):
-            print(f"  {count} {reason}")
+            print(visible(f"  {count} {reason}"))
+        if found:
+            print(visible(f"  most often: {commonest(found)}"))
+        if records.n_foreign:
+            print(f"  passed over {records.n_foreign} lines that are no records")
     return INCOMPLETE if counts["failed"] or counts["missing"] else COMPLETE
-
-
-def is_complete(figures: dict[str, Any]) -> bool:
-    """Whether every item has an answer and every answer a verdict."""
-    return not (figures["n_failed"] or figures["n_missing"] or figures["n_unjudged"])
 
 
 def score(records: Records, spec: ExamSpec) -> dict[str, Any]:
@@ -129,33 +135,43 @@ def score(records: Records, spec: ExamSpec) -> dict[str, Any]:
     spans: list[tuple[float, float]] = []
     tally = provenance.Tally()
     judging = {"judge_prompt_tokens": 0, "judge_completion_tokens": 0}
+    failures = Failures()
 
     def outcomes() -> Iterator[metrics.Outcome]:
-        for prediction, judgement in records.answers():
-            spans.append(_span(prediction))
+        for prediction, judgement in failures.counted(records.answers()):
+            spans.extend(_span(prediction))
             tally.add(prediction, judgement)
-            if judgement and judgement["usage"]:
-                judging["judge_prompt_tokens"] += judgement["usage"]["prompt_tokens"]
-                judging["judge_completion_tokens"] += judgement["usage"]["completion_tokens"]
+            if judgement and (usage := usage_of(judgement.get("usage"))):
+                judging["judge_prompt_tokens"] += usage["prompt_tokens"]
+                judging["judge_completion_tokens"] += usage["completion_tokens"]
             yield outcome(prediction, judgement)
 
     categories = {identity: item.category for identity, item in records.items.items()}
     figures = metrics.score(categories, records.samples, outcomes())
     tokens = figures.pop("tokens") | judging
-    return figures | {
-        "tokens": tokens,
-        "predict_seconds": _covered_seconds(spans),
-        "cost": _cost(spec, tokens),
-        "model": spec.model,
-        "dataset": spec.dataset,
-        "judge": spec.judge,
-        "provenance": tally.figures(records.notes),
-    }
+    return (
+        figures
+        | failures.figures()
+        | {
+            "n_foreign_line": records.n_foreign,
+            "tokens": tokens,
+            "predict_seconds": _covered_seconds(spans),
+            "cost": _cost(spec, tokens),
+            "model": spec.model,
+            "dataset": spec.dataset,
+            "judge": spec.judge,
+            "provenance": tally.figures(records.notes),
+        }
+    )
 
 
-def _span(prediction: Prediction) -> tuple[float, float]:
-    start = datetime.datetime.fromisoformat(prediction["started_at"]).timestamp()
-    return start, start + prediction["seconds"]
+def _span(prediction: Prediction) -> Iterator[tuple[float, float]]:
+    """When its request began and ended; nothing where the record does not say, as of answers from elsewhere."""
+    try:
+        start = datetime.datetime.fromisoformat(prediction["started_at"]).timestamp()
+    except (ValueError, OverflowError, OSError):
+        return
+    yield start, start + prediction["seconds"]
 
 
 def _covered_seconds(spans: Iterable[tuple[float, float]]) -> float | None:

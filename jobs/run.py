@@ -82,13 +82,16 @@ class Run:
 
 
 @contextmanager
-def open_run(spec: ExamSpec, items: list[hle.Item]) -> Iterator[Run]:
-    """Connect to the cluster, lock the run folder, settle what is still to ask; give all back at the end."""
+def open_run(spec: ExamSpec, items: list[hle.Item], served: Served | None = None) -> Iterator[Run]:
+    """Connect to the cluster, lock the run folder, settle what is still to ask; give all back at the end.
+
+    `served` is who answers, where that is known and nobody need be asked.
+    """
     with connect() as cluster:
         configure_ray_data()
         folder = cluster.run_folder(spec.run_name)
         with open_writer(folder) as writer:
-            served = provenance.who_answers("served", spec, folder, cluster.gpus, say)
+            served = served or provenance.who_answers("served", spec, folder, cluster.gpus, say)
             judge = provenance.who_answers("judge", spec, folder, cluster.gpus, say)
             write_atomic(folder / "spec.yaml", to_yaml(spec))
             run = Run(spec, items, Requests(spec, served), cluster, folder, writer, Events(folder))

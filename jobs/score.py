@@ -2,20 +2,26 @@
 
     python -m jobs.score --judged FILE --dataset FILE --out DIR --json
 
-Neither needs a cluster, and the second not even Ray.
+Neither needs a cluster, and the second not even Ray. Exit codes: 0 where everything asked has an answer and a verdict,
+3 where something has not, 2 where a file is not what it should be.
 """
 
-import json
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from cluster.streams import print_json
 from jobs import leaderboard
-from jobs.tasks import answers, hle, metrics
+from jobs.leaderboard import Answer
+from jobs.official import read_official, usage_of
+from jobs.showing import print_figures
+from jobs.tasks import hle, metrics
 from orchestrator.datasource import read_rows
-from orchestrator.errors import COMPLETE, Parser, SpecError, run_command, storage_error
-from orchestrator.records import Judgement, Prediction, Usage
+from orchestrator.errors import COMPLETE, INCOMPLETE, Parser, SpecError, run_command, storage_error
+from orchestrator.records import Judgement, Prediction
 
 FIRST_FIGURES = (
     "accuracy",
@@ -55,32 +61,44 @@ def _score_files(argv: Sequence[str]) -> int:
         raise SpecError("give --judged FILE and --dataset FILE; python -m jobs.score --help shows all arguments")
     figures = score_official(arguments.judged, arguments.dataset, arguments.out)
     if arguments.json:
-        print(json.dumps(figures, ensure_ascii=False, indent=2))
+        print_json(figures)
     else:
         print_figures(figures)
-    return COMPLETE
+    return COMPLETE if is_complete(figures) else INCOMPLETE
 
 
 def score_official(judged: Path, dataset: str, out: Path | None = None) -> dict[str, Any]:
     """Score a judged file in HLE's official schema over all rows of `dataset`, those of FIRST_FIGURES first.
 
     With `out`, write `out`/metrics.json and a leaderboard folder too. Raises SpecError for a file that is missing or
-    not in its schema, StorageFailed when `out` cannot be written.
+    not in its schema, a file of predictions among them, StorageFailed when `out` cannot be written.
     """
-    entries = _read_entries(judged)
+    file = read_official(judged, "judged")
     items = _read_items(dataset)
-    if not entries.keys() & items.keys():
+    if not file.entries.keys() & items.keys():
         raise SpecError(
-            f"none of the {len(entries)} ids in {judged} is in {dataset}; expected the set it was judged on"
+            f"none of the {len(file.entries)} ids in {judged} is in {dataset}; expected the set it was judged on"
         )
-    pairs = [_answer(identity, entry) for identity, entry in entries.items()]
+    if not file.is_judged:
+        raise SpecError(
+            f"{judged} holds no verdicts: none of its {len(file.entries)} entries has a judge_response. A file of "
+            "predictions is judged by python -m jobs.judge --predictions FILE --dataset FILE"
+        )
+    pairs = list(file.answers())
+    failures = Failures()
     categories = {identity: item.category for identity, item in items.items()}
-    scores = metrics.score(categories, 1, (outcome(prediction, judgement) for prediction, judgement in pairs))
-    figures = {name: scores[name] for name in FIRST_FIGURES} | scores
+    scores = metrics.score(categories, 1, (outcome(*pair) for pair in failures.counted(pairs)))
+    figures = {name: scores[name] for name in FIRST_FIGURES} | scores | failures.figures()
+    figures["n_duplicate_id"] = file.n_duplicates
     if out:
         leaderboard.write_leaderboard(out, pairs[0][0]["model"], items, pairs, figures)
         write_metrics(out / "metrics.json", figures)
     return figures
+
+
+def is_complete(figures: Mapping[str, Any]) -> bool:
+    """Whether every item has an answer and every answer a verdict."""
+    return not (figures["n_failed"] or figures["n_missing"] or figures["n_unjudged"])
 
 
 def write_metrics(path: Path, figures: Mapping[str, Any]) -> None:
@@ -89,70 +107,6 @@ def write_metrics(path: Path, figures: Mapping[str, Any]) -> None:
         leaderboard.write_json(path, figures)
     except OSError as error:
         raise storage_error(error, path) from None
-
-
-def print_figures(figures: Mapping[str, Any]) -> None:
-    """Show the score, what it rests on, and a category a row."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    by_category = Table("category", "accuracy", "judged", "asked", box=box.SIMPLE_HEAD)
-    for column in by_category.columns[1:]:
-        column.justify = "right"
-    for name, row in figures["categories"].items():
-        by_category.add_row(name, _percent(row["accuracy"]), str(row["n_judged"]), str(row["n_total"]))
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(by_category)
-    for name, text in _summary_lines(figures):
-        console.print(f"  {name:<18} {text}", markup=False)
-
-
-def _summary_lines(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Name and text of what is worth a line; a figure that was not measured says so."""
-    yield (
-        "accuracy",
-        f"{_percent(figures['accuracy'])} ± {_shown(figures['accuracy_half_width'])}, Wilson "
-        + (" to ".join(map(_percent, figures["accuracy_wilson"])) if figures["accuracy_wilson"] else "not measured"),
-    )
-    yield "of the judged", _percent(figures["accuracy_judged"])
-    if figures["samples_per_question"] > 1:
-        k = figures["samples_per_question"]
-        yield f"k = {k}", f"avg@{k} {_percent(figures['avg_at_k'])}, pass@{k} {_percent(figures['pass_at_k'])}"
-    official = _percent(figures["calibration_error_official"])
-    yield "calibration error", f"{_percent(figures['calibration_error'])}, by the official formula {official}"
-    yield "answers", _counts(figures, "n_total", "n_answered", "n_truncated", "n_failed", "n_missing")
-    yield "verdicts", _counts(figures, "n_judged", "n_unjudged")
-    odd = _counts(
-        figures,
-        "n_confidence_defaulted",
-        "n_confidence_out_of_range",
-        "n_unknown_category",
-        "n_unknown_id",
-        only_present=True,
-    )
-    if odd:
-        yield "noticed", odd
-    if figures.get("tokens"):
-        tokens = figures["tokens"]
-        yield "tokens", f"{tokens['prompt_tokens']:,} prompt, {tokens['completion_tokens']:,} completion"
-    if figures.get("predict_seconds") is not None:
-        yield "time", f"{figures['predict_seconds']:,} s with requests under way"
-    if figures.get("cost") is not None:
-        yield "cost", str(figures["cost"])
-
-
-def _counts(figures: Mapping[str, Any], *names: str, only_present: bool = False) -> str:
-    shown = [name for name in names if figures[name] or not only_present]
-    return ", ".join(f"{figures[name]} {name.removeprefix('n_').replace('_', ' ')}" for name in shown)
-
-
-def _percent(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2f} %"
-
-
-def _shown(value: float | None) -> str:
-    return "not measured" if value is None else f"{value:.2f}"
 
 
 def _parser() -> Parser:
@@ -165,104 +119,24 @@ def _parser() -> Parser:
 
 
 def _read_items(dataset: str) -> dict[str, hle.Item]:
+    """The questions that the verdicts are on. A score needs ids and categories of them, and judges no answer."""
     try:
-        return {item.id: item for item in hle.items_from_rows(read_rows(dataset, columns=hle.COLUMNS))}
+        rows = read_rows(dataset, columns=(*hle.COLUMNS, "gold"))
+        return {item.id: item for item in hle.items_from_rows(map(_row, rows))}
     except ValueError as error:
         raise SpecError(f"{dataset}: {error}") from None
 
 
-def _read_entries(path: Path) -> dict[str, dict[str, Any]]:
-    try:
-        entries = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise SpecError(f"there is no judged file {path} (looked from {Path.cwd()})") from None
-    except OSError as error:
-        raise SpecError(f"cannot read the judged file {path}: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"the judged file {path} is not valid JSON: {error}") from None
-    if not isinstance(entries, dict):
-        raise SpecError(f"the judged file {path} holds a {type(entries).__name__}, expected an object of id: entry")
-    for identity, entry in entries.items():
-        if not isinstance(entry, dict):
-            raise SpecError(
-                f"the judged file {path}: the entry {identity!r} is a {type(entry).__name__}, not an object"
-            )
-    return entries
-
-
-def _answer(identity: str, entry: Mapping[str, Any]) -> leaderboard.Answer:
-    """An official entry as our records; what its schema does not have is None or empty."""
-    response = entry.get("response")
-    text = response if isinstance(response, str) else None
-    model = str(entry.get("model", "unknown"))
-    prediction = Prediction(
-        id=identity,
-        sample=0,
-        status="failed" if text is None else "ok",
-        reason="empty" if text is None else None,
-        detail=None,
-        response=text,
-        reasoning=None,
-        finish_reason=None,
-        usage=_usage(entry.get("usage")),
-        attempts=1,
-        started_at="",
-        seconds=0.0,
-        model=model,
-        endpoint="",
-        fingerprint="",
-        spec="",
-        prompt_sha256="",
-    )
-    stated = entry.get("judge_response")
-    return prediction, _judgement(identity, stated) if isinstance(stated, dict) else None
-
-
-def _judgement(identity: str, stated: Mapping[str, Any]) -> Judgement:
-    answer, reasoning = stated.get("model_answer"), stated.get("reasoning")
-    return Judgement(
-        id=identity,
-        sample=0,
-        prediction="",
-        verdict=_verdict(stated.get("correct")),
-        reason=None,
-        extracted_answer=None if answer is None else str(answer),
-        reasoning=None if reasoning is None else str(reasoning),
-        confidence=_confidence(stated.get("confidence")),
-        judge={"model": "unknown", "prompt_sha256": "", "sampling": {}},
-        usage=None,
-        attempts=1,
-    )
-
-
-def _verdict(correct: Any) -> Literal["yes", "no", "unjudged"]:
-    """The official code takes any text with "yes" in it; what says neither yes nor no is no verdict."""
-    if isinstance(correct, str) and "yes" in correct:
-        return "yes"
-    return "no" if isinstance(correct, str) and "no" in correct.lower() else "unjudged"
-
-
-def _confidence(value: Any) -> int | None:
-    """Integers as they are, as the official code takes them; other forms as a judge's reply is read."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) <= answers.LARGEST_CONFIDENCE:
-        return value
-    return answers.percent(value)
-
-
-def _usage(value: Any) -> Usage | None:
-    if not isinstance(value, dict):
-        return None
-    prompt, completion = (_count(value.get(name)) for name in ("prompt_tokens", "completion_tokens"))
-    return Usage(prompt_tokens=prompt, completion_tokens=completion, total_tokens=prompt + completion)
-
-
-def _count(value: Any) -> int:
-    return value if isinstance(value, int) else 0
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    """The teams' results.jsonl, whose `gold` is the answer, is a data set too; and other types of answers may be."""
+    answer = {"answer": row["gold"]} if "gold" in row and "answer" not in row else {}
+    known = row.get("answer_type") in hle.ANSWER_TYPES
+    return row | answer | ({} if known else {"answer_type": hle.ANSWER_TYPES[0]})
 
 
 def outcome(prediction: Prediction, judgement: Judgement | None) -> metrics.Outcome:
-    """What the score needs of a prediction and its verdict."""
-    usage = prediction["usage"] or Usage(prompt_tokens=0, completion_tokens=0, total_tokens=0)
+    """What the score needs of a prediction and its verdict. Usage of earlier records may be of any shape."""
+    usage = usage_of(prediction.get("usage")) or {"prompt_tokens": 0, "completion_tokens": 0}
     return metrics.Outcome(
         id=prediction["id"],
         sample=prediction["sample"],
@@ -272,6 +146,42 @@ def outcome(prediction: Prediction, judgement: Judgement | None) -> metrics.Outc
         prompt_tokens=usage["prompt_tokens"],
         completion_tokens=usage["completion_tokens"],
     )
+
+
+class Failures:
+    """Counts why answers failed and verdicts are missing, as they pass."""
+
+    def __init__(self) -> None:
+        self._reasons: Counter[str] = Counter()
+        self._unjudged: Counter[str] = Counter()
+        self._alike: Counter[tuple[str, str]] = Counter()
+        self._first: dict[tuple[str, str], str] = {}
+
+    def counted(self, answers: Iterable[Answer]) -> Iterator[Answer]:
+        for prediction, judgement in answers:
+            if prediction["status"] == "failed":
+                self._add(prediction["reason"] or "unknown", str(prediction.get("detail") or ""))
+            elif judgement and judgement["verdict"] == "unjudged":
+                self._unjudged[judgement.get("reason") or "no verdict"] += 1
+            yield prediction, judgement
+
+    def _add(self, reason: str, detail: str) -> None:
+        # Servers put a request's number or address into the same sentence.
+        alike = reason, re.sub(r"0x[0-9a-f]+|\b\w*\d\w*", "#", detail)
+        self._first.setdefault(alike, detail)
+        self._reasons[reason] += 1
+        self._alike[alike] += 1
+
+    def figures(self) -> dict[str, Any]:
+        """Failed answers and unjudged ones by reason, and the commonest failure with the server's own words."""
+        found = self._alike.most_common(1)
+        return {
+            "failures": dict(self._reasons),
+            "commonest_failure": {"count": found[0][1], "reason": found[0][0][0], "detail": self._first[found[0][0]]}
+            if found
+            else None,
+            "unjudged": dict(self._unjudged),
+        }
 
 
 if __name__ == "__main__":

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
+from cluster.streams import guarded, visible_lines
+
 COMPLETE = 0
 INCOMPLETE = 3
 INTERRUPTED = 130
@@ -76,16 +78,18 @@ class Parser(argparse.ArgumentParser):
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a command's `main` and exit with its code; a user's mistake ends in one sentence on standard error."""
     interrupt_on_sigterm()
+    sys.exit(guarded(lambda: _code_of(main)))
+
+
+def _code_of(main: Callable[[], int]) -> int:
     try:
-        code = main()
+        return main()
     except KosenError as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = error.exit_code
+        print(f"error: {visible_lines(error)}", file=sys.stderr)
+        return error.exit_code
     except KeyboardInterrupt:
         print("interrupted. What was finished is recorded; give the same command to go on", file=sys.stderr)
-        code = INTERRUPTED
-    sys.stdout.flush()
-    sys.exit(code)
+        return INTERRUPTED
 
 
 def interrupt_on_sigterm() -> None:

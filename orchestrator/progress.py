@@ -1,5 +1,7 @@
 """Progress on standard error: bars on a terminal, a line a minute where the output is piped."""
 
+import errno
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -10,12 +12,24 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cluster.streams import visible_lines
 from orchestrator.errors import storage_error
 from orchestrator.events import utc_now
 
 PIPED_INTERVAL = 60.0  # seconds between lines
 
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+
+class PlainConsole(Console):
+    """Prints as it is told: brackets are no markup, `:names:` no pictures, and a reader that left ends the command."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))  # rich would exit with 1 from within
+
+
+console = PlainConsole(stderr=True)
 
 
 _log: TextIO | None = None
@@ -23,9 +37,10 @@ _log: TextIO | None = None
 
 def say(message: str) -> None:
     """One line to the user, beside whatever is drawn."""
-    console.print(message, markup=False)
+    shown = visible_lines(message)
+    console.print(shown)
     if _log:
-        print(utc_now(), message, file=_log, flush=True)
+        print(utc_now(), shown, file=_log, flush=True)
 
 
 @contextmanager

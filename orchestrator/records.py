@@ -261,16 +261,22 @@ class RecordReader(Generic[R, K]):
     """The newest record of each key of a log that nobody need hold, in the order of the keys' first appearance.
 
     Keeps places, not records, and shares the ids' texts with whoever interned them: a log may have 100,000 keys. A log
-    that does not exist is empty.
+    that does not exist is empty. Whole lines that are no record, by `is_record` too, are passed over and counted in
+    `n_foreign`; a last line without its end is a record if it is whole.
     """
 
-    def __init__(self, path: Path, key_of: Callable[[R], K]) -> None:
+    def __init__(
+        self, path: Path, key_of: Callable[[R], K], is_record: Callable[[dict[str, Any]], bool] = bool
+    ) -> None:
+        self.n_foreign = 0
         self._offsets: dict[K, int] = {}
         self._stream = path.open("rb") if path.exists() else None
         offset = 0
         for line in self._stream or ():
-            record = parse_line(line) if line.endswith(b"\n") else None
-            if record is not None:
+            record = parse_line(line)
+            if record is None or not is_record(record):
+                self.n_foreign += line.endswith(b"\n")
+            else:
                 record["id"] = sys.intern(record["id"])
                 self._offsets[key_of(cast(R, record))] = offset
             offset += len(line)

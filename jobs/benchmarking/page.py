@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from cluster.streams import visible
+
 
 @dataclass(frozen=True, slots=True)
 class Text:
@@ -56,15 +58,31 @@ def to_markdown(title: str, sections: Sequence[Section]) -> str:
 
 def _markdown(block: Text | Items | Table) -> str:
     if isinstance(block, Text):
-        return block.text
+        return _markdown_text(block.text)
     if isinstance(block, Items):
-        return "\n".join(f"- {' '.join(item.split())}" for item in block.items)
+        return "\n".join(f"- {_markdown_text(item)}" for item in block.items)
     ruler = ["---", *["---:" if block.numeric else "---"] * (len(block.columns) - 1)]
-    return "\n".join(map(_markdown_row, [block.columns, ruler, *block.rows]))
+    rows = [[_literal(_plain(cell)) for cell in row] for row in (block.columns, *block.rows)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], ruler, *rows[1:]))
 
 
-def _markdown_row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+def _markdown_text(text: str) -> str:
+    """Our backquotes stay code; everything else is shown as it is, wherever it came from."""
+    parts = re.split("(`[^`]*`)", _plain(text))
+    literal = "".join(part if place % 2 else _literal(part) for place, part in enumerate(parts))
+    return re.sub(r"^(\d+)?([-+.)])(?= |$)", r"\1\\\2", literal)  # would begin a list
+
+
+def _literal(text: str) -> str:
+    """Without Markdown and HTML: what either would read is escaped."""
+    for sign, entity in (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;")):
+        text = text.replace(sign, entity)
+    return re.sub(r"[\\`*\[\]#|~$]|(?<![^\W_])_|_(?![^\W_])", r"\\\g<0>", text)  # snake_case needs no escape
+
+
+def _plain(text: str) -> str:
+    """On one line, and without what a terminal or a browser obeys."""
+    return visible(" ".join(text.split()))
 
 
 def to_html(title: str, sections: Sequence[Section]) -> str:
@@ -91,13 +109,13 @@ def _html(block: Block) -> str:
 
 def _inline(text: str) -> str:
     """Markdown's backquotes as code."""
-    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(text))
+    return re.sub("`([^`]*)`", r"<code>\1</code>", escape(_plain(text)))
 
 
 def _cell(text: str) -> str:
     """Verdicts are coloured, and still words where there are no colours."""
     kind = {"pass": ' class="pass"', "fail": ' class="fail"', "not measured": ' class="none"'}.get(text, "")
-    return f"<td{kind}>{escape(text)}</td>"
+    return f"<td{kind}>{escape(_plain(text))}</td>"
 
 
 PAGE = """<!DOCTYPE html>

@@ -4,18 +4,16 @@ What HLE's official code computes is computed here in its own order of operation
 the figures are the same to the last bit.
 """
 
-import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
+from jobs.tasks.calibration import calibration_error, calibration_error_official, official_range
 from jobs.tasks.hle import CATEGORIES
 
-BIN_SIZE = 100  # answers in one bin of the calibration error
 Z_95 = 1.96  # the official code's quantile of the normal distribution for 95 %
 
 
@@ -40,7 +38,39 @@ def wald_half_width(accuracy: float, n: int) -> float:
     return round(Z_95 * math.sqrt(accuracy * (100 - accuracy) / n), 2)
 
 
-def wilson_interval(successes: float, n: int) -> list[float]:
+def clustered_half_width(means: Sequence[float]) -> float | None:
+    """Half the width (percent) of the 95 % interval around the mean of `means`, one (0 to 1) for each question.
+
+    Formula: 1.96 standard errors over question means, sqrt(Σ(m − m̄)²/(n−1)/n), which is E. Miller (2024), Adding Error
+    Bars to Evals, arXiv:2411.00640: its clustered standard error (eq. 4) where every question has equally many samples,
+    with the n−1 of its eq. 1. It shrinks as samples make the questions' means surer. None for less than two questions.
+    """
+    variance = _variance_of_mean(means)
+    return None if variance is None else round(100 * Z_95 * math.sqrt(variance), 2)
+
+
+def effective_questions(means: Sequence[float], samples: int) -> float:
+    """How many questions, asked once each, would give the mean of `means` the variance that it has.
+
+    Formula: n* = p(1−p)/variance, the design effect's (L. Kish 1965; E. Korn and B. Graubard 1998, Survey Methodology
+    24, for Wilson's interval). At least the number of questions, at most that of answers, and the first where p is 0
+    or 1, since nothing is known of the variance then.
+    """
+    n, p, variance = len(means), sum(means) / len(means), _variance_of_mean(means)
+    if variance is None or not 0 < p < 1:
+        return n
+    return min(max(n, p * (1 - p) / variance), n * samples) if variance else n * samples
+
+
+def _variance_of_mean(means: Sequence[float]) -> float | None:
+    n = len(means)
+    if n < 2:
+        return None
+    mean = sum(means) / n
+    return sum((value - mean) ** 2 for value in means) / (n - 1) / n
+
+
+def wilson_interval(successes: float, n: float) -> list[float]:
     """Lower and upper end (percent) of the 95 % interval of `successes` out of `n`; not degenerate at 0 and `n`.
 
     Formula: E. B. Wilson (1927), Probable Inference, the Law of Succession, and Statistical Inference, JASA 22.
@@ -49,32 +79,6 @@ def wilson_interval(successes: float, n: int) -> list[float]:
     centre = (p + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 / (1 + z2 / n) * math.sqrt(p * (1 - p) / n + z2 / (4 * n * n))
     return [round(100 * max(0.0, centre - half), 2), round(100 * min(1.0, centre + half), 2)]
-
-
-def calibration_error_official(confidences: Sequence[float], correct: Sequence[bool]) -> float | None:
-    """HLE's official calibration error (percent) of raw `confidences` (percent), bit by bit.
-
-    Root mean square gap between confidence and accuracy over bins of 100 answers, after hendrycks/outlier-exposure's
-    calibration_tools.py. The last bin takes the rest and is then left out of the sum: hence 0.0 for 100 to 199 answers,
-    and None below 100, where the official code fails. Answers of equal confidence fall into bins in the order that
-    numpy's default, unstable sort leaves them in.
-    """
-    if len(confidences) < BIN_SIZE:
-        return None
-    stated = np.array(confidences, dtype=float) / 100
-    return float(100 * round(_binned_error(stated, np.array(correct), np.argsort(stated), skip_last=True), 2))
-
-
-def calibration_error(confidences: Sequence[float], correct: Sequence[bool]) -> float | None:
-    """Calibration error (percent) as above, but over all bins, with a stable sort and confidences clipped to 0–100.
-
-    Fewer than 200 answers make a single bin. None without any answer.
-    """
-    if not confidences:
-        return None
-    stated = np.clip(np.array(confidences, dtype=float), 0, 100) / 100
-    order = np.argsort(stated, kind="stable")
-    return round(100 * float(_binned_error(stated, np.array(correct), order, skip_last=False)), 2)
 
 
 def pass_at_k(n: int, correct: int, k: int) -> float:
@@ -89,11 +93,15 @@ def score(categories: Mapping[str, str], samples_per_question: int, outcomes: It
     """All figures of a run over the questions in `categories` (id to category), each asked so many times.
 
     Shares are percent, counts are answers (questions times samples) unless named otherwise; what is undefined is None.
-    `accuracy` divides by all that were asked, as the official code does: no answer is a wrong answer. `n_answered`,
+    `accuracy` divides by all that were asked, as the official code does: no answer is a wrong answer. An answer without
+    a verdict is not a wrong one: `accuracy_bounds` has what the accuracy is if all of those are wrong, and if all are
+    right, and where nothing was judged no share is given, of everything or of a category. `n_answered`,
     `n_truncated`, `n_failed` and `n_missing` (no record) add up to `n_total`; `n_unjudged` counts answers, truncated
-    ones too, without a verdict. With several samples the intervals are over questions, the independent units.
+    ones too, without a verdict. With several samples the intervals are over questions, the independent units: the half
+    width as in `clustered_half_width`, Wilson's for `effective_questions`.
     The official calibration error depends on the order of `outcomes` where confidences tie; give them in the order of
-    the data set or of the file they come from. Raises ValueError when one sample of a question comes twice.
+    the data set or of the file they come from. `calibration_error_official_range` has what other orders would give.
+    Raises ValueError when one sample of a question comes twice.
     """
     tally = _Tally(categories, samples_per_question)
     for outcome in outcomes:
@@ -148,17 +156,19 @@ class _Tally:
     def figures(self) -> dict[str, Any]:
         n_questions, n_total = len(self.categories), len(self.categories) * self.samples
         n_judged, n_correct = len(self.verdicts), sum(self.verdicts)
-        accuracy = _share(n_correct, n_total)
+        accuracy = _share(n_correct, n_total) if n_judged else None
         several = self.samples > 1
         return {
             "accuracy": accuracy,
-            "accuracy_half_width": None if accuracy is None else wald_half_width(accuracy, n_questions),
-            "accuracy_wilson": wilson_interval(n_correct / self.samples, n_questions) if n_questions else None,
+            "accuracy_half_width": None if accuracy is None else self._half_width(accuracy),
+            "accuracy_wilson": self._wilson(n_correct / n_total) if n_judged else None,
+            "accuracy_bounds": [accuracy, _share(n_correct + self.n_unjudged, n_total)] if n_judged else None,
             "accuracy_judged": _share(n_correct, n_judged),
             "calibration_error_official": calibration_error_official(self.confidences, self.verdicts),
+            "calibration_error_official_range": official_range(self.confidences, self.verdicts),
             "calibration_error": calibration_error(self.confidences, self.verdicts),
             "avg_at_k": accuracy if several else None,
-            "pass_at_k": self._pass_at_k() if several and n_questions else None,
+            "pass_at_k": self._pass_at_k() if several and n_judged else None,
             "samples_per_question": self.samples,
             "n_questions": n_questions,
             "n_total": n_total,
@@ -176,6 +186,19 @@ class _Tally:
             "categories": self._categories(),
         }
 
+    def _half_width(self, accuracy: float) -> float | None:
+        if self.samples == 1:
+            return wald_half_width(accuracy, len(self.categories))
+        return clustered_half_width(self._means())
+
+    def _wilson(self, right: float) -> list[float]:
+        n = len(self.categories) if self.samples == 1 else effective_questions(self._means(), self.samples)
+        return wilson_interval(right * n, n)
+
+    def _means(self) -> list[float]:
+        """Of each question; samples without a verdict count as wrong, as they do in the accuracy."""
+        return [self.correct.get(identity, 0) / self.samples for identity in self.categories]
+
     def _pass_at_k(self) -> float:
         """Samples without a verdict count as wrong, as they do in the accuracy."""
         chances = (pass_at_k(self.samples, right, self.samples) for right in self.correct.values())
@@ -189,7 +212,11 @@ class _Tally:
             asked[category] = asked.get(category, 0) + self.samples
             right[category] = right.get(category, 0) + self.correct.get(identity, 0)
         return {
-            name: {"accuracy": _share(right.get(name, 0), n), "n_total": n, "n_judged": self.judged.get(name, 0)}
+            name: {
+                "accuracy": _share(right.get(name, 0), n) if self.judged.get(name) else None,
+                "n_total": n,
+                "n_judged": self.judged.get(name, 0),
+            }
             for name, n in asked.items()
         }
 
@@ -197,16 +224,3 @@ class _Tally:
 def _share(part: int, whole: int) -> float | None:
     """Percent with two decimals, by numpy's rounding (0.025 becomes 0.02) as in the official code."""
     return float(round(np.float64(100 * part / whole), 2)) if whole else None
-
-
-def _binned_error(
-    confidence: NDArray[np.float64], correct: NDArray[np.bool_], order: NDArray[np.intp], *, skip_last: bool
-) -> np.float64:
-    """sqrt(Σ |bin|/N · (mean confidence − accuracy)²) over bins of BIN_SIZE in `order`; the last takes the rest."""
-    confidence, correct = confidence[order], correct[order]
-    edges = [BIN_SIZE * place for place in range(max(1, len(confidence) // BIN_SIZE))] + [len(confidence)]
-    total = np.float64(0)
-    for start, end in itertools.pairwise(edges[:-1] if skip_last else edges):
-        gap = np.abs(np.nanmean(confidence[start:end]) - np.nanmean(correct[start:end]))
-        total += (end - start) / len(confidence) * np.square(gap)
-    return np.sqrt(total)

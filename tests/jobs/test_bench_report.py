@@ -97,7 +97,8 @@ def shown(folder: Path) -> str:
     """What a reader sees of the page and of the Markdown."""
     page = (folder / "report.html").read_text()
     page = re.sub(r"<style>.*?</style>", "", page, flags=re.DOTALL)
-    return html.unescape(re.sub(r"<[^>]*>", " ", page)) + (folder / "report.md").read_text()
+    markdown = html.unescape(re.sub(r"\\(?=[^\w\s])", "", (folder / "report.md").read_text()))
+    return html.unescape(re.sub(r"<[^>]*>", " ", page)) + markdown
 
 
 def numbers(text: str) -> set[str]:

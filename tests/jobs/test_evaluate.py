@@ -232,6 +232,40 @@ def test_a_new_spec_asks_again_only_what_it_may_change(scripted_server: Scripted
     assert json.loads(scored.stdout)["n_judged"] == 5
 
 
+def test_an_official_file_from_elsewhere_is_judged(scripted_server: ScriptedServer, tmp_path: Path) -> None:
+    exam = write_exam(tmp_path / "exam.jsonl", numbered(8))
+    file, out = tmp_path / "hle_theirs.json", tmp_path / "out"
+    entries = {f"{n:024x}": {"model": "org/theirs", "response": f"Thus\nAnswer: {n}", "usage": {}} for n in range(6)}
+    file.write_text(json.dumps(entries | {f"{6:024x}": {"model": "org/theirs", "response": "", "usage": {}}}))
+    job = ["--predictions", str(file), "--dataset", str(exam), f"out={out}", *llm_judge(scripted_server)]
+    done = run("jobs.judge", *job, "--json")
+    assert done.returncode == 3, done.stderr  # one has no text, one is missing
+    figures = json.loads(done.stdout)
+    counted = [figures[f"n_{name}"] for name in ("total", "answered", "failed", "missing", "judged", "unjudged")]
+    assert counted == [8, 6, 1, 1, 6, 0]
+    assert figures["accuracy"] == 50.0  # 1, 2, 4 and 5 of 8 are right, as written by `write_exam`
+
+    official = json.loads((out / "exports/judged/judged_hle_theirs.json").read_text())
+    assert list(official) == list(entries)
+    assert set(official[f"{1:024x}"]["judge_response"]) == {
+        "correct_answer",
+        "model_answer",
+        "reasoning",
+        "correct",
+        "confidence",
+    }
+    scored = run("jobs.score", "--judged", str(out / "exports/judged/judged_hle_theirs.json"), "--dataset", str(exam))
+    assert scored.returncode == 3 and "50.00 %" in scored.stdout
+
+    entries[f"{6:024x}"] = {"model": "org/theirs", "response": "So\nAnswer: 6", "usage": {}}
+    entries[f"{7:024x}"] = {"model": "org/theirs", "response": "So\nAnswer: 7", "usage": {}}
+    file.write_text(json.dumps(entries))
+    again = run("jobs.judge", *job)
+    assert again.returncode == 0, again.stderr
+    assert len(records(out / "judgements.jsonl")) == 8, "only what was new was judged"
+    assert not scripted_server.requests()["asked"], "the model itself is asked nothing"
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_an_endpoint_that_is_gone_for_good_ends_the_job_and_fails_no_item(tmp_path: Path) -> None:

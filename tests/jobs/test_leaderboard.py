@@ -1,6 +1,8 @@
 """The official layouts, read back with nothing but `json`."""
 
+import errno
 import json
+import os
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -48,10 +50,11 @@ def test_leaderboard_folder(tmp_path: Path) -> None:
     summary = json.loads((folder / "summary.json").read_text())
     seed = ["model_name", "overall_accuracy", "accuracy_per_category", "num_questions", "timestamp"]
     assert list(summary)[:5] == seed
-    assert (summary["model_name"], summary["overall_accuracy"], summary["num_questions"]) == ("org/tiny", 33.33, 2)
+    assert (summary["model_name"], summary["overall_accuracy"], summary["num_questions"]) == ("org/tiny", 50.0, 2)
+    assert summary["accuracy"] == 33.33, "ours, of all that were asked"
     assert sorted(summary["accuracy_per_category"]) == sorted(hle.CATEGORIES)
     assert summary["accuracy_per_category"]["Math"] == 100.0
-    assert summary["accuracy_per_category"]["Physics"] == 0.0
+    assert summary["accuracy_per_category"]["Physics"] is None, "no verdict there"
     assert summary["accuracy_per_category"]["Chemistry"] is None
     assert datetime.fromisoformat(summary["timestamp"]).tzinfo is None
     assert summary["wall_seconds"] == 1.5 and summary["categories"]["Astrology"]["n_judged"] == 1
@@ -106,3 +109,32 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageFailed, match="cannot write"):
         leaderboard.write_leaderboard(tmp_path / "file", "m", ITEMS, ANSWERS, figures())
+
+
+def test_no_folder_is_left_where_it_cannot_be_filled(tmp_path: Path) -> None:
+    before = leaderboard.write_leaderboard(tmp_path / "old", "m", ITEMS, ANSWERS, figures())
+
+    def full_disk() -> Any:
+        yield ANSWERS[0]
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for run in ("new", "old"):
+        with pytest.raises(StorageFailed, match="is full"):
+            leaderboard.write_leaderboard(tmp_path / run, "m", ITEMS, full_disk(), figures())
+    assert list((tmp_path / "old/leaderboard").iterdir()) == [before]
+    assert not (tmp_path / "new/leaderboard").exists()
+
+
+def test_the_teams_fields_are_of_the_judged_answers(tmp_path: Path) -> None:
+    """As the teams' code writes them: 136 right of 1,106 judged is 12.3 %, whatever was asked; categories unrounded."""
+    items = {f"q{i}": hle.Item(f"q{i}", "?", "42", "exactMatch", "Math" if i % 3 else "Physics") for i in range(2158)}
+    answers = [answer(f"q{i}", "yes" if i < 136 else "no") for i in range(1106)]
+    categories = {name: item.category for name, item in items.items()}
+    scores = metrics.score(categories, 1, (outcome(*pair) for pair in answers))
+    folder = leaderboard.write_leaderboard(tmp_path, "m", items, answers, scores)
+    summary = json.loads((folder / "summary.json").read_text())
+    assert (summary["overall_accuracy"], summary["num_questions"]) == (12.3, 1106)
+    assert summary["accuracy"] == 6.3 and summary["n_total"] == 2158
+    right = sum(i % 3 > 0 for i in range(136)), sum(i % 3 > 0 for i in range(1106))
+    assert summary["accuracy_per_category"]["Math"] == right[0] / right[1] * 100
+    assert summary["accuracy_per_category"]["Other"] is None

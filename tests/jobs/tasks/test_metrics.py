@@ -2,16 +2,19 @@
 
 import math
 import random
+import statistics
 import tracemalloc
+from typing import Literal
 
 import numpy as np
 import pytest
 
+from jobs.tasks.calibration import calibration_error, calibration_error_official
 from jobs.tasks.hle import CATEGORIES
 from jobs.tasks.metrics import (
     Outcome,
-    calibration_error,
-    calibration_error_official,
+    clustered_half_width,
+    effective_questions,
     pass_at_k,
     score,
     wald_half_width,
@@ -74,7 +77,7 @@ def test_official_calibration_breaks_ties_as_numpy_does() -> None:
     rng = random.Random(3)
     confidences = [rng.choice([60, 70, 80, 90, 100]) for _ in range(777)]
     correct = [rng.random() < 0.3 for _ in range(777)]
-    order = np.argsort(np.array(confidences) / 100)
+    order = np.argsort((np.array(confidences) / 100).astype(object))  # sorted without vector instructions
     total = 0.0
     for start, end in [(0, 100), (100, 200), (200, 300), (300, 400), (400, 500), (500, 600)]:
         members = order[start:end]
@@ -188,8 +191,7 @@ def test_score_of_nothing() -> None:
     undefined = ("accuracy", "accuracy_half_width", "accuracy_wilson", "accuracy_judged", "calibration_error")
     assert [figures[name] for name in undefined] == [None] * 5
     figures = score(MATH, 1, [])
-    assert figures["accuracy"] == 0.0 and figures["accuracy_judged"] is None
-    assert figures["accuracy_half_width"] == 0.0 and figures["accuracy_wilson"][1] > 40
+    assert [figures[name] for name in (*undefined, "accuracy_bounds")] == [None] * 6, "nothing was judged"
     assert figures["n_missing"] == 4
 
 
@@ -211,8 +213,10 @@ def test_score_of_several_samples() -> None:
     figures = score(MATH, 2, outcomes)
     assert figures["accuracy"] == figures["avg_at_k"] == 37.5
     assert figures["pass_at_k"] == 50.0
-    assert figures["accuracy_half_width"] == wald_half_width(37.5, 4), "questions are the unit, not samples"
-    assert figures["accuracy_wilson"] == wilson_interval(1.5, 4)
+    means = [1, 0.5, 0, 0]  # of the questions, which are the unit, not their samples
+    assert figures["accuracy_half_width"] == round(100 * 1.96 * statistics.stdev(means) / math.sqrt(4), 2)
+    units = 0.375 * 0.625 / (statistics.variance(means) / 4)
+    assert figures["accuracy_wilson"] == wilson_interval(0.375 * max(4, units), max(4, units))
     assert (figures["n_questions"], figures["n_total"], figures["n_missing"]) == (4, 8, 2)
     assert figures["categories"]["Math"] == {"accuracy": 37.5, "n_total": 8, "n_judged": 6}
 
@@ -230,3 +234,52 @@ def test_score_of_many_is_small() -> None:
     tracemalloc.stop()
     assert figures["n_judged"] == 20_000
     assert peak < 20_000 * 400
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "accuracy", "bounds"),
+    [
+        (["unjudged"] * 4, None, None),
+        ([None] * 4, None, None),
+        (["yes", "unjudged", "unjudged", "no"], 25.0, [25.0, 75.0]),
+        (["yes", "no", "no", "no"], 25.0, [25.0, 25.0]),
+        (["no", "unjudged", "unjudged", "unjudged"], 0.0, [0.0, 75.0]),
+    ],
+)
+def test_the_unjudged_are_not_wrong(
+    verdicts: list[Literal["yes", "no", "unjudged"] | None], accuracy: float | None, bounds: list[float] | None
+) -> None:
+    outcomes = [Outcome(name, 0, "ok", verdict, 90) for name, verdict in zip(MATH, verdicts, strict=True)]
+    figures = score(MATH, 1, outcomes)
+    assert (figures["accuracy"], figures["accuracy_bounds"]) == (accuracy, bounds)
+    assert (figures["accuracy_half_width"] is None) == (figures["accuracy_wilson"] is None) == (accuracy is None)
+    assert figures["categories"]["Math"]["accuracy"] == accuracy
+    assert figures["n_unjudged"] == sum(verdict in (None, "unjudged") for verdict in verdicts)
+
+
+@pytest.mark.parametrize(("n", "k"), [(2158, 4), (198, 8), (30, 16)])
+def test_intervals_of_several_samples_are_those_of_the_questions_means(n: int, k: int) -> None:
+    """Against the clustered standard error written out as in the paper, over all pairs of one question's samples."""
+    rng = random.Random(n)
+    grid = [[rng.random() < chance for _ in range(k)] for chance in (rng.betavariate(0.3, 1.2) for _ in range(n))]
+    mean = sum(map(sum, grid)) / (n * k)
+    pairs = sum(sum(value - mean for value in row) ** 2 for row in grid)
+    clustered = 100 * 1.96 * math.sqrt(pairs) / (n * k)
+    outcomes = [
+        Outcome(str(place), sample, "ok", "yes" if right else "no", 50)
+        for place, row in enumerate(grid)
+        for sample, right in enumerate(row)
+    ]
+    figures = score({str(place): "Math" for place in range(n)}, k, outcomes)
+    assert clustered - 0.005 <= figures["accuracy_half_width"] <= 1.05 * clustered
+    low, high = figures["accuracy_wilson"]
+    assert (high - low) / 2 == pytest.approx(clustered, rel=0.05)
+    assert figures["accuracy_half_width"] < 0.8 * wald_half_width(figures["accuracy"], n)
+
+
+def test_effective_questions_lie_between_questions_and_answers() -> None:
+    assert effective_questions([1, 1, 1], 4) == 3, "of a variance that nothing is known of"
+    assert effective_questions([0.5, 0.5, 0.5], 4) == 12
+    assert effective_questions([1, 0, 1, 0], 4) == 4
+    assert effective_questions([0.5], 2) == 1
+    assert clustered_half_width([0.5]) is None and clustered_half_width([0.5, 0.5]) == 0

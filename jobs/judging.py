@@ -10,6 +10,7 @@ from ray.actor import ActorHandle
 
 from jobs.exam import ExamSpec, budget_option, item_of, judge_sampling, load_judge_prompt
 from jobs.tasks import hle
+from jobs.tasks.verdicts import Verdict, parse_verdict
 from orchestrator import secrets
 from orchestrator.batching import Outbox, Pick, RowStore, run_stage
 from orchestrator.client import ChatClient, Outcome
@@ -95,7 +96,7 @@ def _ask_once(spec: ExamSpec, endpoint: Endpoint, template: str, options: dict[s
     choices = getattr(reply, "choices", None)  # a page of HTML comes as a str
     if not choices:
         raise EndpointDown(f"its answer is no chat completion ({str(reply)[:80]!r})")
-    if hle.parse_verdict(choices[0].message.content or "") is None:
+    if parse_verdict(choices[0].message.content or "") is None:
         say(f"judge={spec.judge} gave no readable verdict on a trial question; such answers stay unjudged")
 
 
@@ -149,13 +150,13 @@ class JudgeWorker:
     async def _judge(self, row: dict[str, Any], prediction: Prediction) -> None:
         item = item_of(row)
         if self._client is None:
-            verdict: hle.Verdict | None = hle.rule_verdict(item, prediction["response"] or "")
+            verdict: Verdict | None = hle.rule_verdict(item, prediction["response"] or "")
             trail = _Trail()
         else:
             verdict, trail = await self._ask(item, prediction["response"] or "")
         await self._outbox.put(_record(prediction, verdict, trail, self._config.identity))
 
-    async def _ask(self, item: hle.Item, response: str) -> tuple[hle.Verdict | None, "_Trail"]:
+    async def _ask(self, item: hle.Item, response: str) -> tuple[Verdict | None, "_Trail"]:
         """Ask until a verdict can be read, with a doubled budget after one that was cut off."""
         assert self._client and self._asked
         messages = hle.judge_messages(item, response, self._asked.template)
@@ -165,7 +166,7 @@ class JudgeWorker:
             options = self._asked.options | budget_option(self._asked.provider, budget)
             outcome = await self._client.ask(messages, options)
             trail.add(outcome)
-            verdict = hle.parse_verdict(outcome.response or "") if outcome.status == "ok" else None
+            verdict = parse_verdict(outcome.response or "") if outcome.status == "ok" else None
             if verdict:
                 return verdict, trail
             if outcome.status == "truncated":
@@ -198,7 +199,7 @@ class _Trail:
             }
 
 
-def _record(prediction: Prediction, verdict: hle.Verdict | None, trail: _Trail, identity: JudgeIdentity) -> Judgement:
+def _record(prediction: Prediction, verdict: Verdict | None, trail: _Trail, identity: JudgeIdentity) -> Judgement:
     return {
         "id": prediction["id"],
         "sample": prediction["sample"],

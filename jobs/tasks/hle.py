@@ -5,15 +5,15 @@ Row schema, labels and judge schema are those of `cais/hle` and its official cod
 
 import difflib
 import hashlib
-import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from jobs.tasks import answers
+from jobs.tasks.verdicts import Verdict
 
 CATEGORIES = (
     "Biology/Medicine",
@@ -54,16 +54,6 @@ class Item:
     answer_type: str
     category: str
     image: str = ""  # a data URI; "" where the question is text only
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a judge says of one answer."""
-
-    verdict: Literal["yes", "no"]
-    extracted_answer: str | None  # None: the response holds no final answer
-    reasoning: str
-    confidence: int | None  # percent, as stated; None: not stated
 
 
 def items_from_rows(rows: Iterable[Mapping[str, Any]]) -> list[Item]:
@@ -172,19 +162,6 @@ def load_prompt(name_or_path: str | Path) -> tuple[str, str]:
     return text, hashlib.sha256(text.encode()).hexdigest()
 
 
-def parse_verdict(text: str) -> Verdict | None:
-    """Read a judge's reply: JSON, bare or within prose or fences, with the usual slips, else a line `correct: yes`.
-
-    None where it holds no verdict, one that is neither yes nor no, or two that differ. A "no" is never guessed.
-    """
-    reply = answers.without_thinking(text)
-    found = [values for values in _json_objects(reply) if "correct" in values]
-    verdicts = [_from_values(values) for values in found] if found else _from_lines(reply)
-    if not verdicts or None in verdicts or len({verdict.verdict for verdict in verdicts if verdict}) > 1:
-        return None
-    return verdicts[-1]
-
-
 def _item(row: Mapping[str, Any], number: int) -> Item:
     if not isinstance(row, Mapping):
         raise ValueError(f"row {number} is a {type(row).__name__}, expected an object with {', '.join(COLUMNS)}")
@@ -236,84 +213,3 @@ def _check_known(what: str, wanted: Sequence[str], known: set[str]) -> None:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.4) or sorted(known)[:3]
             raise ValueError(f"there is no {what} {name!r}; the nearest are {', '.join(map(repr, near))}")
-
-
-_OBJECT = re.compile(r'\{\s*"')  # not every brace: LaTeX is full of them
-
-
-def _json_objects(text: str) -> Iterator[dict[str, Any]]:
-    """The outermost JSON objects in `text` that hold a verdict, and the inner ones of those that hold none."""
-    opening = _OBJECT.search(text)
-    while opening:
-        decoded = _decode(text, opening.start())
-        end = opening.start() + 1
-        if decoded and "correct" in decoded[0]:
-            end = decoded[1]
-            yield decoded[0]
-        opening = _OBJECT.search(text, end)
-
-
-def _decode(text: str, start: int) -> tuple[dict[str, Any], int] | None:
-    """The object that begins at `start` and the place after it; trailing commas and LaTeX's backslashes forgiven."""
-    decoder = json.JSONDecoder(strict=False, object_pairs_hook=_lower_keys)
-    try:
-        return decoder.raw_decode(text, start)
-    except (ValueError, RecursionError):
-        pass
-    end = _closing_brace(text, start)
-    repaired = re.sub(r",(\s*[}\]])", r"\1", text[start:end])
-    repaired = re.sub(r'\\(\\|["/bfnrtu])?', lambda match: match[0] if match[1] else r"\\", repaired)
-    try:
-        return decoder.raw_decode(repaired)[0], end
-    except (ValueError, RecursionError):
-        return None
-
-
-def _closing_brace(text: str, start: int) -> int:
-    """The place after the first `}` that ends a line or the text, which is where a judge's object ends."""
-    match = re.compile(r"\}[ \t`]*$", re.MULTILINE).search(text, start)
-    return match.start() + 1 if match else len(text)
-
-
-def _lower_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON objects with lower-case keys; a key that is given twice with different values is no statement at all."""
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        name = key.strip().lower()
-        values[name] = value if values.get(name, value) == value else None
-    return values
-
-
-def _from_values(values: Mapping[str, Any]) -> Verdict | None:
-    verdict = _yes_or_no(values["correct"])
-    if verdict is None:
-        return None
-    extracted = values.get("extracted_final_answer")
-    reasoning = values.get("reasoning")
-    return Verdict(
-        verdict,
-        None if extracted in (None, "None", "") else _writable(str(extracted)),
-        _writable(reasoning) if isinstance(reasoning, str) else "",
-        answers.percent(values.get("confidence")),
-    )
-
-
-def _yes_or_no(value: Any) -> Literal["yes", "no"] | None:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    word = value.strip(" \t\r\n\"'*_`.").lower() if isinstance(value, str) else ""
-    if word == "yes":
-        return "yes"
-    return "no" if word == "no" else None
-
-
-_LINE = r"^[ \t>*_#-]*{label}[ \t*_]*[:：][ \t*_]*(.*)$"
-
-
-def _from_lines(text: str) -> list[Verdict | None]:
-    """One verdict for each line `correct: …`, with the other labels' values where they have lines."""
-    labels = {}
-    for label in ("extracted_final_answer", "reasoning", "correct", "confidence"):
-        labels[label] = re.findall(_LINE.format(label=label), text, re.IGNORECASE | re.MULTILINE)
-    last = {label: values[-1].strip(" \t*_") for label, values in labels.items() if values}
-    return [_from_values(last | {"correct": value}) for value in labels["correct"]]

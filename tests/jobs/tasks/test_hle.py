@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.tasks import hle
+from jobs.tasks.verdicts import Verdict, parse_verdict
 
 ROW = {"id": "a", "question": "1+1?", "answer": "2", "answer_type": "exactMatch", "category": "Math", "image": ""}
 
@@ -202,22 +203,20 @@ GOOD = '{"extracted_final_answer": "5", "reasoning": "same", "correct": "yes", "
     ],
 )
 def test_parse_verdict_forgives_the_form(text: str) -> None:
-    assert hle.parse_verdict(text) == hle.Verdict("yes", "5", "same", 80)
+    assert parse_verdict(text) == Verdict("yes", "5", "same", 80)
 
 
 def test_parse_verdict_forgives_raw_text_in_strings() -> None:
     text = '{"extracted_final_answer": "\\sqrt{2}", "reasoning": "line\nline \\(x\\)", "correct": "no", '
     text += '"confidence": null}'
-    assert hle.parse_verdict(text) == hle.Verdict("no", "\\sqrt{2}", "line\nline \\(x\\)", None)
+    assert parse_verdict(text) == Verdict("no", "\\sqrt{2}", "line\nline \\(x\\)", None)
 
 
 def test_parse_verdict_without_the_other_fields() -> None:
-    assert hle.parse_verdict('{"correct": "no"}') == hle.Verdict("no", None, "", None)
-    assert hle.parse_verdict('{"correct": false, "extracted_final_answer": "None"}') == hle.Verdict(
-        "no", None, "", None
-    )
-    assert hle.parse_verdict('{"correct": "yes", "extracted_final_answer": 5}') == hle.Verdict("yes", "5", "", None)
-    assert hle.parse_verdict('{"correct": "yes", "confidence": 130}') == hle.Verdict("yes", None, "", 130)
+    assert parse_verdict('{"correct": "no"}') == Verdict("no", None, "", None)
+    assert parse_verdict('{"correct": false, "extracted_final_answer": "None"}') == Verdict("no", None, "", None)
+    assert parse_verdict('{"correct": "yes", "extracted_final_answer": 5}') == Verdict("yes", "5", "", None)
+    assert parse_verdict('{"correct": "yes", "confidence": 130}') == Verdict("yes", None, "", 130)
 
 
 @pytest.mark.parametrize(
@@ -245,13 +244,13 @@ def test_parse_verdict_without_the_other_fields() -> None:
     ],
 )
 def test_parse_verdict_never_guesses(text: str) -> None:
-    assert hle.parse_verdict(text) is None
+    assert parse_verdict(text) is None
 
 
 def test_rule_verdict() -> None:
     item = make_item()
     assert hle.rule_verdict(item, "Answer: 2.0\nConfidence: 70%").verdict == "yes"
-    assert hle.rule_verdict(item, "Answer: 3\nConfidence: 70%") == hle.Verdict(
+    assert hle.rule_verdict(item, "Answer: 3\nConfidence: 70%") == Verdict(
         "no", "3", "not equal to the reference after normalising", 70
     )
     silent = hle.rule_verdict(item, "2, I think. Confidence: 70%")

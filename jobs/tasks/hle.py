@@ -5,14 +5,16 @@ Row schema, labels and judge schema are those of `cais/hle` and its official cod
 
 import difflib
 import hashlib
+import math
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.tasks import answers
+from jobs.tasks import answers, images
 from jobs.tasks.verdicts import Verdict
 
 CATEGORIES = (
@@ -27,7 +29,8 @@ CATEGORIES = (
 )
 ANSWER_TYPES = ("exactMatch", "multipleChoice")
 # The data set's other columns hold decoded pictures (image_preview, rationale_image) or are not needed.
-COLUMNS = ("id", "question", "answer", "answer_type", "category", "image")
+FIELDS = ("id", "question", "answer", "answer_type", "category", "image")
+COLUMNS = (*FIELDS, "gold")  # what the teams' results.jsonl calls the answer
 PROMPTS = Path(__file__).parent / "prompts"
 
 VERDICT_SCHEMA: dict[str, Any] = {
@@ -56,21 +59,36 @@ class Item:
     image: str = ""  # a data URI; "" where the question is text only
 
 
-def items_from_rows(rows: Iterable[Mapping[str, Any]]) -> list[Item]:
+def _print(message: str) -> None:
+    print(message, file=sys.stderr)
+
+
+def items_from_rows(rows: Iterable[Mapping[str, Any]], tell: Callable[[str], object] = _print) -> list[Item]:
     """Check every row and make it an Item.
+
+    An answer_type that is neither of HLE's two counts as exactMatch, the stricter one, and `tell` hears how many do:
+    one such row must not cost a whole score. The teams' results.jsonl is taken as well: its `gold` is the answer, and a
+    question that it holds once a sample counts once.
 
     Raises ValueError with one sentence naming the row and its field; also for duplicate ids and for no rows at all.
     """
     items: list[Item] = []
     seen: dict[str, int] = {}
+    odd: Counter[str] = Counter()
     for number, row in enumerate(rows, start=1):
-        item = _item(row, number)
+        item = _item(row, number, odd)
         if item.id in seen:
-            raise ValueError(f"rows {seen[item.id]} and {number} both have the id {item.id!r}; ids must be unique")
-        seen[item.id] = number
+            if "gold" in row and items[seen[item.id]] == item:
+                continue
+            first = seen[item.id] + 1
+            raise ValueError(f"rows {first} and {number} both have the id {item.id!r}; ids must be unique")
+        seen[item.id] = len(items)
         items.append(item)
     if not items:
         raise ValueError("there are no questions in it; expected at least one row")
+    if odd:
+        shown = ", ".join(name for name, _ in odd.most_common(3))
+        tell(f"{odd.total()} of {len(items)} questions have no known answer_type ({shown}): taken as exactMatch")
     return items
 
 
@@ -162,30 +180,58 @@ def load_prompt(name_or_path: str | Path) -> tuple[str, str]:
     return text, hashlib.sha256(text.encode()).hexdigest()
 
 
-def _item(row: Mapping[str, Any], number: int) -> Item:
+def _item(row: Mapping[str, Any], number: int, odd: Counter[str]) -> Item:
+    """The item of a row; an answer_type that is not known is counted in `odd`."""
     if not isinstance(row, Mapping):
-        raise ValueError(f"row {number} is a {type(row).__name__}, expected an object with {', '.join(COLUMNS)}")
+        raise ValueError(f"row {number} is a {type(row).__name__}, expected an object with {', '.join(FIELDS)}")
     where = f"row {number}"
     identity = _text(row, "id", where, numbers=(int,))
     where += f" (id {identity!r})"
-    answer_type = _text(row, "answer_type", where)
-    if answer_type not in ANSWER_TYPES:
-        raise ValueError(f"{where}: answer_type is {answer_type!r}, expected {' or '.join(ANSWER_TYPES)}")
+    answer = "gold" if "gold" in row and "answer" not in row else "answer"
+    try:
+        image = images.as_uri(row.get("image"))
+    except ValueError as error:
+        raise ValueError(f"{where}: image {error}") from None
     return Item(
         id=sys.intern(identity),
         question=_text(row, "question", where),
-        answer=_text(row, "answer", where, numbers=(int, float)),
-        answer_type=sys.intern(answer_type),  # few distinct values among many rows
+        answer=_text(row, answer, where, numbers=(int, float)),
+        answer_type=_answer_type(row, where, odd),
         category=sys.intern(_text(row, "category", where)),
-        image=_image(row, where),
+        image=image if image.isascii() else _writable(image),
     )
+
+
+def _answer_type(row: Mapping[str, Any], where: str, odd: Counter[str]) -> str:
+    """One of ANSWER_TYPES, however it is spelled: exact_match, Multiple Choice."""
+    _require(row, "answer_type", where)
+    value = row["answer_type"]
+    letters = re.sub(r"[\W_]", "", value).lower() if isinstance(value, str) else ""
+    for known in ANSWER_TYPES:
+        if letters == known.lower():
+            return known
+    odd[repr(value)[:40]] += 1
+    return ANSWER_TYPES[0]
+
+
+def _require(row: Mapping[str, Any], field: str, where: str) -> None:
+    if field in row:
+        return
+    columns = [str(name) for name in getattr(row, "columns", row)]  # a reader may have left out what nobody asked for
+    shown = ", ".join(name[:60] for name in columns[:12]) + (", …" if len(columns) > 12 else "")
+    near = next((name for name in columns if name.strip().lower() == field), None)
+    advice = f"; rename {near!r} to {field!r}" if near else ""
+    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
+        advice = "; separate the columns by commas"
+    raise ValueError(f"{where} has no field {field!r}; it has {' '.join(shown.split())}{advice}")
 
 
 def _text(row: Mapping[str, Any], field: str, where: str, numbers: tuple[type, ...] = ()) -> str:
     """A required field's text; numbers only where a reader may have made some out of digits."""
-    if field not in row:
-        raise ValueError(f"{where} has no field {field!r}; it has {', '.join(map(str, row))}")
+    _require(row, field, where)
     value = row[field]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: {field} is {value} (not a number), expected text")
     if isinstance(value, numbers) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -199,13 +245,6 @@ def _text(row: Mapping[str, Any], field: str, where: str, numbers: tuple[type, .
 def _writable(text: str) -> str:
     """Without halves of surrogate pairs, which JSON can escape and no UTF-8 log can hold."""
     return text.encode(errors="replace").decode()
-
-
-def _image(row: Mapping[str, Any], where: str) -> str:
-    value = row.get("image") or ""
-    if not isinstance(value, str):
-        raise ValueError(f"{where}: image is a {type(value).__name__}, expected a data URI or an empty text")
-    return value
 
 
 def _check_known(what: str, wanted: Sequence[str], known: set[str]) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,9 +41,19 @@ def test_image_is_optional() -> None:
         ({"answer": ["x"]}, "row 2 (id 'b'): answer is a list"),
         ({"answer": {"x": 1}}, "row 2 (id 'b'): answer is a dict"),
         ({"answer": True}, "row 2 (id 'b'): answer is a bool"),
-        ({"answer_type": "essay"}, "answer_type is 'essay', expected exactMatch or multipleChoice"),
         ({"category": 3}, "row 2 (id 'b'): category is a int"),
         ({"image": {"bytes": b""}}, "row 2 (id 'b'): image is a dict"),
+        ({"image": {"bytes": None, "path": "a.png"}}, "row 2 (id 'b'): image is a dict that holds no bytes"),
+        ({"image": {"url": "x"}}, "row 2 (id 'b'): image is a dict, expected a data URI"),
+        ({"image": "pictures/a.png"}, "row 2 (id 'b'): image is 'pictures/a.png', expected a data URI"),
+        ({"image": "iVBORw0KGgo" * 99}, "image is 'iVBORw0KGgoiVBORw0KGgoiVBORw0KGgoiVBORw0'…, expected a data URI"),
+        ({"image": 5}, "row 2 (id 'b'): image is a int"),
+        ({"image": ["a", "b"]}, "row 2 (id 'b'): image is a list"),
+        ({"image": b"text"}, "row 2 (id 'b'): image is bytes in no known format"),
+        ({"answer": math.nan}, "row 2 (id 'b'): answer is nan (not a number)"),
+        ({"answer": math.inf}, "row 2 (id 'b'): answer is inf (not a number)"),
+        ({"question": math.nan}, "row 2 (id 'b'): question is nan (not a number)"),
+        ({"id": 1.0}, "row 2: id is a float"),
         ({"id": None}, "row 2: id is null"),
         ({"id": "a"}, "rows 1 and 2 both have the id 'a'"),
     ],
@@ -59,6 +70,79 @@ def test_missing_fields_are_named(field: str) -> None:
     row = {name: value for name, value in ROW.items() if name != field}
     with pytest.raises(ValueError, match=f"row 1.* has no field '{field}'"):
         hle.items_from_rows([row])
+
+
+EMPTY: list[Any] = [None, "", " ", "nan", "NaN", "None", "null", "[]", "{}", "<NA>", [], {}, math.nan, [None], [""]]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((empty, "") for empty in [*EMPTY, {"bytes": None, "path": None}, {"bytes": None}]),
+        ({"bytes": b"\x89PNG\r\n\x1a\nrest", "path": "a.png"}, "data:image/png;base64,iVBORw0KGgpyZXN0"),
+        (b"\xff\xd8\xff\xe0", "data:image/jpeg;base64,/9j/4A=="),
+        (b"GIF89a", "data:image/gif;base64,R0lGODlh"),
+        (b"RIFF....WEBP", "data:image/webp;base64,UklGRi4uLi5XRUJQ"),
+        ("data:image/png;base64,AA", "data:image/png;base64,AA"),
+        (["data:image/png;base64,AA"], "data:image/png;base64,AA"),
+        ("https://example.org/a.png", "https://example.org/a.png"),
+    ],
+)
+def test_images(value: Any, expected: str) -> None:
+    assert hle.items_from_rows([ROW | {"image": value}])[0].image == expected
+
+
+def test_a_decoded_image() -> None:
+    picture = pytest.importorskip("PIL.Image").new("RGB", (2, 2))
+    assert hle.items_from_rows([ROW | {"image": picture}])[0].image.startswith("data:image/png;base64,iVBOR")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((spelling, "exactMatch") for spelling in ("exact_match", "Exact Match")),
+        *((spelling, "multipleChoice") for spelling in ("multiple_choice", "MULTIPLECHOICE", "multiple-choice ")),
+    ],
+)
+def test_answer_types_are_known_in_other_spellings(value: str, expected: str) -> None:
+    told: list[str] = []
+    assert hle.items_from_rows([ROW | {"answer_type": value}], told.append)[0].answer_type == expected
+    assert not told
+
+
+@pytest.mark.parametrize("value", ["essay", "", " ", None, 5, math.nan, ["exactMatch"], "short answer"])
+def test_an_odd_answer_type_costs_no_other_row(value: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [ROW, ROW | {"id": "b", "answer_type": value}, ROW | {"id": "c", "answer_type": "multipleChoice"}]
+    told: list[str] = []
+    types = [item.answer_type for item in hle.items_from_rows(rows, told.append)]
+    assert types == ["exactMatch", "exactMatch", "multipleChoice"]
+    assert told == [f"1 of 3 questions have no known answer_type ({value!r}): taken as exactMatch"]
+    hle.items_from_rows(rows)
+    assert told[0] in capsys.readouterr().err
+
+
+def test_the_teams_results_are_questions() -> None:
+    result = {name: value for name, value in ROW.items() if name not in ("answer", "image")} | {"gold": "2"}
+    assert hle.items_from_rows([result, result, result | {"id": "b"}]) == [make_item(), make_item(id="b")]
+    assert hle.items_from_rows([ROW | {"gold": "other"}]) == [make_item()]
+    with pytest.raises(ValueError, match="rows 1 and 2 both have the id 'a'"):
+        hle.items_from_rows([result, result | {"gold": "3"}])
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"ID": 1, "Question": "x"}, "row 1 has no field 'id'; it has ID, Question; rename 'ID' to 'id'"),
+        ({"id;question": "1;x"}, "row 1 has no field 'id'; it has id;question; separate the columns by commas"),
+        ({"id\tquestion": "1\tx"}, "row 1 has no field 'id'; it has id question; separate the columns by commas"),
+        ({"test": []}, "row 1 has no field 'id'; it has test"),
+        ({str(n): n for n in range(99)}, "it has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, …"),
+    ],
+)
+def test_the_columns_that_there_are_stand_in_the_message(row: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        hle.items_from_rows([row])
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_no_rows_and_no_object() -> None:

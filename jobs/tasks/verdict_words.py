@@ -6,15 +6,19 @@ from typing import Any, Literal
 
 YesNo = Literal["yes", "no"]
 
-LABEL = r"(?:is[_ ]correct|correctness|correct|verdict|judge?ment|正誤|正否|判定)"
+LABEL = r"(?:is[_ ]?correct|correctness|correct|(?:(?:final|overall)[_ ])?(?:verdict|judge?ment)"
+LABEL += r"|正誤|正否|(?:最終)?判定(?:結果)?)"
 
-_YES = r"yes|true|correct|はい|正解|正答|正しい(?:です)?|正"
-_NO = r"no|false|incorrect|wrong|いいえ|不正解|不正確|誤答|誤り|誤|間違い|正しくない|正しくありません"
+_YES = r"yes|true|correct|はい|正解|正答|正しい|正|一致|○|◯"
+_NO = r"no|false|incorrect|wrong|いいえ|不正解|不正確|誤答|誤り|誤|間違い|正しくない|正しくありません|不一致|×|✕"
 _LATIN_END = r"(?![a-z0-9_])"
-_VERDICT = re.compile(rf"(?:(?P<yes>(?:{_YES}|y))|(?P<no>(?:{_NO}|n)))(?=\W|$)(?P<rest>.*)", re.DOTALL)
+_VERDICT = re.compile(
+    rf"(?:(?P<yes>(?:{_YES}|y))|(?P<no>(?:{_NO}|n)))(?:です|でした|である|だ|する|します)?(?=\W|$)(?P<rest>.*)",
+    re.DOTALL,
+)
 _DRESS = " \t\r\n\"'`*_.,;!。、！|[](){}<>“”‘’「」『』✅❌✓✔✗✘\ufe0f"
 # An aside after the word: "yes, they match", "no - off by one", "yes (5 = 5)", "yes because …".
-_ASIDE = re.compile(r"[\"'*_`)\]]*\s*[-–—,.;:!(。、!\n]|\s+(?:because|since|as)\b|(?<=yes)\s+(?!=)")
+_ASIDE = re.compile(r"[\"'*_`)\]]*\s*[-–—,.;:!(。、!\n]|\s+(?:because|since|as)\b|(?<=yes)\s+(?=[a-z])")
 _TAKES_YES_BACK = re.compile(
     r"\b(?:no|not|never|incorrect|wrong|false|otherwise|if|or|but|however|though|except|partial\w*)\b"
     r"|n't\b|n’t\b|いいえ|不正|誤|間違|ない|ません|だが|ただし|しかし"
@@ -32,15 +36,16 @@ def yes_or_no(value: Any) -> YesNo | None:
     found = _VERDICT.fullmatch(word)
     if not found:
         return None
-    rest, says = found["rest"], "yes" if found["yes"] else "no"
+    rest, says = _NEVER_MIND.sub("", found["rest"]), "yes" if found["yes"] else "no"
     if rest.strip(_DRESS) and (
-        not _ASIDE.match(word, found.end(says)) or (_TAKES_YES_BACK if says == "yes" else _TAKES_NO_BACK).search(rest)
+        not _ASIDE.match(word, found.start("rest"))
+        or (_TAKES_YES_BACK if says == "yes" else _TAKES_NO_BACK).search(rest)
     ):
         return None
     return "yes" if says == "yes" else "no"
 
 
-_EITHER = r"\W*(?:/|\||,|\bor\b|または|もしくは|か)\W*"
+_EITHER = r"[\"'”’*\s]{0,3}(?:/|\||,|\bor\b|または|もしくは|か)[\"'“‘*\s]{0,3}"
 _TEMPLATE = re.compile(
     r"\W*(?:(?:string|boolean|bool|str|either|enum|one of)\b.*"
     rf"|(?:{_YES}){_EITHER}(?:{_NO})\W*|(?:{_NO}){_EITHER}(?:{_YES})\W*"
@@ -64,7 +69,7 @@ _MENTION = re.compile(
     rf"[\\\"'`“‘*_\[({{<\s]*+(?:(?P<yes>(?:{_YES}|y){_LATIN_END})|(?P<no>(?:{_NO}|n){_LATIN_END}))"
     r"|^[^\w\n]{0,20}(?:(?P<yes_alone>yes|正解|はい)|(?P<no_alone>no|incorrect|wrong|不正解|いいえ))"
     r"[^\w\n]{0,20}(?:$|(?<=[.,!。、])\s)"
-    r"|\|[ \t*_`]*(?:(?P<yes_cell>yes)|(?P<no_cell>no))[ \t*_`]*(?=\||$)",
+    r"|^(?!.*(?:extracted|\|[ \t*_`]*yes\b)).*?\|[ \t*_`]*(?P<no_cell>no)[ \t*_`]*(?=\||$)",  # of a broken table
     re.IGNORECASE | re.MULTILINE,
 )
 
@@ -72,7 +77,7 @@ _MENTION = re.compile(
 def mentions(text: str) -> list[YesNo]:
     """All verdicts that some words of a reply may state, in whatever form and place."""
     found = _MENTION.finditer(unicodedata.normalize("NFKC", text))
-    return ["yes" if match["yes"] or match["yes_alone"] or match["yes_cell"] else "no" for match in found]
+    return ["yes" if match["yes"] or match["yes_alone"] else "no" for match in found]
 
 
 _NEVER_MIND = re.compile(

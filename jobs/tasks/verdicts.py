@@ -27,6 +27,7 @@ YesNo = Literal["yes", "no"]
 FIELDS = ("extracted_final_answer", "reasoning", "confidence", "strict")
 NOT_THE_JUDGES = ("response", "answer", "question", "model_answer")  # keys whose objects are quoted
 TEXTS = ("arguments", "parameters", "input")  # keys of calls whose values may be JSON in a text
+_INVISIBLE = " \t\r\n\ufeff\u200b\u200e\u200f\u2060\xad"  # marks that editors and tokenizers leave
 MAX_DEPTH = 6  # of objects around a verdict: {"tool_calls": [{"function": {"arguments": …}}]}
 
 
@@ -54,18 +55,19 @@ def parse_verdict(text: str, thought: str = "") -> Verdict | None:
     `thought` is what the client took for the judge's thoughts. None where there is no verdict, one that is neither yes
     nor no, or two that differ; never raises.
     """
+    text = text.strip(_INVISIBLE)
     joined = [f"{thought}</think>{text}"] if thought.lstrip().startswith(("{", "[", "```")) else []
     for reply in [*joined, text]:  # before anything is taken for a thought: a tag within a JSON string is text
         if said := _whole(reply):
             return _unless_quoted(_settle(said), "" if reply is not text else thought)
     reply, unsure = _without_thought(text)
-    said, prose = _whole(reply), ""
+    said, words, around = _whole(reply), "", ""
     if not said:
-        said, prose = _statements(judge_json.shield(reply))
+        said, words, around = _statements(judge_json.shield(reply))
     verdict = _settle(said)
-    if verdict is None or {*mentions(unsure), *mentions(prose)} - {verdict.verdict}:
+    if verdict is None or {*mentions(unsure), *mentions(words)} - {verdict.verdict}:
         return None
-    if verdict.verdict == "yes" and (denies(prose) or denies(unsure)):
+    if verdict.verdict == "yes" and (denies(around) or denies(unsure)):
         return None
     return _unless_quoted(_unless_quoted(verdict, thought), unsure)
 
@@ -82,10 +84,23 @@ def _unless_quoted(verdict: Verdict | None, thought: str) -> Verdict | None:
     """
     if verdict is None or verdict.verdict == "no" or not thought.strip():
         return verdict
-    cut = any(not piece.closed for piece in judge_json.pieces(judge_json.shield(thought)))
-    if cut or mentions(thought)[-1:] == ["no"] or is_quoted(_introduction(thought, len(thought))):
+    shielded = judge_json.shield(thought)
+    if any(_is_odd(shielded, piece) for piece in judge_json.pieces(shielded)):
+        return None
+    if mentions(thought)[-1:] == ["no"] or is_quoted(_introduction(thought, len(thought))):
         return None
     return verdict
+
+
+def _is_odd(text: str, piece: judge_json.Piece) -> bool:
+    """Whether an object is a judge's and says neither yes nor no."""
+    return any(one.says == "odd" for one in _of_piece(text, piece))
+
+
+def _of_piece(text: str, piece: judge_json.Piece) -> list[_Statement]:
+    if piece.values is not None:
+        return [_of_object(values) for values in _objects(piece.values)]
+    return [broken] if (broken := _of_broken(text, piece)) else []
 
 
 # How a reply that opens with a thought begins, in the spellings that models have.
@@ -172,7 +187,7 @@ def _objects(value: Any, depth: int = 0) -> Iterator[dict[str, Any]]:
 
 
 def _is_label(name: str) -> bool:
-    return re.fullmatch(LABEL, name) is not None
+    return re.fullmatch(LABEL, name.strip(" ?:*_`").lower()) is not None
 
 
 def _is_wrapper(inner: Any) -> bool:
@@ -183,6 +198,8 @@ def _is_wrapper(inner: Any) -> bool:
 def _of_object(values: Mapping[str, Any]) -> _Statement:
     """What an object's labels say, if they agree; odd where a verdict's other fields stand without one."""
     said = {_says(value) for name, value in values.items() if _is_label(name)}
+    if values.keys() & set(TEXTS):  # a call that a quotation has cut in two
+        said.add("odd")
     return _Statement(said.pop() if len(said) == 1 else "odd", values)
 
 
@@ -190,26 +207,21 @@ def _says(value: Any) -> Literal["yes", "no", "template", "odd"]:
     return yes_or_no(_only(value)) or ("template" if is_template(value) else "odd")
 
 
-def _statements(text: str) -> tuple[list[_Statement], str]:
-    """What a reply among words says, and its words, without the objects that were read."""
+def _statements(text: str) -> tuple[list[_Statement], str, str]:
+    """What a reply among words says, its words without those in strings, and what stands around all that was read."""
     found: list[_Statement] = []
     read: list[judge_json.Piece] = []
     pieces = list(judge_json.pieces(text))
     for piece in pieces:
-        objects = list(_objects(piece.values)) if piece.values is not None else []
-        statements = [_of_object(values) for values in objects]
-        if piece.values is None and (broken := _of_broken(text, piece)):
-            statements = [broken]
-        if not statements:
-            continue
+        statements = _of_piece(text, piece)
         template = all(one.says == "template" for one in statements)
-        if template or not _is_quotation(text, piece):
+        if statements and not template and _is_quotation(text, piece):
+            found.append(_Statement("odd"))  # and whatever else stands there may be a part of the answer too
+        elif statements:
             found += statements
-            if piece.values is not None:
-                read.append(piece)  # words in its strings are no mentions
-        else:
-            found += [one for one in statements if one.says == "odd"]
-    return found + list(_lines(_masked(text, pieces))), _masked(text, read)
+            read.append(piece)
+    valid = [piece for piece in read if piece.values is not None]
+    return found + list(_lines(_masked(text, pieces))), _masked(text, valid), _masked(text, read)
 
 
 def _masked(text: str, spans: list[judge_json.Piece]) -> str:
@@ -221,8 +233,8 @@ def _masked(text: str, spans: list[judge_json.Piece]) -> str:
 
 
 # What may stand on an object's line behind it: the end of a fence, of a tag or of a sentence, and another object.
-_TAIL = re.compile(r"(?:[\]\s`.。;]|</?[\w:]+>|<\|\w+\|>)*(?:\{|$)")
-_HEAD = re.compile(r"(?:^|[:：=>→`\[}]|\bjson)$", re.IGNORECASE)
+_TAIL = re.compile(r"(?:[\]}\s`~.。;]|</?[\w:]+>|<\|\w+\|>)*(?:\{|$)")
+_HEAD = re.compile(r"(?:^|[:：=>→`~\[{}]|\bjson)$", re.IGNORECASE)
 
 
 def _is_quotation(text: str, piece: judge_json.Piece) -> bool:

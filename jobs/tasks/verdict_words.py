@@ -18,7 +18,7 @@ _VERDICT = re.compile(
 )
 _DRESS = " \t\r\n\"'`*_.,;!。、！|[](){}<>“”‘’「」『』✅❌✓✔✗✘\ufe0f"
 # An aside after the word: "yes, they match", "no - off by one", "yes (5 = 5)", "yes because …".
-_ASIDE = re.compile(r"[\"'*_`)\]]*\s*[-–—,.;:!(。、!\n]|\s+(?:because|since|as)\b|(?<=yes)\s+(?=[a-z])")
+_ASIDE = re.compile(r"[\"'*_`)\]]*\s*[-–—,.;:!(。、!\n]|\s+(?:because|since|as)\b|\s+#|(?<=yes)\s+(?=[a-z])")
 _TAKES_YES_BACK = re.compile(
     r"\b(?:no|not|never|incorrect|wrong|false|otherwise|if|or|but|however|though|except|partial\w*)\b"
     r"|n't\b|n’t\b|いいえ|不正|誤|間違|ない|ません|だが|ただし|しかし"

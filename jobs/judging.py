@@ -3,13 +3,14 @@
 import asyncio
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ray.actor import ActorHandle
 
 from jobs.exam import ExamSpec, budget_option, item_of, judge_sampling, load_judge_prompt, reference_digest
 from jobs.tasks import hle
+from jobs.tasks.verdicts import Verdict, parse_verdict
 from orchestrator import secrets
 from orchestrator.batching import Outbox, Pick, RowStore, run_stage
 from orchestrator.client import ChatClient, Outcome
@@ -26,7 +27,11 @@ RULE_WINDOW = 512
 MAX_ASKS = 3  # for a verdict that can be read; with two doublings the last one has 16,384 tokens
 JUDGE_TIMEOUT = 600.0  # seconds for one verdict
 WAITING_ROWS = 8192  # answers awaited at once; a slow one must not hold up those behind it
-PREFLIGHT_TIMEOUT = 60.0
+PREFLIGHT_TIMEOUT = 90.0  # seconds for one attempt at the trial verdict
+PREFLIGHT_PATIENCE = 10.0  # seconds that it may be gone; it costs nothing yet to say so
+PREFLIGHT_LIMIT = 300.0  # seconds for all attempts: a rate limit would be waited out for half an hour
+TRIAL = (hle.Item("preflight", "What is 2 + 2?", "4", "exactMatch", "Math"), "Answer: 4\nConfidence: 90%")
+SHOWN = 200  # characters of a reply that a message quotes
 
 RETIRED = {
     "o3-mini-2025-01-31": "OpenAI switched it off on 2026-10-23",
@@ -61,45 +66,90 @@ class JudgeConfig:
 
 
 def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
-    """One cheap verdict from the judge. Raises JudgeUnavailable, naming `judge=`, before anything costly starts.
+    """One cheap verdict from the judge, on "2 + 2 is 4". Raises JudgeUnavailable before anything costly starts.
 
     The call itself is the test, whatever models the server lists. One that does not know JSON schemas is asked without;
-    the parser finds the verdict in its words.
+    the reader finds the verdict in its words. A judge gets as many tries as with a real answer; one that then has given
+    no verdict that can be read will give none later, and ends the run here. One that says "no" is only told of.
     """
-    import openai  # a second of imports that the judging actors need not wait for
-
     template, _ = load_judge_prompt(spec)
     with_schema = judge_sampling(spec) | {"response_format": {"type": "json_schema", "json_schema": SCHEMA}}
+    asked = AskedJudge(endpoint, spec.judge_kind, template, with_schema)
     try:
-        try:
-            _ask_once(spec, endpoint, template, with_schema)
-        except (openai.BadRequestError, openai.UnprocessableEntityError):
-            _ask_once(spec, endpoint, template, judge_sampling(spec))
-            with_schema.pop("response_format")
-            say(f"judge={spec.judge} does not take a JSON schema: its verdicts are read from its text")
-    except (EndpointDown, openai.OpenAIError) as error:
-        told = error.message if isinstance(error, openai.APIStatusError) else str(error.__cause__ or error)
-        retired = f" ({RETIRED[spec.judge]})" if spec.judge in RETIRED else ""
-        raise JudgeUnavailable(
-            f"judge={spec.judge}{retired} gives no verdict at {endpoint.base_url}: {told}. {ALTERNATIVES}"
-        ) from None
-    return AskedJudge(endpoint, spec.judge_kind, template, with_schema)
+        verdict, asked, last = asyncio.run(asyncio.wait_for(_try(asked), PREFLIGHT_LIMIT))
+    except TimeoutError:
+        raise JudgeUnavailable(_complaint(spec, endpoint, f"none within {PREFLIGHT_LIMIT:.0f} s")) from None
+    except EndpointDown as error:
+        raise JudgeUnavailable(_complaint(spec, endpoint, str(error))) from None
+    if verdict is None:
+        raise JudgeUnavailable(_complaint(spec, endpoint, _told(last)))
+    if "response_format" not in asked.options:
+        say(f"judge={spec.judge} does not take a JSON schema: its verdicts are read from its text")
+    if verdict.verdict == "no":
+        say(f"judge={spec.judge} calls 4 a wrong answer to 2 + 2: {verdict.reasoning[:SHOWN]!r}. Is it fit to judge?")
+    return asked
 
 
-def _ask_once(spec: ExamSpec, endpoint: Endpoint, template: str, options: dict[str, Any]) -> None:
-    from orchestrator.discovery import client
+async def _try(asked: AskedJudge) -> tuple[Verdict | None, AskedJudge, Outcome]:
+    """The verdict on the trial answer, how the judge gave it, and its last reply. Raises EndpointDown."""
+    endpoint = asked.endpoint
+    if endpoint.key_name and endpoint.api_key() is None:
+        raise EndpointDown(f"{endpoint.key_name} is not set. Export it, or write it into {secrets.secrets_file()}")
+    client = ChatClient(endpoint, window=1, request_timeout=PREFLIGHT_TIMEOUT, patience=PREFLIGHT_PATIENCE)
+    try:
+        verdict, outcomes = await _ask_judge(client, asked, *TRIAL)
+        if verdict is None and outcomes[-1].reason in ("4xx", "5xx"):
+            options = {name: value for name, value in asked.options.items() if name != "response_format"}
+            asked = replace(asked, options=options)
+            verdict, outcomes = await _ask_judge(client, asked, *TRIAL)
+    finally:
+        await client.close()
+    return verdict, asked, outcomes[-1]
 
-    item = hle.Item("preflight", "What is 2 + 2?", "4", "exactMatch", "Math")
-    reply = client(endpoint, PREFLIGHT_TIMEOUT).chat.completions.create(
-        model=endpoint.model,
-        messages=hle.judge_messages(item, "Answer: 4\nConfidence: 90%", template),  # type: ignore[arg-type]
-        extra_body=options if spec.judge_kind == "vllm" else options | budget_option(spec.judge_kind, FIRST_BUDGET),
-    )
-    choices = getattr(reply, "choices", None)  # a page of HTML comes as a str
-    if not choices:
-        raise EndpointDown(f"its answer is no chat completion ({str(reply)[:80]!r})")
-    if hle.parse_verdict(choices[0].message.content or "") is None:
-        say(f"judge={spec.judge} gave no readable verdict on a trial question; such answers stay unjudged")
+
+def _complaint(spec: ExamSpec, endpoint: Endpoint, told: str) -> str:
+    retired = f" ({RETIRED[spec.judge]})" if spec.judge in RETIRED else ""
+    return f"judge={spec.judge}{retired} gives no verdict at {endpoint.base_url}: {told}. {ALTERNATIVES}"
+
+
+def _told(outcome: Outcome) -> str:
+    """What a judge's last reply was, in a line."""
+    said = _reply_of(outcome) or outcome.reasoning or ""
+    if said:
+        shown = " ".join(said[: 2 * SHOWN].split())[:SHOWN]
+        cut = "was cut off" if outcome.status == "truncated" else "cannot be read as a verdict"
+        return f"what it replies to a trial question {cut} ({shown!r})"
+    return outcome.detail or f"{outcome.reason}"
+
+
+def _reply_of(outcome: Outcome) -> str:
+    """A judge's reply; some servers put the whole of it into the thought and leave the answer empty."""
+    return outcome.response or (outcome.reasoning if outcome.reason == "empty" else None) or ""
+
+
+async def _ask_judge(
+    client: ChatClient, asked: AskedJudge, item: hle.Item, response: str
+) -> tuple[Verdict | None, list[Outcome]]:
+    """Ask until a verdict can be read, with a doubled budget after one that was cut off; and all that came."""
+    messages = hle.judge_messages(item, response, asked.template)
+    outcomes: list[Outcome] = []
+    budget = FIRST_BUDGET
+    for _ in range(MAX_ASKS):
+        outcome = await client.ask(messages, asked.options | budget_option(asked.provider, budget))
+        outcomes.append(outcome)
+        if verdict := _read(outcome):
+            return verdict, outcomes
+        if outcome.status == "truncated":
+            budget *= 2
+        elif outcome.status == "failed" and outcome.reason != "empty":
+            break
+    return None, outcomes
+
+
+def _read(outcome: Outcome) -> Verdict | None:
+    if outcome.status != "ok" and outcome.reason != "empty":
+        return None
+    return parse_verdict(_reply_of(outcome), outcome.reasoning or "" if outcome.response else "")
 
 
 def judge(config: JudgeConfig, store: RowStore, picks: Iterable[Pick], *, total: int, node: str | None = None) -> int:
@@ -151,7 +201,7 @@ class JudgeWorker:
     async def _judge(self, row: dict[str, Any], prediction: Prediction) -> None:
         item = item_of(row)
         if self._client is None:
-            verdict: hle.Verdict | None = hle.rule_verdict(item, prediction["response"] or "")
+            verdict: Verdict | None = hle.rule_verdict(item, prediction["response"] or "")
             trail = _Trail()
         else:
             verdict, trail = await self._ask(item, prediction["response"] or "")
@@ -159,24 +209,13 @@ class JudgeWorker:
         record["reference"], record["provenance"] = reference_digest(item), self._config.provenance
         await self._outbox.put(record)
 
-    async def _ask(self, item: hle.Item, response: str) -> tuple[hle.Verdict | None, "_Trail"]:
-        """Ask until a verdict can be read, with a doubled budget after one that was cut off."""
+    async def _ask(self, item: hle.Item, response: str) -> tuple[Verdict | None, "_Trail"]:
         assert self._client and self._asked
-        messages = hle.judge_messages(item, response, self._asked.template)
+        verdict, outcomes = await _ask_judge(self._client, self._asked, item, response)
         trail = _Trail()
-        budget = FIRST_BUDGET
-        for _ in range(MAX_ASKS):
-            options = self._asked.options | budget_option(self._asked.provider, budget)
-            outcome = await self._client.ask(messages, options)
+        for outcome in outcomes:
             trail.add(outcome)
-            verdict = hle.parse_verdict(outcome.response or "") if outcome.status == "ok" else None
-            if verdict:
-                return verdict, trail
-            if outcome.status == "truncated":
-                budget *= 2
-            elif outcome.status == "failed" and outcome.reason != "empty":
-                break
-        return None, trail
+        return verdict, trail
 
     async def _send(self, records: list[Judgement]) -> None:
         await self._config.writer.append_judgements.remote(records)
@@ -202,7 +241,7 @@ class _Trail:
             }
 
 
-def _record(prediction: Prediction, verdict: hle.Verdict | None, trail: _Trail, identity: JudgeIdentity) -> Judgement:
+def _record(prediction: Prediction, verdict: Verdict | None, trail: _Trail, identity: JudgeIdentity) -> Judgement:
     return {
         "id": prediction["id"],
         "sample": prediction["sample"],

@@ -2,10 +2,10 @@
 
 import csv
 import json
-import sys
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, AnyStr
 
 from orchestrator import secrets
 from orchestrator.errors import SpecError
@@ -13,6 +13,19 @@ from orchestrator.errors import SpecError
 Row = dict[str, Any]
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 BATCH_ROWS = 256  # of a Parquet file held at once; rows with images can be megabytes
+# Bytes. Larger is no data set that anybody meant: a device, a sparse file, a line that never ends.
+LONGEST_LINE = 2**28
+LARGEST_JSON = 2**32  # it is held as a whole
+
+
+class PickedRow(dict[str, Any]):
+    """A row reduced to the columns that were asked for; `columns` names all that its source has."""
+
+    __slots__ = ("columns",)
+
+    def __init__(self, values: Row, columns: Sequence[str]) -> None:
+        super().__init__(values)
+        self.columns = columns
 
 
 def read_rows(dataset: str, *, split: str = "test", columns: Sequence[str] | None) -> Iterator[Row]:
@@ -21,19 +34,24 @@ def read_rows(dataset: str, *, split: str = "test", columns: Sequence[str] | Non
     `split` matters only on the hub, where `owner/name:subset` names one of several subsets. Raises SpecError when there
     is no such data set, when it is not reachable from here, and, naming the line, when a file is broken.
     """
-    path = Path(dataset).expanduser()
+    path = _path(dataset)
     try:
         for row in _rows(dataset, path, split, columns):
-            yield row if columns is None else {name: value for name, value in row.items() if name in columns}
+            yield row if columns is None else _pick(row, columns)
     except FileNotFoundError:
         raise SpecError(f"there is no data set file {path} (looked from {Path.cwd()})") from None
     except OSError as error:
         raise SpecError(f"cannot read the data set {path}: {error.strerror or error}") from None
 
 
+def _pick(row: Row, columns: Sequence[str]) -> PickedRow:
+    names = row.columns if isinstance(row, PickedRow) else tuple(row)
+    return PickedRow({name: value for name, value in row.items() if name in columns}, names)
+
+
 def identify(dataset: str, split: str) -> dict[str, Any]:
     """What changes when the rows do: a file's size and time, or the fingerprint of the hub's client."""
-    path = Path(dataset).expanduser()
+    path = _path(dataset)
     if _is_file(path):
         try:
             found = path.stat()
@@ -43,11 +61,34 @@ def identify(dataset: str, split: str) -> dict[str, Any]:
     return {"name": dataset, "split": split, "fingerprint": _load_from_hub(dataset, split)._fingerprint}
 
 
+def _path(dataset: str) -> Path:
+    if "\0" in dataset:
+        raise SpecError(f"{dataset!r} is no name of a data set")
+    try:
+        return Path(dataset).expanduser()
+    except RuntimeError as error:  # ~somebody
+        raise SpecError(f"there is no data set {dataset}: {error}") from None
+
+
+_KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
+
+
 def _is_file(path: Path) -> bool:
-    """Whether a data set's name means a file, and not one of the hub or a folder in its layout."""
-    if path.suffix.lower() not in FORMATS and path.is_file():
+    """Whether a data set's name means a file, and not one of the hub or a folder in its layout.
+
+    Raises SpecError for a file of another format, and for what is no regular file: a pipe would be waited for without
+    end, and can be read only once.
+    """
+    known = path.suffix.lower() in FORMATS
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # absent, or told about by whoever opens it
+        return known
+    if kind := _KINDS.get(stat.S_IFMT(mode)):
+        raise SpecError(f"{path} is {kind}, not a regular file. Write the rows to a file and name that")
+    if not known and stat.S_ISREG(mode):
         raise SpecError(f"{path} is no data set that can be read; expected {', '.join(FORMATS)}")
-    return path.suffix.lower() in FORMATS and not path.is_dir()
+    return known and not stat.S_ISDIR(mode)
 
 
 def _rows(dataset: str, path: Path, split: str, columns: Sequence[str] | None) -> Iterator[Row]:
@@ -61,6 +102,9 @@ def _rows(dataset: str, path: Path, split: str, columns: Sequence[str] | None) -
 
 def _json_rows(path: Path) -> Iterator[Row]:
     """A list of rows, an object with the list under `rows` or `data`, or, by another suffix, JSON lines."""
+    size = path.stat().st_size
+    if size > LARGEST_JSON:
+        raise SpecError(f"{path} has {size:,} bytes, too many for JSON, which is read as a whole; give it as .jsonl")
     text = path.read_bytes()
     try:
         content = json.loads(text)
@@ -69,6 +113,8 @@ def _json_rows(path: Path) -> Iterator[Row]:
             yield from _jsonl_rows(path)
             return
         raise SpecError(f"{path} is not valid JSON: {error}") from None
+    except RecursionError:
+        raise SpecError(f"{path} is nested too deeply for a data set") from None
     del text
     if isinstance(content, dict):
         content = next((content[name] for name in ("rows", "data") if name in content), [content])
@@ -79,27 +125,41 @@ def _json_rows(path: Path) -> Iterator[Row]:
 
 
 def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+    with path.open("rb") as file:
+        for number, line in enumerate(_lines(file, path), start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
             except ValueError as error:
                 raise SpecError(f"{path}, line {number} is not valid JSON: {error}") from None
+            except RecursionError:
+                raise SpecError(f"{path}, line {number} is nested too deeply for a data set") from None
             yield _checked(row, f"{path}, line {number}")
 
 
+def _lines(file: IO[AnyStr], path: Path) -> Iterator[AnyStr]:
+    """The lines of a file, none longer than LONGEST_LINE."""
+    number = 0
+    while line := file.readline(LONGEST_LINE + 1):
+        number += 1
+        if len(line) > LONGEST_LINE:
+            raise SpecError(f"{path}, line {number} has more than {LONGEST_LINE:,} bytes; no row is that long")
+        yield line
+
+
 def _csv_rows(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(sys.maxsize)  # the default, 128 KiB, is less than one image
+    csv.field_size_limit(LONGEST_LINE)  # the default, 128 KiB, is less than one image
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, strict=True)
+        reader = csv.DictReader(_lines(file, path), strict=True)
         try:
             for row in reader:
                 if None in row or None in row.values():
-                    fields = len(reader.fieldnames or ())
+                    names = reader.fieldnames or ()
+                    shown = ", ".join(name[:60] for name in names[:12])
                     raise SpecError(
-                        f"{path}, line {reader.line_num}: the row does not have the header's {fields} fields"
+                        f"{path}, line {reader.line_num}: the row does not have the header's {len(names)} fields "
+                        f"({' '.join(shown.split())})"
                     )
                 yield row
         except (csv.Error, UnicodeDecodeError) as error:
@@ -115,8 +175,9 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
             names = file.schema_arrow.names
             present = [column for column in columns if column in names] if columns is not None else None
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=present):
-                yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
+                for row in batch.to_pylist():
+                    yield row if columns is None else PickedRow(row, names)
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # also text that is no UTF-8, dates of year 10,000
         raise SpecError(f"{path} is not a valid Parquet file: {str(error).splitlines()[0]}") from None
 
 
@@ -125,7 +186,9 @@ def _hub_rows(name: str, split: str, columns: Sequence[str] | None) -> Iterator[
     if columns is None:
         return iter(data)
     # Columns that nobody asked for may hold pictures, whose decoding takes longer than everything else.
-    return iter(data.select_columns([column for column in columns if column in data.column_names]))
+    names = data.column_names
+    picked = data.select_columns([column for column in columns if column in names])
+    return (PickedRow(row, names) for row in picked)
 
 
 def _load_from_hub(name: str, split: str) -> Any:

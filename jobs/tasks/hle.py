@@ -5,15 +5,17 @@ Row schema, labels and judge schema are those of `cais/hle` and its official cod
 
 import difflib
 import hashlib
-import json
+import math
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from jobs.tasks import answers
+from jobs.tasks import answers, images
+from jobs.tasks.verdicts import Verdict
 
 CATEGORIES = (
     "Biology/Medicine",
@@ -27,7 +29,8 @@ CATEGORIES = (
 )
 ANSWER_TYPES = ("exactMatch", "multipleChoice")
 # The data set's other columns hold decoded pictures (image_preview, rationale_image) or are not needed.
-COLUMNS = ("id", "question", "answer", "answer_type", "category", "image")
+FIELDS = ("id", "question", "answer", "answer_type", "category", "image")
+COLUMNS = (*FIELDS, "gold")  # what the teams' results.jsonl calls the answer
 PROMPTS = Path(__file__).parent / "prompts"
 
 VERDICT_SCHEMA: dict[str, Any] = {
@@ -56,31 +59,36 @@ class Item:
     image: str = ""  # a data URI; "" where the question is text only
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a judge says of one answer."""
-
-    verdict: Literal["yes", "no"]
-    extracted_answer: str | None  # None: the response holds no final answer
-    reasoning: str
-    confidence: int | None  # percent, as stated; None: not stated
+def _print(message: str) -> None:
+    print(message, file=sys.stderr)
 
 
-def items_from_rows(rows: Iterable[Mapping[str, Any]]) -> list[Item]:
+def items_from_rows(rows: Iterable[Mapping[str, Any]], tell: Callable[[str], object] = _print) -> list[Item]:
     """Check every row and make it an Item.
+
+    An answer_type that is neither of HLE's two counts as exactMatch, the stricter one, and `tell` hears how many do:
+    one such row must not cost a whole score. The teams' results.jsonl is taken as well: its `gold` is the answer, and a
+    question that it holds once a sample counts once.
 
     Raises ValueError with one sentence naming the row and its field; also for duplicate ids and for no rows at all.
     """
     items: list[Item] = []
     seen: dict[str, int] = {}
+    odd: Counter[str] = Counter()
     for number, row in enumerate(rows, start=1):
-        item = _item(row, number)
+        item = _item(row, number, odd)
         if item.id in seen:
-            raise ValueError(f"rows {seen[item.id]} and {number} both have the id {item.id!r}; ids must be unique")
-        seen[item.id] = number
+            if "gold" in row and items[seen[item.id]] == item:
+                continue
+            first = seen[item.id] + 1
+            raise ValueError(f"rows {first} and {number} both have the id {item.id!r}; ids must be unique")
+        seen[item.id] = len(items)
         items.append(item)
     if not items:
         raise ValueError("there are no questions in it; expected at least one row")
+    if odd:
+        shown = ", ".join(name for name, _ in odd.most_common(3))
+        tell(f"{odd.total()} of {len(items)} questions have no known answer_type ({shown}): taken as exactMatch")
     return items
 
 
@@ -172,43 +180,58 @@ def load_prompt(name_or_path: str | Path) -> tuple[str, str]:
     return text, hashlib.sha256(text.encode()).hexdigest()
 
 
-def parse_verdict(text: str) -> Verdict | None:
-    """Read a judge's reply: JSON, bare or within prose or fences, with the usual slips, else a line `correct: yes`.
-
-    None where it holds no verdict, one that is neither yes nor no, or two that differ. A "no" is never guessed.
-    """
-    reply = answers.without_thinking(text)
-    found = [values for values in _json_objects(reply) if "correct" in values]
-    verdicts = [_from_values(values) for values in found] if found else _from_lines(reply)
-    if not verdicts or None in verdicts or len({verdict.verdict for verdict in verdicts if verdict}) > 1:
-        return None
-    return verdicts[-1]
-
-
-def _item(row: Mapping[str, Any], number: int) -> Item:
+def _item(row: Mapping[str, Any], number: int, odd: Counter[str]) -> Item:
+    """The item of a row; an answer_type that is not known is counted in `odd`."""
     if not isinstance(row, Mapping):
-        raise ValueError(f"row {number} is a {type(row).__name__}, expected an object with {', '.join(COLUMNS)}")
+        raise ValueError(f"row {number} is a {type(row).__name__}, expected an object with {', '.join(FIELDS)}")
     where = f"row {number}"
     identity = _text(row, "id", where, numbers=(int,))
     where += f" (id {identity!r})"
-    answer_type = _text(row, "answer_type", where)
-    if answer_type not in ANSWER_TYPES:
-        raise ValueError(f"{where}: answer_type is {answer_type!r}, expected {' or '.join(ANSWER_TYPES)}")
+    answer = "gold" if "gold" in row and "answer" not in row else "answer"
+    try:
+        image = images.as_uri(row.get("image"))
+    except ValueError as error:
+        raise ValueError(f"{where}: image {error}") from None
     return Item(
         id=sys.intern(identity),
         question=_text(row, "question", where),
-        answer=_text(row, "answer", where, numbers=(int, float)),
-        answer_type=sys.intern(answer_type),  # few distinct values among many rows
+        answer=_text(row, answer, where, numbers=(int, float)),
+        answer_type=_answer_type(row, where, odd),
         category=sys.intern(_text(row, "category", where)),
-        image=_image(row, where),
+        image=image if image.isascii() else _writable(image),
     )
+
+
+def _answer_type(row: Mapping[str, Any], where: str, odd: Counter[str]) -> str:
+    """One of ANSWER_TYPES, however it is spelled: exact_match, Multiple Choice."""
+    _require(row, "answer_type", where)
+    value = row["answer_type"]
+    letters = re.sub(r"[\W_]", "", value).lower() if isinstance(value, str) else ""
+    for known in ANSWER_TYPES:
+        if letters == known.lower():
+            return known
+    odd[repr(value)[:40]] += 1
+    return ANSWER_TYPES[0]
+
+
+def _require(row: Mapping[str, Any], field: str, where: str) -> None:
+    if field in row:
+        return
+    columns = [str(name) for name in getattr(row, "columns", row)]  # a reader may have left out what nobody asked for
+    shown = ", ".join(name[:60] for name in columns[:12]) + (", …" if len(columns) > 12 else "")
+    near = next((name for name in columns if name.strip().lower() == field), None)
+    advice = f"; rename {near!r} to {field!r}" if near else ""
+    if len(columns) == 1 and any(mark in columns[0] for mark in ";\t|"):
+        advice = "; separate the columns by commas"
+    raise ValueError(f"{where} has no field {field!r}; it has {' '.join(shown.split())}{advice}")
 
 
 def _text(row: Mapping[str, Any], field: str, where: str, numbers: tuple[type, ...] = ()) -> str:
     """A required field's text; numbers only where a reader may have made some out of digits."""
-    if field not in row:
-        raise ValueError(f"{where} has no field {field!r}; it has {', '.join(map(str, row))}")
+    _require(row, field, where)
     value = row[field]
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{where}: {field} is {value} (not a number), expected text")
     if isinstance(value, numbers) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str):
@@ -224,96 +247,8 @@ def _writable(text: str) -> str:
     return text.encode(errors="replace").decode()
 
 
-def _image(row: Mapping[str, Any], where: str) -> str:
-    value = row.get("image") or ""
-    if not isinstance(value, str):
-        raise ValueError(f"{where}: image is a {type(value).__name__}, expected a data URI or an empty text")
-    return value
-
-
 def _check_known(what: str, wanted: Sequence[str], known: set[str]) -> None:
     for name in wanted:
         if name not in known:
             near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.4) or sorted(known)[:3]
             raise ValueError(f"there is no {what} {name!r}; the nearest are {', '.join(map(repr, near))}")
-
-
-_OBJECT = re.compile(r'\{\s*"')  # not every brace: LaTeX is full of them
-
-
-def _json_objects(text: str) -> Iterator[dict[str, Any]]:
-    """The outermost JSON objects in `text` that hold a verdict, and the inner ones of those that hold none."""
-    opening = _OBJECT.search(text)
-    while opening:
-        decoded = _decode(text, opening.start())
-        end = opening.start() + 1
-        if decoded and "correct" in decoded[0]:
-            end = decoded[1]
-            yield decoded[0]
-        opening = _OBJECT.search(text, end)
-
-
-def _decode(text: str, start: int) -> tuple[dict[str, Any], int] | None:
-    """The object that begins at `start` and the place after it; trailing commas and LaTeX's backslashes forgiven."""
-    decoder = json.JSONDecoder(strict=False, object_pairs_hook=_lower_keys)
-    try:
-        return decoder.raw_decode(text, start)
-    except (ValueError, RecursionError):
-        pass
-    end = _closing_brace(text, start)
-    repaired = re.sub(r",(\s*[}\]])", r"\1", text[start:end])
-    repaired = re.sub(r'\\(\\|["/bfnrtu])?', lambda match: match[0] if match[1] else r"\\", repaired)
-    try:
-        return decoder.raw_decode(repaired)[0], end
-    except (ValueError, RecursionError):
-        return None
-
-
-def _closing_brace(text: str, start: int) -> int:
-    """The place after the first `}` that ends a line or the text, which is where a judge's object ends."""
-    match = re.compile(r"\}[ \t`]*$", re.MULTILINE).search(text, start)
-    return match.start() + 1 if match else len(text)
-
-
-def _lower_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON objects with lower-case keys; a key that is given twice with different values is no statement at all."""
-    values: dict[str, Any] = {}
-    for key, value in pairs:
-        name = key.strip().lower()
-        values[name] = value if values.get(name, value) == value else None
-    return values
-
-
-def _from_values(values: Mapping[str, Any]) -> Verdict | None:
-    verdict = _yes_or_no(values["correct"])
-    if verdict is None:
-        return None
-    extracted = values.get("extracted_final_answer")
-    reasoning = values.get("reasoning")
-    return Verdict(
-        verdict,
-        None if extracted in (None, "None", "") else _writable(str(extracted)),
-        _writable(reasoning) if isinstance(reasoning, str) else "",
-        answers.percent(values.get("confidence")),
-    )
-
-
-def _yes_or_no(value: Any) -> Literal["yes", "no"] | None:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    word = value.strip(" \t\r\n\"'*_`.").lower() if isinstance(value, str) else ""
-    if word == "yes":
-        return "yes"
-    return "no" if word == "no" else None
-
-
-_LINE = r"^[ \t>*_#-]*{label}[ \t*_]*[:：][ \t*_]*(.*)$"
-
-
-def _from_lines(text: str) -> list[Verdict | None]:
-    """One verdict for each line `correct: …`, with the other labels' values where they have lines."""
-    labels = {}
-    for label in ("extracted_final_answer", "reasoning", "correct", "confidence"):
-        labels[label] = re.findall(_LINE.format(label=label), text, re.IGNORECASE | re.MULTILINE)
-    last = {label: values[-1].strip(" \t*_") for label, values in labels.items() if values}
-    return [_from_values(last | {"correct": value}) for value in labels["correct"]]

@@ -1,6 +1,7 @@
 """What a user gets wrong ends in one sentence and the right exit code, before anything is started."""
 
 import json
+import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -46,9 +47,10 @@ def assert_refused(done: subprocess.CompletedProcess[str], code: int, *parts: st
         ([ROW, ROW], ["'a'"]),
         ([], ["exam.jsonl"]),
         ([ROW | {"question": ["What?"]}], ["question"]),
-        ([ROW | {"answer_type": "essay"}], ["answer_type"]),
+        ([ROW | {"image": "a.png"}], ["image is 'a.png'", "data URI"]),
+        ([{"ID": 1, "Question": "2 + 2?"}], ["no field 'id'", "ID, Question"]),
     ],
-    ids=["missing field", "duplicate id", "empty set", "wrong type", "unknown answer type"],
+    ids=["missing field", "duplicate id", "empty set", "wrong type", "path of an image", "other columns"],
 )
 def test_bad_data(tmp_path: Path, rows: list[dict[str, Any]], parts: list[str]) -> None:
     assert_refused(run("jobs.evaluate", "model=m", f"dataset={exam(tmp_path, *rows)}"), 2, *parts)
@@ -66,6 +68,25 @@ def test_bad_data(tmp_path: Path, rows: list[dict[str, Any]], parts: list[str]) 
 )
 def test_bad_arguments(arguments: list[str], parts: list[str]) -> None:
     assert_refused(run("jobs.evaluate", *arguments), 2, *parts)
+
+
+def test_an_unknown_answer_type_is_told_and_costs_no_run(tmp_path: Path) -> None:
+    data = exam(tmp_path, ROW, ROW | {"id": "b", "answer_type": "essay"})
+    done = run("jobs.evaluate", "--dry-run", "model=org/name", f"dataset={data}")
+    assert done.returncode == 0, done.stderr
+    assert "1 of 2 questions have no known answer_type ('essay')" in done.stderr
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "nested"])
+def test_hostile_files_end_in_a_sentence(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "exam.json"
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_text("[" * 100_000)
+    assert_refused(run("jobs.evaluate", "model=m", f"dataset={path}", timeout=60), 2, str(path))
 
 
 def test_dry_run_tells_everything_and_starts_nothing(tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ import csv
 import http.server
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.datasource import read_rows
+from orchestrator.datasource import PickedRow, identify, read_rows
 from orchestrator.errors import SpecError
 
 COLUMNS = ("id", "question", "image")
@@ -76,6 +78,11 @@ def test_formats(tmp_path: Path, name: str) -> None:
         ("x.csv", b"id,question\n1,\xff\n", "is not valid CSV"),
         ("x.parquet", b"no parquet", "is not a valid Parquet file"),
         ("x.txt", b"", "expected .json, .jsonl, .csv, .parquet"),
+        ("x.json", b"[" * 100_000, "is nested too deeply"),
+        ("x.jsonl", b'{"a":' * 100_000, "line 1 is nested too deeply"),
+        ("x.json", b'{"id": ' + b"9" * 5000 + b"}", "is not valid JSON"),
+        ("x.csv", b"id;question\n1;a, b\n", "line 2: the row does not have the header's 1 fields (id;question)"),
+        ("x.csv", "id,question\n1,a\n".encode("utf-16"), "is not valid CSV"),
     ],
 )
 def test_broken_files(tmp_path: Path, name: str, content: bytes, expected: str) -> None:
@@ -83,6 +90,48 @@ def test_broken_files(tmp_path: Path, name: str, content: bytes, expected: str) 
     with pytest.raises(SpecError) as caught:
         list(read_rows(str(tmp_path / name), columns=COLUMNS))
     assert expected in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x.json", "x.jsonl", "x.csv", "x.parquet", "x"])
+@pytest.mark.parametrize("kind", ["a named pipe", "a device", "a socket"])
+def test_what_is_no_regular_file(tmp_path: Path, name: str, kind: str) -> None:
+    path = tmp_path / name
+    if kind == "a named pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    else:
+        path = Path(f"{tempfile.mkdtemp()}/{name}")  # a socket's path must be short
+        socket.socket(socket.AF_UNIX).bind(str(path))
+    for read in (lambda: list(read_rows(str(path), columns=COLUMNS)), lambda: identify(str(path), "test")):
+        with pytest.raises(SpecError, match=f"{name} is {kind}, not a regular file"):
+            read()
+
+
+@pytest.mark.parametrize("name", ["/dev/zero", "~nobody-of-that-name/x.jsonl", "a\0b.jsonl", "x" * 5000 + ".jsonl"])
+def test_names_that_are_none(name: str) -> None:
+    with pytest.raises(SpecError):
+        list(read_rows(name, columns=COLUMNS))
+
+
+@pytest.mark.parametrize("suffix", ["json", "jsonl", "csv"])
+def test_a_hostile_size_takes_no_memory(tmp_path: Path, suffix: str) -> None:
+    """Ten terabytes of zeros that take no place on the disk, read with 1 GiB to spare."""
+    path = tmp_path / f"x.{suffix}"
+    with path.open("wb") as file:
+        file.truncate(10 * 2**40)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30))\n"
+    command = [sys.executable, "-c", limit + READ.format(str(path))]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "too many for JSON" in done.stdout or "no row is that long" in done.stdout
+
+
+@pytest.mark.parametrize("name", list(WRITERS))
+def test_rows_know_the_columns_that_were_left_out(tmp_path: Path, name: str) -> None:
+    WRITERS[name](tmp_path / name)
+    row = next(read_rows(str(tmp_path / name), columns=["id"]))
+    assert isinstance(row, PickedRow) and list(row.columns) == ["id", "question", "image", "rationale"]
 
 
 @pytest.mark.parametrize("suffix", ["json", "jsonl", "csv", "parquet"])

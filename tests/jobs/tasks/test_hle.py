@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from jobs.tasks import hle
+from jobs.tasks.verdicts import Verdict, parse_verdict
 
 ROW = {"id": "a", "question": "1+1?", "answer": "2", "answer_type": "exactMatch", "category": "Math", "image": ""}
 
@@ -39,9 +41,19 @@ def test_image_is_optional() -> None:
         ({"answer": ["x"]}, "row 2 (id 'b'): answer is a list"),
         ({"answer": {"x": 1}}, "row 2 (id 'b'): answer is a dict"),
         ({"answer": True}, "row 2 (id 'b'): answer is a bool"),
-        ({"answer_type": "essay"}, "answer_type is 'essay', expected exactMatch or multipleChoice"),
         ({"category": 3}, "row 2 (id 'b'): category is a int"),
         ({"image": {"bytes": b""}}, "row 2 (id 'b'): image is a dict"),
+        ({"image": {"bytes": None, "path": "a.png"}}, "row 2 (id 'b'): image is a dict that holds no bytes"),
+        ({"image": {"url": "x"}}, "row 2 (id 'b'): image is a dict, expected a data URI"),
+        ({"image": "pictures/a.png"}, "row 2 (id 'b'): image is 'pictures/a.png', expected a data URI"),
+        ({"image": "iVBORw0KGgo" * 99}, "image is 'iVBORw0KGgoiVBORw0KGgoiVBORw0KGgoiVBORw0'…, expected a data URI"),
+        ({"image": 5}, "row 2 (id 'b'): image is a int"),
+        ({"image": ["a", "b"]}, "row 2 (id 'b'): image is a list"),
+        ({"image": b"text"}, "row 2 (id 'b'): image is bytes in no known format"),
+        ({"answer": math.nan}, "row 2 (id 'b'): answer is nan (not a number)"),
+        ({"answer": math.inf}, "row 2 (id 'b'): answer is inf (not a number)"),
+        ({"question": math.nan}, "row 2 (id 'b'): question is nan (not a number)"),
+        ({"id": 1.0}, "row 2: id is a float"),
         ({"id": None}, "row 2: id is null"),
         ({"id": "a"}, "rows 1 and 2 both have the id 'a'"),
     ],
@@ -58,6 +70,79 @@ def test_missing_fields_are_named(field: str) -> None:
     row = {name: value for name, value in ROW.items() if name != field}
     with pytest.raises(ValueError, match=f"row 1.* has no field '{field}'"):
         hle.items_from_rows([row])
+
+
+EMPTY: list[Any] = [None, "", " ", "nan", "NaN", "None", "null", "[]", "{}", "<NA>", [], {}, math.nan, [None], [""]]
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((empty, "") for empty in [*EMPTY, {"bytes": None, "path": None}, {"bytes": None}]),
+        ({"bytes": b"\x89PNG\r\n\x1a\nrest", "path": "a.png"}, "data:image/png;base64,iVBORw0KGgpyZXN0"),
+        (b"\xff\xd8\xff\xe0", "data:image/jpeg;base64,/9j/4A=="),
+        (b"GIF89a", "data:image/gif;base64,R0lGODlh"),
+        (b"RIFF....WEBP", "data:image/webp;base64,UklGRi4uLi5XRUJQ"),
+        ("data:image/png;base64,AA", "data:image/png;base64,AA"),
+        (["data:image/png;base64,AA"], "data:image/png;base64,AA"),
+        ("https://example.org/a.png", "https://example.org/a.png"),
+    ],
+)
+def test_images(value: Any, expected: str) -> None:
+    assert hle.items_from_rows([ROW | {"image": value}])[0].image == expected
+
+
+def test_a_decoded_image() -> None:
+    picture = pytest.importorskip("PIL.Image").new("RGB", (2, 2))
+    assert hle.items_from_rows([ROW | {"image": picture}])[0].image.startswith("data:image/png;base64,iVBOR")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        *((spelling, "exactMatch") for spelling in ("exact_match", "Exact Match")),
+        *((spelling, "multipleChoice") for spelling in ("multiple_choice", "MULTIPLECHOICE", "multiple-choice ")),
+    ],
+)
+def test_answer_types_are_known_in_other_spellings(value: str, expected: str) -> None:
+    told: list[str] = []
+    assert hle.items_from_rows([ROW | {"answer_type": value}], told.append)[0].answer_type == expected
+    assert not told
+
+
+@pytest.mark.parametrize("value", ["essay", "", " ", None, 5, math.nan, ["exactMatch"], "short answer"])
+def test_an_odd_answer_type_costs_no_other_row(value: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [ROW, ROW | {"id": "b", "answer_type": value}, ROW | {"id": "c", "answer_type": "multipleChoice"}]
+    told: list[str] = []
+    types = [item.answer_type for item in hle.items_from_rows(rows, told.append)]
+    assert types == ["exactMatch", "exactMatch", "multipleChoice"]
+    assert told == [f"1 of 3 questions have no known answer_type ({value!r}): taken as exactMatch"]
+    hle.items_from_rows(rows)
+    assert told[0] in capsys.readouterr().err
+
+
+def test_the_teams_results_are_questions() -> None:
+    result = {name: value for name, value in ROW.items() if name not in ("answer", "image")} | {"gold": "2"}
+    assert hle.items_from_rows([result, result, result | {"id": "b"}]) == [make_item(), make_item(id="b")]
+    assert hle.items_from_rows([ROW | {"gold": "other"}]) == [make_item()]
+    with pytest.raises(ValueError, match="rows 1 and 2 both have the id 'a'"):
+        hle.items_from_rows([result, result | {"gold": "3"}])
+
+
+@pytest.mark.parametrize(
+    ("row", "expected"),
+    [
+        ({"ID": 1, "Question": "x"}, "row 1 has no field 'id'; it has ID, Question; rename 'ID' to 'id'"),
+        ({"id;question": "1;x"}, "row 1 has no field 'id'; it has id;question; separate the columns by commas"),
+        ({"id\tquestion": "1\tx"}, "row 1 has no field 'id'; it has id question; separate the columns by commas"),
+        ({"test": []}, "row 1 has no field 'id'; it has test"),
+        ({str(n): n for n in range(99)}, "it has 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, …"),
+    ],
+)
+def test_the_columns_that_there_are_stand_in_the_message(row: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        hle.items_from_rows([row])
+    assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
 def test_no_rows_and_no_object() -> None:
@@ -202,22 +287,20 @@ GOOD = '{"extracted_final_answer": "5", "reasoning": "same", "correct": "yes", "
     ],
 )
 def test_parse_verdict_forgives_the_form(text: str) -> None:
-    assert hle.parse_verdict(text) == hle.Verdict("yes", "5", "same", 80)
+    assert parse_verdict(text) == Verdict("yes", "5", "same", 80)
 
 
 def test_parse_verdict_forgives_raw_text_in_strings() -> None:
     text = '{"extracted_final_answer": "\\sqrt{2}", "reasoning": "line\nline \\(x\\)", "correct": "no", '
     text += '"confidence": null}'
-    assert hle.parse_verdict(text) == hle.Verdict("no", "\\sqrt{2}", "line\nline \\(x\\)", None)
+    assert parse_verdict(text) == Verdict("no", "\\sqrt{2}", "line\nline \\(x\\)", None)
 
 
 def test_parse_verdict_without_the_other_fields() -> None:
-    assert hle.parse_verdict('{"correct": "no"}') == hle.Verdict("no", None, "", None)
-    assert hle.parse_verdict('{"correct": false, "extracted_final_answer": "None"}') == hle.Verdict(
-        "no", None, "", None
-    )
-    assert hle.parse_verdict('{"correct": "yes", "extracted_final_answer": 5}') == hle.Verdict("yes", "5", "", None)
-    assert hle.parse_verdict('{"correct": "yes", "confidence": 130}') == hle.Verdict("yes", None, "", 130)
+    assert parse_verdict('{"correct": "no"}') == Verdict("no", None, "", None)
+    assert parse_verdict('{"correct": false, "extracted_final_answer": "None"}') == Verdict("no", None, "", None)
+    assert parse_verdict('{"correct": "yes", "extracted_final_answer": 5}') == Verdict("yes", "5", "", None)
+    assert parse_verdict('{"correct": "yes", "confidence": 130}') == Verdict("yes", None, "", 130)
 
 
 @pytest.mark.parametrize(
@@ -245,13 +328,13 @@ def test_parse_verdict_without_the_other_fields() -> None:
     ],
 )
 def test_parse_verdict_never_guesses(text: str) -> None:
-    assert hle.parse_verdict(text) is None
+    assert parse_verdict(text) is None
 
 
 def test_rule_verdict() -> None:
     item = make_item()
     assert hle.rule_verdict(item, "Answer: 2.0\nConfidence: 70%").verdict == "yes"
-    assert hle.rule_verdict(item, "Answer: 3\nConfidence: 70%") == hle.Verdict(
+    assert hle.rule_verdict(item, "Answer: 3\nConfidence: 70%") == Verdict(
         "no", "3", "not equal to the reference after normalising", 70
     )
     silent = hle.rule_verdict(item, "2, I think. Confidence: 70%")

@@ -18,7 +18,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -166,12 +166,18 @@ def fault_of_status(status: int, detail: str, retry_after: str | None) -> Fault 
 
 
 def fault_of_refusal(refusal: Refusal, answered: bool) -> Fault | None:
-    """Classify what a server refused, `answered` telling whether it has answered before; None for what stays so."""
+    """Classify what a server refused, `answered` telling whether it has answered before; None for what stays so.
+
+    An error within a 200 is never the endpoint's: whoever wrote it is there.
+    """
+    fault = fault_of_status(refusal.status, refusal.detail, refusal.retry_after)
+    if refusal.within:
+        return fault and replace(fault, of_endpoint=False)
     if refusal.status == 404 and answered:  # the deployment was taken away, or is being replaced
         return Fault("connection", refusal.detail, of_endpoint=True)
     if refusal.status == 403 and answered and refusal.page:  # whoever stands before the API wants to see a browser
         return Fault("5xx", refusal.detail)
-    return fault_of_status(refusal.status, refusal.detail, refusal.retry_after)
+    return fault
 
 
 def parse_retry_after(value: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> float | None:

@@ -15,6 +15,7 @@ import orjson
 THOUGHT_KEYS = ("reasoning", "reasoning_content", "thinking", "reasoning_details")  # the first is vLLM's today
 STREAM_END = "[DONE]"
 _LINE_END = re.compile(r"\r\n|\n|\r")  # not str.splitlines, which also splits at signs that a JSON text may hold
+_MOST_LINES = 1000  # of one event; each is tried alone first
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LONGEST_INTEGER = 18  # digits; longer ones become floats, as orjson reads them
 
@@ -139,6 +140,8 @@ def _chunks(content: bytes) -> list[Any]:
                 chunks.append(decode(data.encode()))
             except ValueError:
                 held.append(data)
+                if len(held) > _MOST_LINES:
+                    raise
         elif not line and held:
             chunks.append(decode("\n".join(held).encode()))
             held = []

@@ -3,9 +3,10 @@
 Two questions are kept apart. *Is it the item?* `Tries` counts the faults of one item and gives up on it after a bounded
 number. *Is it the endpoint?* `Health` watches the results of all requests of a client:
 
-- Faults that only a missing endpoint gives (nobody accepts the connection, 502, 503, a 404 after it had answered)
-  build a streak; any answer ends it. From the third one on the endpoint is `out`: items do not pay for such faults, so
-  an engine that reloads for minutes costs time and no answers. A streak of `patience` seconds opens the breaker.
+- Faults that only a missing endpoint gives (nobody accepts the connection, 502, 503, 520 to 530, a 404 after it had
+  answered) build a streak; any answer ends it. From the third one on the endpoint is `out`: items do not pay for such
+  faults, so an engine that reloads for minutes costs time and no answers. A streak of `patience` seconds opens the
+  breaker.
 - Faults that can come from the item itself (500, 504, a connection dropped under the request, a deadline) are always
   paid by the item. If many items in a row are given up without one answer in between, the breaker opens as well.
 
@@ -17,13 +18,14 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
 import aiohttp
 
 from orchestrator.records import Reason
+from orchestrator.refusals import Refusal
 
 # Faults of one reason that an item survives. Waits are 1, 2, 4, … s up to the cap:
 # 6 connection faults or 5xx are 31 s on average, longer than a proxy takes to drop a dead replica; a request that
@@ -37,6 +39,9 @@ CONNECT_TIMEOUT = 30.0  # seconds; only a host that drops packets needs longer t
 
 # A kept connection that the server has just closed shows within a round trip; later, the request itself was dropped.
 STALE_WITHIN = 1.0  # seconds
+
+PASSING = (408, 409, 423, 424, 425, 498, 499)  # 4xx that may go better the next time
+OF_ENDPOINT = (502, 503, *range(520, 531))
 
 OUT_AFTER = 3  # faults of the endpoint in a row; one or two can be a single lost replica
 # A streak is over when it pauses for 90 s, not counting pauses that the server asked for: while the endpoint is out,
@@ -147,11 +152,32 @@ def fault_of_error(error: Exception, seconds: float) -> Fault:
 
 
 def fault_of_status(status: int, detail: str, retry_after: str | None) -> Fault | None:
-    """Classify an HTTP status; None for those that asking again would not change."""
-    if status != 429 and status < 500:
+    """Classify an HTTP status; None for those that asking again would not change.
+
+    Cloudflare's 520 to 530 and the 529 of an overloaded API speak of the endpoint, as 502 and 503 do. The few 4xx that
+    pass (a request that came too slowly, too early, to something locked or just changing) count as 5xx; a 498, with
+    which Groq says that it has no capacity left, as a 429.
+    """
+    if status < 500 and status not in (429, *PASSING):
         return None
     wait = parse_retry_after(retry_after) if retry_after else None
-    return Fault("429" if status == 429 else "5xx", detail, of_endpoint=status in (502, 503), retry_after=wait)
+    reason: Reason = "429" if status in (429, 498) else "5xx"
+    return Fault(reason, detail, of_endpoint=status in OF_ENDPOINT, retry_after=wait)
+
+
+def fault_of_refusal(refusal: Refusal, answered: bool) -> Fault | None:
+    """Classify what a server refused, `answered` telling whether it has answered before; None for what stays so.
+
+    An error within a 200 is never the endpoint's: whoever wrote it is there.
+    """
+    fault = fault_of_status(refusal.status, refusal.detail, refusal.retry_after)
+    if refusal.within:
+        return fault and replace(fault, of_endpoint=False)
+    if refusal.status == 404 and answered:  # the deployment was taken away, or is being replaced
+        return Fault("connection", refusal.detail, of_endpoint=True)
+    if refusal.status == 403 and answered and refusal.page:  # whoever stands before the API wants to see a browser
+        return Fault("5xx", refusal.detail)
+    return fault
 
 
 def parse_retry_after(value: str, now: Callable[[], datetime] = lambda: datetime.now(UTC)) -> float | None:
@@ -161,7 +187,7 @@ def parse_retry_after(value: str, now: Callable[[], datetime] = lambda: datetime
     except ValueError:
         try:
             date = parsedate_to_datetime(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             return None
         seconds = (date.replace(tzinfo=date.tzinfo or UTC) - now()).total_seconds()
     return min(max(seconds, 0.0), RETRY_AFTER_CAP) if seconds == seconds else None

@@ -7,8 +7,10 @@ shared home folder brings to every node.
 import hashlib
 import hmac
 import os
+import re
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import quote
 
 from orchestrator.errors import ClusterNotReady, SpecError
 
@@ -18,18 +20,48 @@ def secrets_file() -> Path:
     return Path(os.environ.get("KOSEN_HOME", "~/.kosen")).expanduser() / "secrets.env"
 
 
+STRUCK_OUT = "[key struck out]"
+LEAST_KEY = 8  # characters; what servers without keys are given (EMPTY, none, test) also stands in honest texts
+_LEAST_TRACE = 12  # characters of a key that are enough to strike it out, or half of it where that is more
+
 _handed: dict[str, str] = {}  # by the driver to this process, over Ray's own channel
+_traces: dict[str, re.Pattern[str]] = {}  # of the keys that this process has used: from a part of a key to the whole
 
 
 def find(name: str) -> str | None:
     """The secret `name`: as the driver handed it on, else from the environment, else from the secrets file."""
     value = _handed.get(name) or os.environ.get(name) or _read_file().get(name)
-    return value.strip() if value else None
+    return _watch(value.strip()) if value else None
 
 
 def remember(secrets: dict[str, str]) -> None:
     """Keep what the driver knows: a cluster's workers have the environment of whoever started the cluster."""
     _handed.update(secrets)
+    for value in secrets.values():
+        _watch(value.strip())
+
+
+def strike_out(text: str) -> str:
+    """`text`, which comes from a server, without what looks like one of the keys that this process has used.
+
+    That is a key as it is or as it stands in a URL, its first half with whatever follows (messages are cut short, or
+    mask the rest), and its last half. Keys of fewer than LEAST_KEY characters are left.
+    """
+    for trace, pattern in _traces.items():
+        if trace in text:
+            text = pattern.sub(STRUCK_OUT, text)
+    return text
+
+
+def _watch(key: str) -> str:
+    """From now on `strike_out` knows this key."""
+    for form in {key, quote(key, safe="")}:
+        size = max(min(len(form), _LEAST_TRACE), len(form) // 2)
+        head, tail = form[:size], form[-size:]
+        if len(form) >= LEAST_KEY and head not in _traces:
+            _traces[head] = re.compile(rf"{re.escape(form)}|{re.escape(head)}[\w.~+/=*%-]*")
+            _traces[tail] = re.compile(re.escape(tail))
+    return key
 
 
 def load_into_environment() -> None:
@@ -46,7 +78,9 @@ def set_up_worker() -> None:
 
 def endpoint_key(app: str) -> str:
     """The API key of our Serve application `app`, derived from the cluster's token so that nothing new is stored."""
-    return hmac.new(_cluster_token().encode(), f"kosen-endpoint:{app}".encode(), hashlib.sha256).hexdigest()
+    return _watch(
+        hmac.new(_watch(_cluster_token()).encode(), f"kosen-endpoint:{app}".encode(), hashlib.sha256).hexdigest()
+    )
 
 
 def _cluster_token() -> str:

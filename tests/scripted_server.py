@@ -31,6 +31,8 @@ from typing import Any, Self
 from aiohttp import web
 
 Answer = Callable[[str], str]  # from the last user message to the text of the reply
+# From a request's body to a reply of one's own (status, body, Retry-After or None), None where the usual one will do.
+Say = Callable[[dict[str, Any]], tuple[int, bytes, str | None] | None]
 MARKER = re.compile(r"\[(judge:)?([\w:.]+)\]")
 FAULT = re.compile(r"\[(always)?([45]\d\d|drop|dropbody|badjson|nochoices)(?:x(\d+))?(?::([\d.]+))?\]")
 STATUS_OF_MODE = {"down500": 500, "down503": 503, "unauthorized": 401, "missing": 404}
@@ -52,6 +54,7 @@ class ScriptedServer:
         self,
         *,
         answer: Answer = echo,
+        say: Say | None = None,
         model: str = "scripted",
         latency: float = 0.0,
         api_key: str | None = None,
@@ -59,6 +62,7 @@ class ScriptedServer:
         port: int = 0,
     ) -> None:
         self.answer, self.model, self.latency, self.api_key = answer, model, latency, api_key
+        self.say = say
         self.host, self.port = host, port
         self.mode = "ok"
         self.times: list[float] = []  # when each chat request came in, time.monotonic()
@@ -154,6 +158,8 @@ class ScriptedServer:
         self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
             await asyncio.sleep(self.latency)
+            if self.say and (said := self.say(body)):
+                return raw(*said)
             refusal = self._refusal(request)
             markers = markers_of(body)
             return refusal or await self._fault(request, question, markers) or self._reply(markers, body)
@@ -299,6 +305,11 @@ def completion(model: str, prompt: str, message: dict[str, Any], finish: str) ->
         "choices": [choice],
         "usage": usage,
     }
+
+
+def raw(status: int, body: bytes, retry_after: str | None) -> web.Response:
+    headers = {"Retry-After": retry_after} if retry_after else {}
+    return web.Response(status=status, body=body, content_type="application/json", headers=headers)
 
 
 def error(status: int, message: str | None = None, retry_after: str | None = None) -> web.Response:

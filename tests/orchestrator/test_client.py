@@ -11,15 +11,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import orjson
 import pytest
 from scripted_server import ScriptedServer
 
 from orchestrator import retry
-from orchestrator.client import ChatClient, Outcome, read_message, read_reply, split_thought
+from orchestrator.client import ChatClient, Outcome
 from orchestrator.endpoint import Endpoint
 from orchestrator.errors import EndpointDown
-from orchestrator.retry import Fault
 
 
 @pytest.fixture(autouse=True)
@@ -412,48 +410,8 @@ def test_connections_are_kept_and_probed(scripted_server: ScriptedServer) -> Non
     use(scripted_server.base_url, work)
 
 
-@pytest.mark.parametrize(
-    ("content", "thought", "answer"),
-    [
-        ("plain", None, "plain"),
-        ("<think>\na\n</think>\n\nb", "a", "b"),
-        ("a\n</think>b", "a", "b"),
-        ("<think>never closed", "never closed", None),
-        ("<think></think>b", None, "b"),
-        ("use <think> and </think> tags", None, "use <think> and </think> tags"),
-    ],
-)
-def test_split_thought(content: str, thought: str | None, answer: str | None) -> None:
-    assert split_thought(content) == (thought, answer)
-
-
-def test_older_name_of_the_thought_and_the_shapes_of_errors() -> None:
-    body = b'{"choices":[{"message":{"content":"a","reasoning_content":"t"},"finish_reason":"stop"}],"usage":null}'
-    reply = read_reply(body)
-    assert not isinstance(reply, Fault)
-    assert (reply.response, reply.reasoning, reply.usage) == ("a", "t", None)
-    aborted = read_reply(body.replace(b'"stop"', b'"abort"'))
-    assert isinstance(aborted, Fault)
-    assert aborted.reason == "5xx"
-    shapes = [b'{"error":{"message":"no"}}', b'{"error":"no"}', b'{"detail":"no"}', b'{"message":"no"}', b"no\n"]
-    assert {read_message(shape) for shape in shapes} == {"no"}
-
-
 def test_half_an_emoji_in_a_question_is_asked(scripted_server: ScriptedServer) -> None:
     assert ask(scripted_server.base_url, "what is \ud83d say: x").status == "ok"
-
-
-def test_half_an_emoji_in_an_answer_is_replaced() -> None:
-    body = b'{"choices":[{"message":{"content":"a \\ud83d b \\ud83d\\ude00 \\\\ud83d"},"finish_reason":"stop"}]}'
-    reply = read_reply(body)
-    assert not isinstance(reply, Fault)
-    assert (reply.status, reply.response) == ("ok", "a \ufffd b \U0001f600 \\ud83d")
-    assert orjson.loads(orjson.dumps(reply.response)) == reply.response
-    assert read_message(b'{"error":{"message":"bad \\udc00"}}') == "bad \ufffd"
-
-
-def test_a_body_of_brackets_is_a_fault_of_the_server() -> None:
-    assert isinstance(read_reply(b"[" * 200_000), Fault)
 
 
 def test_a_key_that_no_header_carries_is_not_shown(
@@ -469,17 +427,6 @@ def test_a_key_that_no_header_carries_is_not_shown(
         asyncio.run(one())
     assert "sesa" not in str(raised.value)
     assert scripted_server.requests()["total"] == 0
-
-
-@pytest.mark.parametrize("message", [b"null", b"7", b'{"content":7}', b"[]"])
-def test_malformed_messages_are_faults_of_the_server(message: bytes) -> None:
-    assert isinstance(read_reply(b'{"choices":[{"message":%s,"finish_reason":"stop"}]}' % message), Fault)
-
-
-def test_answer_in_parts() -> None:
-    reply = read_reply(b'{"choices":[{"message":{"content":[{"type":"text","text":"a"},{"text":"b"}]}}]}')
-    assert not isinstance(reply, Fault)
-    assert (reply.status, reply.response) == ("ok", "ab")
 
 
 def test_waits_grow(scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:

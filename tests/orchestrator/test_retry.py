@@ -6,6 +6,7 @@ import aiohttp
 import pytest
 
 from orchestrator.records import Reason
+from orchestrator.refusals import Refusal
 from orchestrator.retry import (
     CONNECT_TIMEOUT,
     GIVEN_UP_LIMIT,
@@ -17,6 +18,7 @@ from orchestrator.retry import (
     Health,
     Tries,
     fault_of_error,
+    fault_of_refusal,
     fault_of_status,
     parse_retry_after,
 )
@@ -161,6 +163,9 @@ def test_free_faults_lengthen_the_waits_only() -> None:
         ("Wed, 21 Oct 2026 07:27:00 GMT", 0.0),
         ("soon", None),
         ("nan", None),
+        ("inf", RETRY_AFTER_CAP),
+        ("-1", 0.0),
+        ("Wed, 21 Oct 99999999999999999999 07:28:10 GMT", None),
     ],
 )
 def test_retry_after_in_both_forms(value: str, seconds: float | None) -> None:
@@ -172,8 +177,24 @@ def test_classes_of_status() -> None:
     assert fault_of_status(400, "no", None) is None
     assert fault_of_status(429, "slow", "3") == Fault("429", "slow", retry_after=3)
     assert fault_of_status(503, "none", None) == Fault("5xx", "none", of_endpoint=True)
-    for status in (500, 504):
+    for status in (500, 501, 504, 408, 409, 423, 424, 425, 499):
         assert fault_of_status(status, "oh", None) == Fault("5xx", "oh")
+    for status in (502, *range(520, 531)):
+        assert fault_of_status(status, "gone", None) == Fault("5xx", "gone", of_endpoint=True)
+    assert fault_of_status(498, "full", "3") == Fault("429", "full", retry_after=3)
+    for status in (401, 402, 403, 404, 405, 406, 410, 411, 413, 414, 415, 421, 422, 426, 431, 451):
+        assert fault_of_status(status, "no", None) is None
+
+
+def test_refusals_that_pass() -> None:
+    page, gone = Refusal(403, "Just a moment...", page=True), Refusal(404, "not here")
+    assert fault_of_refusal(page, answered=True) == Fault("5xx", "403 Just a moment...")
+    assert fault_of_refusal(gone, answered=True) == Fault("connection", "404 not here", of_endpoint=True)
+    assert fault_of_refusal(page, answered=False) is fault_of_refusal(gone, answered=False) is None
+    assert fault_of_refusal(Refusal(403, "flagged"), answered=True) is None
+    assert fault_of_refusal(Refusal(404, "not here", within=True), answered=True) is None
+    assert fault_of_refusal(Refusal(503, "busy", within=True), answered=True) == Fault("5xx", "503 busy")
+    assert fault_of_refusal(Refusal(429, "slow", retry_after="3"), answered=True) == Fault("429", "429 slow", False, 3)
 
 
 def test_classes_of_errors() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from jobs.exam import ExamSpec, budget_option, item_of, judge_sampling, load_judge_prompt
+from jobs.retired import retirement
 from jobs.tasks import hle
 from orchestrator import secrets
 from orchestrator.batching import Outbox, Pick, RowStore, run_stage
@@ -27,10 +28,6 @@ JUDGE_TIMEOUT = 600.0  # seconds for one verdict
 WAITING_ROWS = 8192  # answers awaited at once; a slow one must not hold up those behind it
 PREFLIGHT_TIMEOUT = 60.0
 
-RETIRED = {
-    "o3-mini-2025-01-31": "OpenAI switched it off on 2026-10-23",
-    "gpt-4o-2024-08-06": "OpenAI switches it off on 2027-01-14",
-}
 SCHEMA = {"name": "verdict", "strict": True, "schema": hle.VERDICT_SCHEMA}
 ALTERNATIVES = "judge=rule needs no model; judge=NAME judge_base_url=URL takes any OpenAI-compatible server; "
 ALTERNATIVES += "judge=PATH judge_provider=vllm deploys one on this cluster"
@@ -76,7 +73,7 @@ def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
             say(f"judge={spec.judge} does not take a JSON schema: its verdicts are read from its text")
     except (EndpointDown, openai.OpenAIError) as error:
         told = error.message if isinstance(error, openai.APIStatusError) else str(error.__cause__ or error)
-        retired = f" ({RETIRED[spec.judge]})" if spec.judge in RETIRED else ""
+        retired = f" ({when})" if (when := retirement(spec.judge)) else ""
         raise JudgeUnavailable(
             f"judge={spec.judge}{retired} gives no verdict at {endpoint.base_url}: {told}. {ALTERNATIVES}"
         ) from None

@@ -221,9 +221,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def to_yaml(spec: SpecModel) -> str:
-    """The resolved spec as YAML, the form that `--dry-run` prints and the run folder keeps."""
-    return OmegaConf.to_yaml(OmegaConf.create(json.loads(spec.model_dump_json())))
+def to_yaml(spec: SpecModel, *, changed_only: bool = False) -> str:
+    """The resolved spec as YAML, the form that the run folder keeps; `changed_only`: the keys that differ from the
+    defaults, as `--dry-run` prints them."""
+    return OmegaConf.to_yaml(OmegaConf.create(json.loads(spec.model_dump_json(exclude_defaults=changed_only))))
 
 
 def _explain(schema: type[SpecModel], error: ValidationError) -> str:

@@ -72,7 +72,9 @@ def test_a_running_cluster_says_how_many(
 ) -> None:
     here = tmp_path / "kosen/clusters/mine"
     here.mkdir(parents=True)
-    state = {"name": "mine", "nodes": [{"gpus": 8}, {"gpus": 4}], "run_root": str(tmp_path / "runs")}
+    nodes = [{"name": f"n{gpus}", "ip": "10.0.0.1", "gpus": gpus} for gpus in (8, 4)]
+    state = {"name": "mine", "nodes": nodes, "run_root": str(tmp_path / "runs"), "phase": "ready", "ephemeral": False}
+    state |= {"scheduler": "slurm", "ray_address": "", "dashboard_url": "", "ports": {"serve": 8000}}
     (here / "state.json").write_text(json.dumps(state), encoding="utf-8")
     monkeypatch.setenv("KOSEN_CLUSTER", "mine")
     assert plan.main(["--model", model, "--gpu", "h200", "--json"]) == 0

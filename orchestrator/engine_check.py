@@ -119,7 +119,7 @@ def _limits(name: str) -> Iterator[Any]:
     for config in vars(vllm.config).values():
         field = getattr(config, "__pydantic_fields__", {}).get(name) if isinstance(config, type) else None
         if field is not None and field.metadata:
-            yield Annotated[(field.annotation, *field.metadata)]  # type: ignore[valid-type]
+            yield Annotated[(field.annotation, *field.metadata)]
 
 
 def _refusal(kind: Any, value: Any) -> str | None:

@@ -122,7 +122,7 @@ def load_spec(schema: type[S], config: Path | None, overrides: Sequence[str]) ->
         ) from None
     except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
         # The last three: numbers of 5,000 digits, dates that are none, keys that are no text.
-        given = " ".join(filter(None, [config and str(config), *map(_shorten, overrides)]))
+        given = " ".join([*([str(config)] if config else []), *map(_shorten, overrides)])
         raise SpecError(f"cannot read the spec {given}: {first_line(error)}") from None
     if not isinstance(values, dict):
         raise SpecError(f"{config} holds a {type(values).__name__}, expected key: value lines")

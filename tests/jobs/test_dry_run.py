@@ -90,7 +90,9 @@ def test_golds_that_no_answer_reaches_are_named(
     monkeypatch.setattr("jobs.tasks.answers.equivalent", lambda given, gold, *_: given == gold != "...")
     rows = [ROW, ROW | {"id": "dots", "answer": "..."}]
     assert "1 of 2 golds are no answer that the rule can read" in show(capsys, "model=o/n", write(tmp_path, *rows))
-    assert "golds are no" not in show(capsys, "model=o/n", write(tmp_path, *rows), "judge=j", "judge_base_url=http://h/v1")
+    assert "golds are no" not in show(
+        capsys, "model=o/n", write(tmp_path, *rows), "judge=j", "judge_base_url=http://h/v1"
+    )
 
 
 @pytest.mark.parametrize(

@@ -102,9 +102,9 @@ def test_functions_in_a_spec_are_refused(value: str, key: str, tmp_path: Path) -
     top, _, rest = key.partition(".engine_kwargs.")
     inner = f"{{engine_kwargs: {{{rest}: '{value}'}}}}" if rest else f"'{value}'"
     path.write_text(f"model: m\n{top}: {inner}\n")
-    for given in (lambda: load(config=path), lambda: load("model=m", f"{key}={value}")):
+    for overrides, config in (([], path), (["model=m", f"{key}={value}"], None)):
         with pytest.raises(SpecError, match=rf"^{key} calls one of OmegaConf's functions") as told:
-            given()
+            load(*overrides, config=config)
         assert str(Path.home()) not in str(told.value)
 
 
@@ -122,9 +122,9 @@ def test_a_key_may_stand_for_another() -> None:
 def test_a_run_name_that_leads_elsewhere_or_is_no_name_is_refused(run: str, tmp_path: Path) -> None:
     path = tmp_path / "spec.yaml"
     path.write_text(json.dumps({"model": "m", "run": run}))
-    for given in (lambda: load(config=path), lambda: load("model=m", f"run={run}")):
+    for overrides, config in (([], path), (["model=m", f"run={run}"], None)):
         with pytest.raises(SpecError) as told:
-            given()
+            load(*overrides, config=config)
         assert "run=" in str(told.value)
         assert "\n" not in str(told.value)
 
@@ -186,9 +186,9 @@ def test_a_login_in_an_address_is_refused_and_not_shown(key: str, login: str, tm
     top, _, rest = key.partition(".engine_kwargs.")
     url = f"https://{login}@h:8000/v1"
     path.write_text(json.dumps({"model": "m", top: {"engine_kwargs": {rest: url}} if rest else url}))
-    for given in (lambda: load(config=path), lambda: load("model=m", f"{key}={url}", "max_samples=none")):
+    for overrides, config in (([], path), (["model=m", f"{key}={url}", "max_samples=none"], None)):
         with pytest.raises(SpecError, match=rf"^{key} has a user or a password.*api_key_env=") as told:
-            given()
+            load(*overrides, config=config)
         assert "ses" not in str(told.value)
 
 

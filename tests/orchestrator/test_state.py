@@ -20,12 +20,13 @@ STATE: dict[str, Any] = {
     "run_root": "/runs",
     "ephemeral": False,
 }
-QUEUED = STATE | {"phase": "queued", "nodes": [], "ports": {}, "ray_address": "", "dashboard_url": ""}
+QUEUED: dict[str, Any] = STATE | {"phase": "queued", "nodes": [], "ports": {}, "ray_address": "", "dashboard_url": ""}
+ODD_NODES: list[Any] = [[], ["n1"], [{}], [{"name": "n", "ip": "i", "gpus": "4"}]]
 ODD: list[Any] = [
     *([], "x", 5, None, {}, {"name": "a"}),
     *({name: value for name, value in STATE.items() if name != missing} for missing in STATE),
     *(STATE | {name: 5} for name in STATE),
-    *(STATE | {"nodes": nodes} for nodes in ([], ["n1"], [{}], [{"name": "n", "ip": "i", "gpus": "4"}])),
+    *(STATE | {"nodes": nodes} for nodes in ODD_NODES),
     *(STATE | {"ports": ports} for ports in ({}, {"serve": "8000"})),
     STATE | {"name": "b"},
 ]

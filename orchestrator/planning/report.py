@@ -38,7 +38,7 @@ def _worth_showing(plan: Plan) -> list[Candidate]:
         size = candidate.tensor_parallel_size
         if candidate.pipeline_parallel_size > 1 and candidate.tokens_per_second:
             best[size] = max(best.get(size, candidate), candidate, key=lambda one: one.tokens_per_second or 0)
-    return [one for one in plan.candidates if one.pipeline_parallel_size == 1] + list(best.values())
+    return [one for one in plan.candidates if one.pipeline_parallel_size == 1] + [best[size] for size in sorted(best)]
 
 
 def caveats(planned: Planned) -> list[str]:

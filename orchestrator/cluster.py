@@ -94,6 +94,15 @@ def connect(
         yield _describe(state, address)
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """The cluster that submissions of this process go to is there meanwhile, as for `connect`, without connecting: one
+    that is started for them goes down at the end, unless others use it. Raises ClusterNotReady."""
+    with ExitStack() as stack:
+        _find_state(stack)
+        yield
+
+
 def find(*, start: bool) -> State:
     """The state of the cluster that a submission goes to, without connecting to it; its token is set for Ray.
 

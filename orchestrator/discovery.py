@@ -79,16 +79,24 @@ def _in_words(listing: _Listing) -> str:
 def _find(endpoint: Endpoint) -> tuple[Endpoint, _Listing]:
     """The endpoint and its list; under another address of the same server where only that has a list of models."""
     listing = _list_models(endpoint, TRY_FOR)
-    if not listing.ids:
-        for url in _others(endpoint.base_url):
-            other = replace(endpoint, base_url=url)
-            with suppress(EndpointDown):
-                if (theirs := _list_models(other, CONNECT_SECONDS)).ids:
-                    say(f"base_url={endpoint.base_url} has no list of models, {url} has: using base_url={url}")
-                    return other, theirs
+    if listing.ids:
+        return endpoint, listing
+    for url in _others(endpoint.base_url):
+        if theirs := _list_elsewhere(endpoint, url):
+            say(f"base_url={endpoint.base_url} has no list of models, {url} has: using base_url={url}")
+            return replace(endpoint, base_url=url), theirs
+    root = _root(endpoint.base_url)
+    elsewhere = f" ({root} has one: base_url={root})" if root and _list_elsewhere(endpoint, root) else ""
     if listing.error:
-        raise listing.error
-    return endpoint, listing
+        raise EndpointDown(f"{listing.error}{elsewhere}")
+    return endpoint, replace(listing, seen=listing.seen + elsewhere)
+
+
+def _list_elsewhere(endpoint: Endpoint, url: str) -> _Listing | None:
+    with suppress(EndpointDown):
+        listing = _list_models(replace(endpoint, base_url=url), CONNECT_SECONDS)
+        return listing if listing.ids else None
+    return None
 
 
 def _others(url: str) -> list[str]:
@@ -96,6 +104,14 @@ def _others(url: str) -> list[str]:
     base = re.sub(r"/models$", "", url)
     versioned = [] if re.search(r"/v\d\w*(/|$)", urlsplit(url).path) else [f"{url}/v1", f"{base}/v1"]
     return [other for other in dict.fromkeys([*versioned, base]) if other != url]
+
+
+def _root(url: str) -> str | None:
+    """Where most servers have their API, if the address leads elsewhere. A gateway may answer there for others too, so
+    it is only named."""
+    parts = urlsplit(url)
+    root = f"{parts.scheme}://{parts.netloc}/v1"
+    return None if root in (url, f"{url}/v1") else root
 
 
 def is_this_host(url: str) -> bool:

@@ -150,21 +150,44 @@ def test_what_is_no_list_of_models_is_said_in_a_sentence(body: bytes) -> None:
     assert "base_url=" in str(told.value)
 
 
-@pytest.mark.parametrize("page", ["", "/", "/v1/", "/v1/models", "/v1/models/", "/v1/models/m", "/models", "/chat"])
-@pytest.mark.parametrize("more", ["", "/chat/completions"])
+@pytest.mark.parametrize(
+    "page",
+    [
+        *(
+            "",
+            "/",
+            "/v1",
+            "/v1/",
+            "/v1/models",
+            "/v1/models/",
+            "/v1/models/m",
+            "/models",
+            "/v1/chat",
+            "/v1/completions",
+        ),
+        *("/v1/chat/completions", "/v1/chat/completions/", "/chat/completions", "/completions", "/v1/embeddings"),
+    ],
+)
 def test_the_address_that_answers_is_used_and_named(
-    scripted_server: ScriptedServer, page: str, more: str, capsys: pytest.CaptureFixture[str]
+    scripted_server: ScriptedServer, page: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = scripted_server.base_url.removesuffix("/v1")
-    if page == "/chat" or (more and page not in ("", "/v1/")):
-        page, more = "/v1", "/chat/completions/"
-    given = Wish("model", "compatible", "scripted", root + page.rstrip("/") + more, None).endpoint()
+    given = Wish("model", "compatible", "scripted", root + page, None).endpoint()
     assert given
     assert check(given, "model") == Endpoint(scripted_server.base_url, "scripted")
     assert locate(given).base_url == scripted_server.base_url
     assert only_model(given, "judge") == "scripted"
     if given.base_url != scripted_server.base_url:
         assert f"using base_url={scripted_server.base_url}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", ["/api", "/api/generate", "/docs", "/v2"])
+def test_where_most_servers_have_their_api_is_named_and_not_used(
+    scripted_server: ScriptedServer, page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = Endpoint(scripted_server.base_url.removesuffix("/v1") + page, "scripted")
+    assert check(given, "model") == given
+    assert f"{scripted_server.base_url} has one: base_url={scripted_server.base_url}" in capsys.readouterr().err
 
 
 def test_an_address_that_has_a_list_of_its_own_is_not_changed() -> None:

@@ -120,8 +120,16 @@ def load_spec(schema: type[S], config: Path | None, overrides: Sequence[str]) ->
         raise SpecError(
             f"{config or 'an override'} is nested too deeply: brackets in brackets without an end"
         ) from None
-    except (OSError, yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, AttributeError) as error:
-        # The last three: numbers of 5,000 digits, dates that are none, keys that are no text.
+    except (
+        OSError,
+        yaml.YAMLError,
+        OmegaConfBaseException,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+    ) as error:
+        # The last four: numbers of 5,000 digits, dates that are none, keys that are no text or a lone bracket.
         given = " ".join([*([str(config)] if config else []), *map(_shorten, overrides)])
         raise SpecError(f"cannot read the spec {given}: {first_line(error)}") from None
     if not isinstance(values, dict):
@@ -233,13 +241,13 @@ def _explain(schema: type[SpecModel], error: ValidationError) -> str:
 
 def _explain_one(schema: type[SpecModel], problem: dict[str, Any]) -> str:
     path = [str(part) for part in problem["loc"] if not str(part).startswith(("function-", "constrained-", "literal["))]
-    name = ".".join(path)
+    name = _shorten(".".join(path))
     if problem["type"] == "extra_forbidden":
         return f"unknown key {name}. Did you mean {_nearest(schema, path)}?"
     if problem["type"] == "missing":
         return f"the key {name} is missing. Give it in the spec file, or as {name}=…"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{name}={problem['input']!r} does not fit: {message}" if name else message
+    return f"{name}={_shorten(repr(problem['input']))} does not fit: {message}" if name else message
 
 
 def _nearest(schema: type[SpecModel], path: list[str]) -> str:

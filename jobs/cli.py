@@ -39,10 +39,11 @@ def parse(job: str, purpose: str, argv: Sequence[str] | None) -> Command:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the spec to change")
     args = parser.parse_intermixed_args(argv)
     spec = load_spec(ExamSpec, args.config, args.overrides)
-    _check_deployments(spec)
+    if job != "score":  # which asks nobody and deploys nothing
+        _check_deployments(spec)
+        for without_effect in _without_effect(spec):
+            say(without_effect)
     spec = _settle_judge(spec)
-    for without_effect in _without_effect(spec):
-        say(without_effect)
     return Command(spec, load_items(spec), args.dry_run, args.json)
 
 

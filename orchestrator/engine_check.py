@@ -11,6 +11,7 @@ import os
 import textwrap
 import typing
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from enum import Enum
 from typing import Annotated, Any
 
@@ -45,13 +46,27 @@ def check_options(spec: ServingSpec, group: str = "serving") -> None:
         return
     if importlib.util.find_spec("vllm") is None:  # a machine that only sends jobs elsewhere; there it is checked again
         return
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # of this process, which only imports it
-    types = _option_types()
+    with _environment_kept():
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")  # of this process, which only imports it
+        types = _option_types()
     for name, value in options.items():
         key = f"{group}.engine_kwargs.{name}" if name in spec.engine_kwargs else f"{group}.{name}"
         _check_name(name, key, group, types)
         if value is not None and (wrong := _wrong(name, value, types[name], options)):
             raise SpecError(f"{key}={value!r} does not fit: {textwrap.shorten(wrong, _MESSAGE, placeholder=' …')}")
+
+
+@contextmanager
+def _environment_kept() -> Iterator[None]:
+    """vLLM sets variables as it is imported; a cluster that this process starts later would have them, and its engines
+    would write less into their logs."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        for name in set(os.environ) - set(before):
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _option_types() -> dict[str, Any]:

@@ -1,8 +1,11 @@
 """What a spec tells vLLM, against what the installed vLLM takes: names, types, limits, parsers."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+from harness import ROOT
 
 from orchestrator.engine_check import check_options
 from orchestrator.errors import SpecError
@@ -97,6 +100,19 @@ def test_a_value_that_vllm_does_not_take_is_told(name: str, value: Any, told: st
 )
 def test_what_vllm_takes_passes(options: dict[str, Any]) -> None:
     check_options(ServingSpec(engine_kwargs=options, reasoning_parser="qwen3"))
+
+
+def test_the_environment_stays_for_a_cluster_that_is_started_later() -> None:
+    """In a process of its own: here vLLM is imported already."""
+    code = (
+        "import os; before = dict(os.environ)\n"
+        "from orchestrator.engine_check import check_options\n"
+        "from orchestrator.spec import ServingSpec\n"
+        "check_options(ServingSpec(reasoning_parser='qwen3'))\n"
+        "assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 
 def test_the_specs_own_parser_is_looked_up_under_its_own_key() -> None:

@@ -3,14 +3,13 @@
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from jobs.tasks import hle
 from orchestrator import identity
 from orchestrator.datasource import read_rows
-from orchestrator.endpoint import Wish
+from orchestrator.endpoint import Wish, hostname
 from orchestrator.errors import SpecError
 from orchestrator.identity import Served
 from orchestrator.records import JudgeIdentity, Question, Wanted, digest
@@ -71,7 +70,7 @@ class ExamSpec(SpecModel):
     @property
     def judge_kind(self) -> Provider:
         """A judge behind a URL of one's own is `compatible` unless said otherwise, so that no OpenAI key goes there."""
-        theirs = not self.judge_base_url or urlsplit(self.judge_base_url).hostname == "api.openai.com"
+        theirs = not self.judge_base_url or hostname(self.judge_base_url) == "api.openai.com"
         return self.judge_provider or ("openai" if theirs else "compatible")
 
 

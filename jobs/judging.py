@@ -9,6 +9,7 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from jobs.exam import ExamSpec, budget_option, item_of, judge_sampling, load_judge_prompt, reference_digest
+from jobs.retired import retirement
 from jobs.tasks import hle
 from jobs.tasks.verdicts import Verdict, parse_verdict
 from orchestrator import secrets
@@ -33,10 +34,6 @@ PREFLIGHT_LIMIT = 300.0  # seconds for all attempts: a rate limit would be waite
 TRIAL = (hle.Item("preflight", "What is 2 + 2?", "4", "exactMatch", "Math"), "Answer: 4\nConfidence: 90%")
 SHOWN = 200  # characters of a reply that a message quotes
 
-RETIRED = {
-    "o3-mini-2025-01-31": "OpenAI switched it off on 2026-10-23",
-    "gpt-4o-2024-08-06": "OpenAI switches it off on 2027-01-14",
-}
 SCHEMA = {"name": "verdict", "strict": True, "schema": hle.VERDICT_SCHEMA}
 ALTERNATIVES = "judge=rule needs no model; judge=NAME judge_base_url=URL takes any OpenAI-compatible server; "
 ALTERNATIVES += "judge=PATH judge_provider=vllm deploys one on this cluster"
@@ -108,7 +105,7 @@ async def _try(asked: AskedJudge) -> tuple[Verdict | None, AskedJudge, Outcome]:
 
 
 def _complaint(spec: ExamSpec, endpoint: Endpoint, told: str) -> str:
-    retired = f" ({RETIRED[spec.judge]})" if spec.judge in RETIRED else ""
+    retired = f" ({when})" if (when := retirement(spec.judge)) else ""
     return f"judge={spec.judge}{retired} gives no verdict at {endpoint.base_url}: {told}. {ALTERNATIVES}"
 
 

@@ -1,5 +1,6 @@
 """Run the jobs of a pipeline one after the other, each as a Ray Job with its own folder; finished ones are skipped."""
 
+import argparse
 import asyncio
 import os
 import socket
@@ -17,6 +18,7 @@ from rich.table import Table
 
 from cluster.streams import print_json, visible
 from jobs.showing import commonest
+from orchestrator.cluster import held
 from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, Parser, SpecError, run_command
 from orchestrator.events import Events
 from orchestrator.pipeline import PipelineSpec, Progress, State, Step, missing_need, plan, read_progress, write_progress
@@ -44,7 +46,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         steps = plan(spec, run_root() / spec.run)
         _print(steps, {step.name: read_progress(step) for step in steps}, as_json=args.json)
         return COMPLETE
-    client = job_client(start=True)
+    with held():
+        return _run(spec, args)
+
+
+def _run(spec: PipelineSpec, args: argparse.Namespace) -> int:
+    client = job_client(start=False)  # the cluster is held: one that was started for this goes down with it
     folder = run_root() / spec.run
     pipeline = Pipeline(plan(spec, folder), client, folder)
     lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()))

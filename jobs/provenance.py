@@ -17,7 +17,7 @@ import orjson
 from jobs.exam import ExamSpec, judge_wish, model_wish, request_options, row_of
 from jobs.tasks import hle
 from orchestrator import identity
-from orchestrator.discovery import is_this_host
+from orchestrator.discovery import is_this_host, locate
 from orchestrator.endpoint import Wish
 from orchestrator.errors import SpecError, storage_error
 from orchestrator.events import utc_now
@@ -64,7 +64,7 @@ def who_answers(role: Role, spec: ExamSpec, folder: Path, gpus: int, progress: C
     before = recorded(role, spec, folder)
     endpoint = wish.endpoint()
     if endpoint:
-        found = identity.of_server(endpoint, before) or before
+        found = identity.of_server(locate(endpoint), before) or before
         if found or wish.provider != "vllm" or not is_this_host(endpoint.base_url):
             unknown = {"base_url": endpoint.base_url, "version": None}
             return found or Served(model=_unknown_model(wish.model), engine=None, server=unknown)

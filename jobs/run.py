@@ -33,7 +33,7 @@ from orchestrator import serving
 from orchestrator.batching import Pick, RowStore, cause_of, configure_ray_data
 from orchestrator.cluster import Cluster, connect
 from orchestrator.concurrency import START, EngineWindow
-from orchestrator.discovery import Unreachable, check, is_this_host
+from orchestrator.discovery import Unreachable, check, is_this_host, locate
 from orchestrator.endpoint import Endpoint, Wish
 from orchestrator.engine_options import max_num_seqs
 from orchestrator.errors import EndpointDown, JudgeUnavailable
@@ -164,7 +164,9 @@ def find_judge(run: Run) -> JudgeConfig | None:
     made = provenance.provenance(run.session, "judge", {"sent": identity["sampling"], "defaults": None})
     if wish is None:
         return JudgeConfig(run.writer, identity, judges, made)
-    asked = preflight(run.spec, _share_key(run, wish.endpoint()) or _deploy(run, wish, run.spec.judge_serving))
+    named = wish.endpoint()
+    endpoint = _share_key(run, named and locate(named)) or _deploy(run, wish, run.spec.judge_serving)
+    asked = preflight(run.spec, endpoint)
     run.events.add("judge_ready", model=asked.endpoint.model, base_url=asked.endpoint.base_url)
     return JudgeConfig(run.writer, identity, judges, made, asked)
 

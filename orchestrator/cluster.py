@@ -33,6 +33,7 @@ from orchestrator.state import (
     inside_job,
     only_running,
     read_state,
+    readable_state,
     states,
     status_code,
 )
@@ -93,6 +94,15 @@ def connect(
         yield _describe(state, address)
 
 
+@contextmanager
+def held() -> Iterator[None]:
+    """The cluster that submissions of this process go to is there meanwhile, as for `connect`, without connecting: one
+    that is started for them goes down at the end, unless others use it. Raises ClusterNotReady."""
+    with ExitStack() as stack:
+        _find_state(stack)
+        yield
+
+
 def find(*, start: bool) -> State:
     """The state of the cluster that a submission goes to, without connecting to it; its token is set for Ray.
 
@@ -121,9 +131,9 @@ def _find_state(stack: ExitStack) -> State | None:
         name = only_running() or "local"
     stack.callback(_leave, name)
     stack.enter_context(_lease(name))
-    state = read_state(name)
     if name == "local" and not address:
         return _start_local(ephemeral=True)  # does nothing when it is healthy
+    state = read_state(name)
     if state is None:
         raise ClusterNotReady(f"there is no cluster {name!r}. Known: {[s['name'] for s in states()]}. {_NEXT}")
     return state
@@ -133,7 +143,7 @@ _NEXT = "Start one with `make cluster-up`, or unset KOSEN_CLUSTER and RAY_ADDRES
 
 
 def _start_local(*, ephemeral: bool) -> State:
-    if read_state("local") is None:
+    if readable_state("local") is None:
         until = "this job ends" if ephemeral else "make cluster-down NAME=local"
         print(f"no Ray cluster is running: starting one on this machine, until {until}", file=sys.stderr)
     command = [sys.executable, "-m", "cluster", "up", "--json", *(["--ephemeral"] if ephemeral else [])]
@@ -145,7 +155,7 @@ def _start_local(*, ephemeral: bool) -> State:
 
 def _leave(name: str) -> None:
     """After the lease is given back: bring an ephemeral cluster down, unless others use it or we run inside it."""
-    state = read_state(name)
+    state = readable_state(name)
     if state and state["ephemeral"] and not inside_job():
         command = [sys.executable, "-m", "cluster", "down", "--name", name, "--if-unused"]
         subprocess.run(command, env=_importable(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)

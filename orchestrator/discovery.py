@@ -2,17 +2,21 @@
 
 import errno
 import http.client
-import json
+import re
 import socket
 import ssl
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from orchestrator.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, SpecError
+from orchestrator.model_list import read_ids, served_name
+from orchestrator.progress import say
 
 if TYPE_CHECKING:
     import openai  # a second of imports that the batching actors need not wait for
@@ -29,19 +33,85 @@ class Unreachable(EndpointDown):
     """Nothing listens at the address: a connection was refused, or there is no such host or no way to it."""
 
 
-def check(endpoint: Endpoint, role: str) -> Endpoint:
-    """Ask the endpoint for its models; returns it with the id under which it serves ours.
+@dataclass(frozen=True)
+class _Listing:
+    """What an address says when asked for its models."""
 
+    ids: tuple[str, ...] = ()
+    seen: str = "an empty list of models"  # instead of names, in words
+    error: EndpointDown | None = None  # what answers there is no API at all
+
+
+def check(endpoint: Endpoint, role: str) -> Endpoint:
+    """Ask the endpoint for its models; returns it at the address that answers, with the id that it serves ours under.
+
+    The list is not the truth: a model that it does not name, or a server without one, gets a warning, and the first
+    call decides (a 404 to that ends the run).
     Raises SpecError for what is no address, Unreachable if nothing listens there, EndpointDown if what listens does not
-    answer, refuses the key, is no such API or serves other models.
+    answer, refuses the key or is no such API, a page of HTML for example.
     """
-    served = _list_models(endpoint)
-    if served is None or endpoint.model in served:
+    found, listing = _find(endpoint)
+    name = served_name(endpoint.model, listing.ids)
+    if name is None:
+        say(f"{found.base_url} gives {_in_words(listing)}, not {role}={endpoint.model}: the first call will decide")
+    elif name != endpoint.model:
+        say(f"{found.base_url} calls {role}={endpoint.model} {name}")
+    return replace(found, model=name or endpoint.model)
+
+
+def locate(endpoint: Endpoint) -> Endpoint:
+    """The endpoint at the address that answers, for whoever makes a call of its own that is the true test.
+
+    Nothing is raised for a server that is gone or refuses: that call says it better.
+    """
+    if not _others(endpoint.base_url):
         return endpoint
-    if f"{endpoint.model}:latest" in served:  # how Ollama lists a model that was asked for without a tag
-        return Endpoint(endpoint.base_url, f"{endpoint.model}:latest", endpoint.key_name)
-    names = ", ".join(sorted(served)[:5]) or "no model"
-    raise EndpointDown(f"{endpoint.base_url} serves {names}, not {role}={endpoint.model}. Change {role}= or base_url=")
+    with suppress(EndpointDown):
+        return _find(endpoint)[0]
+    return endpoint
+
+
+def _in_words(listing: _Listing) -> str:
+    more = f" and {len(listing.ids) - 5} others" if len(listing.ids) > 5 else ""
+    return ", ".join(sorted(listing.ids)[:5]) + more if listing.ids else listing.seen
+
+
+def _find(endpoint: Endpoint) -> tuple[Endpoint, _Listing]:
+    """The endpoint and its list; under another address of the same server where only that has a list of models."""
+    listing = _list_models(endpoint, TRY_FOR)
+    if listing.ids:
+        return endpoint, listing
+    for url in _others(endpoint.base_url):
+        if theirs := _list_elsewhere(endpoint, url):
+            say(f"base_url={endpoint.base_url} has no list of models, {url} has: using base_url={url}")
+            return replace(endpoint, base_url=url), theirs
+    root = _root(endpoint.base_url)
+    elsewhere = f" ({root} has one: base_url={root})" if root and _list_elsewhere(endpoint, root) else ""
+    if listing.error:
+        raise EndpointDown(f"{listing.error}{elsewhere}")
+    return endpoint, replace(listing, seen=listing.seen + elsewhere)
+
+
+def _list_elsewhere(endpoint: Endpoint, url: str) -> _Listing | None:
+    with suppress(EndpointDown):
+        listing = _list_models(replace(endpoint, base_url=url), CONNECT_SECONDS)
+        return listing if listing.ids else None
+    return None
+
+
+def _others(url: str) -> list[str]:
+    """Addresses that were meant, perhaps: /v1 forgotten, or a page of the API copied."""
+    base = re.sub(r"/models$", "", url)
+    versioned = [] if re.search(r"/v\d\w*(/|$)", urlsplit(url).path) else [f"{url}/v1", f"{base}/v1"]
+    return [other for other in dict.fromkeys([*versioned, base]) if other != url]
+
+
+def _root(url: str) -> str | None:
+    """Where most servers have their API, if the address leads elsewhere. A gateway may answer there for others too, so
+    it is only named."""
+    parts = urlsplit(url)
+    root = f"{parts.scheme}://{parts.netloc}/v1"
+    return None if root in (url, f"{url}/v1") else root
 
 
 def is_this_host(url: str) -> bool:
@@ -116,19 +186,18 @@ def _require_key(endpoint: Endpoint) -> dict[str, str]:
     return auth_headers(endpoint)
 
 
-def _list_models(endpoint: Endpoint) -> set[str] | None:
-    """The ids that /v1/models lists, or None where the server has no such list."""
+def _list_models(endpoint: Endpoint, patience: float) -> _Listing:
+    """What is said of models there; a server that is only busy is asked for `patience` seconds."""
     try:
         proxy = proxy_for(endpoint)
         headers = _require_key(endpoint)
         if not proxy:
             _check_listening(endpoint)
-        content = _get_models(endpoint, headers, proxy)
+        return _get_models(endpoint, headers, proxy, patience)
     except (ValueError, http.client.InvalidURL) as error:
         raise SpecError(
             f"base_url={endpoint.base_url} is no address ({error}). Expected something like http://localhost:8000/v1"
         ) from None
-    return None if content is None else _read_ids(endpoint, content)
 
 
 def _check_listening(endpoint: Endpoint) -> None:
@@ -161,23 +230,24 @@ def _is_absence(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in _NO_ROUTE
 
 
-def _get_models(endpoint: Endpoint, headers: dict[str, str], proxy: str | None) -> bytes | None:
-    """The body of /v1/models, None where there is no such page. A server that is only busy is asked again."""
+def _get_models(endpoint: Endpoint, headers: dict[str, str], proxy: str | None, patience: float) -> _Listing:
+    """What /v1/models holds. A server that is only busy is asked again."""
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({urlsplit(endpoint.base_url).scheme: proxy} if proxy else {})
     )
     request = urllib.request.Request(f"{endpoint.base_url}/models", headers={"User-Agent": "kosen"})
     for name, value in headers.items():
         request.add_unredirected_header(name, value)  # a key goes to no other server
-    deadline, wait = time.monotonic() + TRY_FOR, FIRST_WAIT
+    deadline, wait = time.monotonic() + patience, FIRST_WAIT
     while True:
         left = deadline - time.monotonic()
         try:
             with opener.open(request, timeout=max(1.0, min(PROBE_SECONDS, left))) as response:
-                return bytes(response.read())
+                content = bytes(response.read())
+            return _read_list(endpoint, content)
         except urllib.error.HTTPError as error:
-            if error.code == 404:
-                return None
+            if _has_no_list(error.code):
+                return _Listing(seen=f"no list of models ({error.code})")
             failure, may_pass = _refusal(endpoint, error), error.code == 429 or error.code >= 500
         except http.client.InvalidURL:
             raise
@@ -196,7 +266,7 @@ def _refusal(endpoint: Endpoint, error: urllib.error.HTTPError) -> EndpointDown:
             f"{endpoint.base_url} refuses the key{key}. Check it, or name another variable with api_key_env="
         )
     try:
-        words = " ".join(error.read(300).decode(errors="replace").split())
+        words = _show(endpoint, error.read(300))
     except (OSError, http.client.HTTPException):
         words = error.reason
     return EndpointDown(
@@ -217,19 +287,33 @@ def _is_tls(error: Exception) -> bool:
     return isinstance(getattr(error, "reason", error), ssl.SSLError)
 
 
-def _read_ids(endpoint: Endpoint, content: bytes) -> set[str]:
+def _show(endpoint: Endpoint, content: bytes) -> str:
+    """A server's words in one line; should they repeat the key that was sent, without it."""
+    words = " ".join(content[:1000].decode(errors="replace").split())
+    key = endpoint.api_key()
+    return words.replace(key, "***") if key else words
+
+
+def _has_no_list(status: int) -> bool:
+    """A server that does not list its models, or not for this key, may serve them all the same. 501 says it too."""
+    return status == 501 or (400 <= status < 500 and status not in (401, 407, 408, 425, 429))
+
+
+def _read_list(endpoint: Endpoint, content: bytes) -> _Listing:
     try:
-        return {str(entry["id"]) for entry in json.loads(content)["data"] or ()}  # Ollama without models: null
-    except (ValueError, RecursionError, TypeError, LookupError):
-        seen = " ".join(content[:80].decode(errors="replace").split()) or "an empty page"
-        raise EndpointDown(
+        ids = read_ids(content)
+    except ValueError:
+        seen = _show(endpoint, content)[:80]
+        error = EndpointDown(
             f"{endpoint.base_url}/models gives {seen!r}, expected an OpenAI-compatible list of models. Change base_url="
-        ) from None
+        )
+        return _Listing(error=error)
+    return _Listing(seen="no list of models that can be read") if ids is None else _Listing(ids)
 
 
 def only_model(endpoint: Endpoint, role: str) -> str:
     """The one model that an endpoint serves. Raises SpecError where it serves several, so that `role`= must choose."""
-    served = sorted(_list_models(endpoint) or ())
-    if len(served) != 1:
-        raise SpecError(f"{endpoint.base_url} serves {', '.join(served[:5]) or 'no list of models'}. Give {role}=")
-    return served[0]
+    found, listing = _find(endpoint)
+    if len(listing.ids) != 1:
+        raise SpecError(f"{found.base_url} serves {_in_words(listing)}. Give {role}=")
+    return listing.ids[0]

@@ -1,11 +1,12 @@
 """An OpenAI-compatible endpoint: where it is, which model it serves, and which key belongs to it."""
 
+import re
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from orchestrator import secrets
 from orchestrator.errors import SpecError
-from orchestrator.spec import Provider
+from orchestrator.spec import Provider, refuse_login
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,43 @@ HOMES: dict[Provider, tuple[str | None, str | None]] = {
 }
 
 
+# What people copy behind an API's address: the page that they asked by hand. Azure's own address ends in a plain
+# /models, so that alone is no page.
+_PAGE = re.compile(r"/(chat/completions|completions|responses|embeddings)/*$|(?<=/v1)/(models(/[^/]+)?|chat)/*$")
+
+
+def api_address(url: str) -> str:
+    """The address of an API as requests need it: without a slash at its end, and without the page of one request.
+
+    Raises SpecError for what is no address, and for a user, a password or a query, none of which it repeats.
+    """
+    url = url.strip()
+    refuse_login(url, "base_url")
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        valid = valid and url.isprintable() and " " not in url
+    except ValueError:
+        valid = False
+    if valid and (parts.query or parts.fragment):
+        raise SpecError(
+            "base_url= goes on after the address, with ? or #. Expected something like http://localhost:8000/v1; a key "
+            "belongs into the variable that api_key_env= names"
+        )
+    if not valid:
+        shown = url if url.isprintable() else repr(url)
+        raise SpecError(f"base_url={shown} is no address. Expected something like http://localhost:8000/v1")
+    return _PAGE.sub("", url.rstrip("/")).rstrip("/")
+
+
+def hostname(url: str | None) -> str | None:
+    """The host of an address in small letters; None where there is none, or what is given is no address."""
+    try:
+        return urlsplit(url or "").hostname
+    except ValueError:
+        return None
+
+
 @dataclass(frozen=True)
 class Wish:
     """What a spec says of one endpoint, the model's or the judge's."""
@@ -56,10 +94,4 @@ class Wish:
             return None
         if url is None:
             raise SpecError(f"provider {self.provider} needs a base_url for {self.role}={self.model}")
-        try:
-            valid = urlsplit(url).scheme in ("http", "https") and bool(urlsplit(url).hostname)
-        except ValueError:
-            valid = False
-        if not valid:
-            raise SpecError(f"base_url={url} is no address. Expected something like http://localhost:8000/v1")
-        return Endpoint(url.rstrip("/"), self.model, self.key_name or key_name)
+        return Endpoint(api_address(url), self.model, self.key_name or key_name)

@@ -21,6 +21,14 @@ class KosenError(Exception):
 
     exit_code = 4
 
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message)
+        self._message = message
+
+    def __str__(self) -> str:
+        """The message as it was raised: Ray Data appends advice about its own retries to the arguments."""
+        return self._message
+
 
 class SpecError(KosenError):
     """The spec, the arguments or the data they name are wrong."""

@@ -9,7 +9,7 @@ from orchestrator.engine_options import GPU_MAX_NUM_SEQS
 from orchestrator.errors import SpecError
 from orchestrator.planning.choice import Hardware, batched_tokens
 from orchestrator.planning.gpus import find_gpu, named_kinds
-from orchestrator.planning.report import about, in_words
+from orchestrator.planning.report import about, caveats, in_words
 from orchestrator.planning.request import Planned, plan_layout, share_out, take
 from orchestrator.spec import ServingSpec
 
@@ -66,7 +66,7 @@ def settle_both(
 
 def _settled(spec: ServingSpec, planned: Planned, progress: Callable[[str], None]) -> ServingSpec:
     chosen = planned.plan.chosen
-    for line in about(planned):
+    for line in (*about(planned), *caveats(planned)):
         progress(line)
     progress(
         f"parallelism auto: {in_words(chosen)}, {chosen.reason}; predicted {chosen.tokens_per_second:,.0f} tokens/s"

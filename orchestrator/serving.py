@@ -23,6 +23,7 @@ import ray
 from orchestrator.cluster import Cluster, python_path
 from orchestrator.concurrency import QUEUE
 from orchestrator.endpoint import Endpoint
+from orchestrator.engine_check import check_options
 from orchestrator.engine_log import LAST_WORDS, engine_log, meaningful_lines, workers_last_words
 from orchestrator.engine_options import deployment_config, engine_kwargs, max_num_seqs, model_source
 from orchestrator.errors import EndpointDown, SpecError
@@ -46,9 +47,11 @@ def deploy(model: str, spec: ServingSpec, cluster: Cluster, *, progress: Progres
 
     `spec` has its sizes: `parallelism: auto` is settled before (orchestrator.layout).
     A running application of the same configuration is used as it is. `progress` gets a line whenever the state changes.
-    Raises SpecError for a model that cannot be, EndpointDown with the end of the engine's log when it does not start.
+    Raises SpecError for a model or options that cannot be, EndpointDown with the end of the engine's log when it does
+    not start.
     """
     check_model(model)
+    check_options(spec)
     name = app_name(model, spec, cluster.gpus)
     base_url = f"http://{cluster.serve_host}:{cluster.serve_port}/{name}/v1"
     endpoint = Endpoint(base_url=base_url, model=model, serve_app=name)

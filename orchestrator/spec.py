@@ -2,19 +2,27 @@
 
 import difflib
 import json
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from orchestrator.errors import SpecError
 
 Provider = Literal["vllm", "openai", "deepinfra", "ollama", "compatible"]
 Budget = PositiveInt | Literal["auto"]
+NAME_BYTES = 255  # of a file's name, on every file system that we know of
+
+# A user or a password before the host of an address; http://host:8000/@x has none.
+_LOGIN = re.compile(r"https?://[^/\s?#]*@|[a-z][a-z0-9+.-]*://[^/\s]*:(?!\d*(/|$))\S*@", re.IGNORECASE)
+# `${oc.env:HOME}` calls a function, which could copy a key into every record; `${other.key}` is only another key.
+_RESOLVER = re.compile(r"\$\{[^{}]*:")
 
 
 class SpecModel(BaseModel):
@@ -29,6 +37,13 @@ class SpecModel(BaseModel):
         if not isinstance(values, dict):
             return values
         return {key: value for key, value in values.items() if value is not None or _group(cls, key) is None}
+
+    @field_validator("run", check_fields=False)
+    @classmethod
+    def _name_a_folder(cls, run: str | None) -> str | None:
+        if run is not None:
+            check_run_name(run)
+        return run
 
 
 class ServingSpec(SpecModel):
@@ -84,28 +99,113 @@ S = TypeVar("S", bound=SpecModel)
 def load_spec(schema: type[S], config: Path | None, overrides: Sequence[str]) -> S:
     """Read `config`, lay `overrides` (key=value, nested with dots) over it and validate.
 
+    `${other.key}` stands for another key's value; OmegaConf's functions, as in `${oc.env:HOME}`, are refused, for what
+    they read would be written into every spec.yaml.
     Raises SpecError naming the file, the key and, for an unknown key, the nearest valid one.
     """
-    wrong = [text for text in overrides if "=" not in text or text.startswith(("-", "="))]
-    if wrong:
-        raise SpecError(f"{wrong[0]!r} is not an override. Expected key=value, for example max_samples=20")
+    for text in overrides:
+        _check_override(text)
     try:
         base = OmegaConf.load(config) if config else OmegaConf.create()
         merged = OmegaConf.merge(base, OmegaConf.from_dotlist(list(overrides)))
         for key, text in (override.split("=", 1) for override in overrides):
             if _is_text(schema, key) and text not in ("", "null", "~"):
                 OmegaConf.update(merged, key, yaml.load(text, yaml.BaseLoader) if text.startswith("[") else text)
+        for where, text in _texts(OmegaConf.to_container(merged, resolve=False)):
+            _check_text(text, where)
         values = OmegaConf.to_container(merged, resolve=True)
     except FileNotFoundError:
         raise SpecError(f"there is no spec file {config}. The shipped ones are in conf/") from None
-    except (OSError, yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
-        raise SpecError(f"cannot read the spec {config or ''} {' '.join(overrides)}: {first_line(error)}") from None
+    except RecursionError:
+        raise SpecError(
+            f"{config or 'an override'} is nested too deeply: brackets in brackets without an end"
+        ) from None
+    except (
+        OSError,
+        yaml.YAMLError,
+        OmegaConfBaseException,
+        ValueError,
+        TypeError,
+        AttributeError,
+        LookupError,
+    ) as error:
+        # The last four: numbers of 5,000 digits, dates that are none, keys that are no text or a lone bracket.
+        given = " ".join([*([str(config)] if config else []), *map(_shorten, overrides)])
+        raise SpecError(f"cannot read the spec {given}: {first_line(error)}") from None
     if not isinstance(values, dict):
         raise SpecError(f"{config} holds a {type(values).__name__}, expected key: value lines")
     try:
-        return schema.model_validate(values)
+        return schema.model_validate({str(key): value for key, value in values.items()})
     except ValidationError as error:
         raise SpecError(_explain(schema, error)) from None
+
+
+def _check_override(text: str) -> None:
+    """Raise SpecError for what is no key=value, before anything of it is shown."""
+    check_argument(text)
+    if "=" not in text or text.startswith(("-", "=")):
+        raise SpecError(f"{_shorten(text)!r} is not an override. Expected key=value, for example max_samples=20")
+
+
+def check_argument(text: str) -> None:
+    """Raise SpecError, which does not repeat it, for an argument of a job that nothing may show or record."""
+    key, equals, value = text.partition("=")
+    _check_text(value if equals else text, key if equals and key.isprintable() else "an argument")
+
+
+def _shorten(text: str) -> str:
+    """For a message of one line."""
+    shown = text if text.isprintable() else repr(text)
+    return shown if len(shown) < 200 else f"{shown[:100]}…"
+
+
+def _check_text(text: str, where: str) -> None:
+    """Raise SpecError for a text that must not get into a spec, naming `where` it stands and not what it holds."""
+    refuse_login(text, where)
+    if _RESOLVER.search(text):
+        raise SpecError(
+            f"{where} calls one of OmegaConf's functions (${{name:…}}), which a spec may not: what it reads would be "
+            "written into spec.yaml. Give the value itself; a key goes into the variable that api_key_env= names"
+        )
+    if not text.isascii() and re.search("[\ud800-\udfff]", text):
+        raise SpecError(f"{where} holds bytes that are no UTF-8. Give it in UTF-8")
+
+
+def refuse_login(text: str, where: str) -> None:
+    """Raise SpecError, which repeats nothing of it, for an address with a user or a password in it."""
+    if _LOGIN.search(text) or ("@" in text and where.endswith("base_url")):
+        raise SpecError(
+            f"{where} has a user or a password in an address, which specs, messages and lists of jobs would show. Put "
+            "the key into a variable or ~/.kosen/secrets.env and name it: api_key_env=NAME (judge_api_key_env=NAME)"
+        )
+
+
+def check_run_name(run: str) -> None:
+    """Raise ValueError unless `run` names a folder below the run root, or is an absolute path."""
+    parts = Path(run).parts
+    if not run.isprintable() or run != run.strip():
+        raise ValueError("a run's name has no line breaks, control characters or spaces around it")
+    if not parts or parts == ("/",):
+        raise ValueError("this names no folder of its own")
+    if ".." in parts and parts[0] != "/":
+        raise ValueError("a run's name does not lead out of the run root (..). Give an absolute path instead")
+    if parts[0].startswith("~") or any(part.startswith("-") for part in parts):
+        raise ValueError("no part of a run's name begins with - and none with ~")
+    if max(len(os.fsencode(part)) for part in parts) > NAME_BYTES:
+        raise ValueError(f"a folder's name has at most {NAME_BYTES} bytes")
+
+
+def _texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """All texts of a spec, keys too, each with the key that it belongs to."""
+    if isinstance(value, str):
+        yield where, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield where or "a key", str(key)
+            yield from _texts(inner, f"{where}.{key}" if where else str(key))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _texts(inner, where)
 
 
 def _is_text(schema: type[SpecModel], key: str) -> bool:
@@ -129,9 +229,10 @@ def first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def to_yaml(spec: SpecModel) -> str:
-    """The resolved spec as YAML, the form that `--dry-run` prints and the run folder keeps."""
-    return OmegaConf.to_yaml(OmegaConf.create(json.loads(spec.model_dump_json())))
+def to_yaml(spec: SpecModel, *, changed_only: bool = False) -> str:
+    """The resolved spec as YAML, the form that the run folder keeps; `changed_only`: the keys that differ from the
+    defaults, as `--dry-run` prints them."""
+    return OmegaConf.to_yaml(OmegaConf.create(json.loads(spec.model_dump_json(exclude_defaults=changed_only))))
 
 
 def _explain(schema: type[SpecModel], error: ValidationError) -> str:
@@ -140,13 +241,13 @@ def _explain(schema: type[SpecModel], error: ValidationError) -> str:
 
 def _explain_one(schema: type[SpecModel], problem: dict[str, Any]) -> str:
     path = [str(part) for part in problem["loc"] if not str(part).startswith(("function-", "constrained-", "literal["))]
-    name = ".".join(path)
+    name = _shorten(".".join(path))
     if problem["type"] == "extra_forbidden":
         return f"unknown key {name}. Did you mean {_nearest(schema, path)}?"
     if problem["type"] == "missing":
         return f"the key {name} is missing. Give it in the spec file, or as {name}=…"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{name}={problem['input']!r} does not fit: {message}" if name else message
+    return f"{name}={_shorten(repr(problem['input']))} does not fit: {message}" if name else message
 
 
 def _nearest(schema: type[SpecModel], path: list[str]) -> str:

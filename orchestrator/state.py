@@ -3,6 +3,7 @@
 Whoever wrote such a file, a scheduler's bootstrapper or the local one, a job reads the same.
 """
 
+import http.client
 import json
 import os
 import urllib.error
@@ -69,6 +70,10 @@ def only_running() -> str | None:
             f"cluster {closed[0]!r} answers {answers[closed[0]]} to its token. "
             f"If it is another's by now, make cluster-down NAME={closed[0]} forgets it"
         )
+    if not running:
+        for name in _names():
+            if name != "local":  # which is started anew, whatever its file says
+                read_state(name)  # raises what is wrong with it: it may run all the same
     return running[0] if running else None
 
 
@@ -77,15 +82,62 @@ def clusters_dir() -> Path:
 
 
 def read_state(name: str) -> State | None:
+    """The state of cluster `name`, None where it has none. Raises ClusterNotReady for a file that holds no state."""
+    path = clusters_dir() / name / "state.json"
     try:
-        return cast(State, json.loads((clusters_dir() / name / "state.json").read_text(encoding="utf-8")))
-    except (FileNotFoundError, json.JSONDecodeError):
+        return _parse(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error) or type(error).__name__
+        raise ClusterNotReady(
+            f"{path} is no state of a cluster: {reason}. See whether something still runs, then remove that file"
+        ) from None
+
+
+def readable_state(name: str) -> State | None:
+    """The same, and None for what is no state: one odd file must not stand in the way of other clusters."""
+    try:
+        return read_state(name)
+    except ClusterNotReady:
         return None
 
 
 def states() -> list[State]:
-    folders = sorted(clusters_dir().iterdir()) if clusters_dir().is_dir() else []
-    return [state for folder in folders if (state := read_state(folder.name))]
+    return [state for name in _names() if (state := readable_state(name))]
+
+
+def _names() -> list[str]:
+    return sorted(folder.name for folder in clusters_dir().iterdir()) if clusters_dir().is_dir() else []
+
+
+# What jobs read of a state, and of each of its nodes.
+_FIELDS: dict[str, type] = {
+    **dict.fromkeys(("name", "phase", "scheduler", "ray_address", "dashboard_url", "run_root"), str),
+    **{"ephemeral": bool, "nodes": list, "ports": dict},
+}
+_NODE_FIELDS: dict[str, type] = {"name": str, "ip": str, "gpus": int}
+
+
+def _parse(path: Path) -> State:
+    """Raises ValueError, saying what is wrong, for what is no state of the cluster that its folder names."""
+    state = json.loads(path.read_text(encoding="utf-8"))
+    _check_fields(state, _FIELDS, "it")
+    for node in state["nodes"]:
+        _check_fields(node, _NODE_FIELDS, "a node")
+    if state["name"] != path.parent.name:
+        raise ValueError(f"it is that of cluster {state['name']!r}")
+    if state["phase"] in UP and not (state["nodes"] and isinstance(state["ports"].get("serve"), int)):
+        raise ValueError("it says that the cluster is up, and has no nodes or no port for serving")
+    return cast(State, state)
+
+
+def _check_fields(values: Any, fields: dict[str, type], what: str) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"{what} is a {type(values).__name__}, expected an object")
+    for name, kind in fields.items():
+        if not isinstance(values.get(name), kind):
+            raise ValueError(f"{what} has {'an odd' if name in values else 'no'} {name!r}")
 
 
 def status_code(state: State) -> int | None:
@@ -98,5 +150,5 @@ def status_code(state: State) -> int | None:
             return int(response.status)
     except urllib.error.HTTPError as error:
         return error.code
-    except OSError:
+    except (OSError, ValueError, http.client.HTTPException):  # gone; an address or a token that is none; no HTTP
         return None

@@ -13,6 +13,7 @@ from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from orchestrator.errors import INTERRUPTED, ClusterNotReady, KosenError, Parser, run_command
 from orchestrator.rayjobs import check_job, job_client, job_details, submit_job, wait_for_end
+from orchestrator.spec import check_argument
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _submit(job: str, arguments: list[str], *, wait: bool) -> int:
     check_job(job)
+    for argument in arguments:
+        check_argument(argument)  # the cluster's list of jobs shows them
     client = job_client(start=True)
     job_id = submit_job(client, job, arguments)
     print(f"submitted {job_id}", file=sys.stderr)

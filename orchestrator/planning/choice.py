@@ -65,27 +65,29 @@ class Plan:
 
 
 def choose(shape: Shape, weights: Weights, hardware: Hardware, demand: Demand, model: str) -> Plan:
-    """The layout of most predicted throughput. Pipelines are looked at where no host holds the model.
+    """The layout of most predicted throughput, of all that the heads and the GPUs allow; pipelines are among them
+    whether or not a host holds the model, since they leave each replica more room for sequences.
 
     Raises SpecError where no layout fits.
     """
-    largest = max(hardware.hosts, default=0)
-    sizes = range(1, largest + 1)
-    candidates = [weigh(shape, weights, hardware, demand, size, 1) for size in sizes if shape.heads % size == 0]
-    if not any(candidate.tokens_per_second for candidate in candidates):
-        deep = range(2, min(len(hardware.hosts), shape.layers) + 1)
-        candidates += [
-            weigh(shape, weights, hardware, demand, size, stages)
-            for stages in deep
-            for size in sizes
-            if shape.heads % size == 0
-        ]
+    candidates = [weigh(shape, weights, hardware, demand, *sizes) for sizes in _layouts(shape, hardware)]
     fitting = [candidate for candidate in candidates if candidate.tokens_per_second]
     if not fitting:
         raise SpecError(_nowhere(shape, weights, hardware, demand, model))
     chosen = max(fitting, key=lambda candidate: (candidate.tokens_per_second or 0, -candidate.gpus))
     one_replica = weigh(shape, weights, hardware, demand, min(hardware.hosts), len(hardware.hosts))
     return Plan(chosen, tuple(candidates), one_replica)
+
+
+def _layouts(shape: Shape, hardware: Hardware) -> list[tuple[int, int]]:
+    """Tensor and pipeline parallel sizes to look at: a stage stays inside a host, and for each number of replicas a
+    pipeline is as deep as the GPUs allow."""
+    layouts = []
+    for size in range(1, max(hardware.hosts, default=0) + 1):
+        if shape.heads % size == 0:
+            stages = sum(host // size for host in hardware.hosts)
+            layouts += [(depth, size) for depth in {1, *(stages // n for n in range(1, stages + 1))}]
+    return [(size, depth) for depth, size in sorted(layouts) if depth <= shape.layers]
 
 
 def weigh(shape: Shape, weights: Weights, hardware: Hardware, demand: Demand, size: int, stages: int) -> Candidate:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from orchestrator.planning.choice import Candidate
+from orchestrator.planning.choice import Candidate, Plan
 from orchestrator.planning.gpus import GIB
 from orchestrator.planning.request import Planned
 from orchestrator.planning.shape import COUNTED
@@ -13,8 +13,7 @@ COLUMNS = "    tensor  pipeline  replicas  weights/GPU  tokens/s  why"
 
 def as_text(planned: Planned) -> str:
     """Model, GPUs and lengths, a line for each layout, the chosen one marked, and the spec's lines to copy."""
-    shape, plan, demand = planned.shape, planned.plan, planned.demand
-    chosen = plan.chosen
+    plan, demand, chosen = planned.plan, planned.demand, planned.plan.chosen
     return "\n".join(
         [
             *about(planned),
@@ -22,14 +21,37 @@ def as_text(planned: Planned) -> str:
             f"at most {demand.max_num_seqs} sequences a replica and {demand.max_model_len} tokens each",
             "",
             COLUMNS,
-            *(_row(candidate, "->" if candidate == chosen else "") for candidate in plan.candidates),
+            *(_row(candidate, "->" if candidate == chosen else "") for candidate in _worth_showing(plan)),
             "all GPUs in one replica:",
             _row(plan.one_replica, ""),
             "",
-            *([] if shape.model_type in COUNTED else [f"{shape.model_type} is counted as a plain decoder"]),
+            *caveats(planned),
             f"chosen: {in_words(chosen)}, the most output tokens/s by prediction; none of it is measured",
         ]
     )
+
+
+def _worth_showing(plan: Plan) -> list[Candidate]:
+    """Every tensor parallel size alone, and the best of its pipelines; all are in the JSON."""
+    best: dict[int, Candidate] = {}
+    for candidate in plan.candidates:
+        size = candidate.tensor_parallel_size
+        if candidate.pipeline_parallel_size > 1 and candidate.tokens_per_second:
+            best[size] = max(best.get(size, candidate), candidate, key=lambda one: one.tokens_per_second or 0)
+    return [one for one in plan.candidates if one.pipeline_parallel_size == 1] + [best[size] for size in sorted(best)]
+
+
+def caveats(planned: Planned) -> list[str]:
+    """What makes the figures less certain than those of a dense model on one GPU, the kind that was measured."""
+    shape = planned.shape
+    said = []
+    if shape.model_type not in COUNTED:
+        said.append(f"{shape.model_type} is counted as a plain decoder")
+    if shape.experts:
+        said.append(f"no model with experts was measured: the figures for {shape.model_type} are the least certain")
+    if planned.plan.chosen.pipeline_parallel_size > 1:
+        said.append("no pipeline was measured: the order of layouts that are near each other may be another")
+    return said
 
 
 def about(planned: Planned) -> list[str]:
@@ -68,6 +90,7 @@ def as_json(planned: Planned) -> dict[str, Any]:
         "chosen": dataclasses.asdict(plan.chosen),
         "candidates": [dataclasses.asdict(candidate) for candidate in plan.candidates],
         "one_replica": dataclasses.asdict(plan.one_replica),
+        "caveats": caveats(planned),
     }
 
 

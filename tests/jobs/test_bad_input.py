@@ -106,10 +106,19 @@ class TestAgainstServers:
         assert_refused(done, 4, "http://no-such-host.invalid:9/v1", "base_url=")
 
     def test_an_endpoint_with_another_model(self, scripted_server: ScriptedServer, tmp_path: Path) -> None:
-        done = run(
-            "jobs.evaluate", "model=other", f"dataset={exam(tmp_path, ROW)}", f"base_url={scripted_server.base_url}"
-        )
-        assert_refused(done, 4, "serves scripted, not model=other")
+        data = exam(tmp_path, ROW | {"question": "What? [always404]"})  # what a server says that has no such model
+        job = ["model=other", f"dataset={data}", f"base_url={scripted_server.base_url}", f"run={tmp_path}/run"]
+        done = run("jobs.evaluate", *job)
+        assert "gives scripted, not model=other: the first call will decide" in done.stderr
+        assert_refused(done, 4, "it has no chat model 'other'")
+
+    def test_an_endpoint_whose_v1_was_forgotten(self, scripted_server: ScriptedServer, tmp_path: Path) -> None:
+        root = scripted_server.base_url.removesuffix("/v1")
+        job = ["model=scripted", f"dataset={exam(tmp_path, ROW)}", f"base_url={root}", f"run={tmp_path}/run"]
+        done = run("jobs.evaluate", *job, f"judge_base_url={root}/models")
+        assert done.returncode == 0, done.stderr
+        [record] = records(tmp_path / "run/predictions.jsonl")
+        assert (record["status"], record["endpoint"]) == ("ok", scripted_server.base_url)
 
     def test_a_judge_that_is_gone_costs_no_prediction(self, scripted_server: ScriptedServer, tmp_path: Path) -> None:
         scripted_server.control("missing")  # 404, as for a model that was switched off

@@ -10,8 +10,8 @@ import pytest
 from scripted_server import ScriptedServer
 
 from orchestrator import discovery
-from orchestrator.discovery import Unreachable, check, client, is_this_host, proxy_for
-from orchestrator.endpoint import Endpoint
+from orchestrator.discovery import Unreachable, check, client, is_this_host, locate, only_model, proxy_for
+from orchestrator.endpoint import Endpoint, Wish
 from orchestrator.errors import EndpointDown, SpecError
 
 HANG, DROP = b"hang", b"drop"
@@ -70,23 +70,173 @@ def test_a_model_is_found_under_the_name_that_serves_it(scripted_server: Scripte
     assert check(Endpoint(scripted_server.base_url, "scripted"), "model").model == "scripted"
     with answering(MODELS) as (url, requests):
         assert check(Endpoint(url, "n"), "model").model == "n:latest"
-        with pytest.raises(EndpointDown, match=r"serves m, n:latest, not judge=x\. Change judge="):
-            check(Endpoint(url, "x"), "judge")
     assert requests[0].startswith(b"GET /v1/models ")
     with answering(http(b"no", "404 Not Found")) as (url, _):
         assert check(Endpoint(url, "any"), "model").model == "any"
 
 
 @pytest.mark.parametrize(
-    "body",
-    [b"<html>hello</html>", b"[]", b'{"data":5}', b'{"data":[{"name":"x"}]}', b"", b"\xff\xfe", b'"x"', b"[" * 100000],
+    ("body", "model"),
+    [
+        (b'[{"id":"m"}]', "m"),
+        (b'["m","n"]', "m"),
+        (b'{"data":["m"]}', "m"),
+        (b'{"models":[{"id":"m"}]}', "m"),
+        (b'{"models":[{"name":"m"}]}', "m"),
+        (b'{"models":[{"name":"models/m","displayName":"M"}]}', "m"),
+        (b'{"models":[{"name":"m:latest","model":"m:latest"}]}', "m"),
+        (b'{"models":["m"]}', "m"),
+        (b'{"data":[{"name":"m"}]}', "m"),
+        (b'{"data":[{"model":"m"}]}', "m"),
+        (b'{"data":[{"id":5,"name":"m"}]}', "m"),
+        (b'{"data":[null,{"id":"m"}]}', "m"),
+        (b'{"data":[{"object":"model"},{"id":"m"},7]}', "m"),
+        (b'\xef\xbb\xbf{"data":[{"id":"m"}]}', "m"),
+        (b'{"data":[{"id":"models/m"}]}', "m"),
+        (b'{"data":[{"id":"m"}]}', "models/m"),
+        (b'{"data":[{"id":"o/m"}]}', "o/m:nitro"),
+        (b'{"data":[{"id":"o/m"}]}', "o/m:free"),
+        (b'{"data":[{"id":"o/m"}]}', "o/m:0a1b2c3d"),
+        (b'{"data":[{"id":"openai/*"}]}', "openai/gpt-5"),
+        (b'{"data":[{"id":"*"}]}', "m"),
+        (b'{"data":[{"id":"Org/M"}]}', "org/m"),
+    ],
 )
+def test_a_list_that_names_the_model_in_its_own_way_is_no_matter(
+    body: bytes, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(http(body)) as (url, _):
+        found = check(Endpoint(url, model), "model")
+    assert found.model.casefold().removesuffix(":latest") == model.casefold()
+    assert "first call" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        (MODELS, "gives m, n:latest, not judge=x: the first call will decide"),  # a deployment's own name, at Azure
+        (http(b'{"data":[{"id":"/models/x.gguf"}]}'), "gives /models/x.gguf, not judge=x"),
+        (http(b'{"data":[{"id":"m"}],"has_more":true}'), "gives m, not judge=x"),
+        (http(b'{"data":[{"id":"X"},{"id":"models/X"}]}'), "gives X, models/X, not"),
+        (http(b"{}"), "an empty list of models"),
+        (http(b"[]"), "an empty list of models"),
+        (http(b'{"data":null}'), "an empty list of models"),
+        (http(b'{"data":[null,{}]}'), "an empty list of models"),
+        (http(b""), "an empty list of models"),
+        (http(b"", "204 No Content"), "an empty list of models"),
+        (http(b'{"data":5}'), "no list of models that can be read"),
+        (http(b'"x"'), "no list of models that can be read"),
+        (http(b'{"data":{"m":{}}}'), "no list of models that can be read"),
+        *(
+            (http(b"<html>no</html>", f"{status} No"), f"no list of models ({status})")
+            for status in (400, 403, 404, 405, 406, 410, 422, 501)
+        ),
+    ],
+)
+def test_a_list_that_does_not_name_the_model_is_a_warning(
+    answer: bytes, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with answering(answer) as (url, _):
+        assert check(Endpoint(url, "x"), "judge") == Endpoint(url, "x")
+    assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("body", [b"<html>hello</html>", b" <!DOCTYPE html>", b"hello", b"\xff\xfe", b"[" * 100000])
 def test_what_is_no_list_of_models_is_said_in_a_sentence(body: bytes) -> None:
     with answering(http(body)) as (url, _), pytest.raises(EndpointDown, match=r"expected an OpenAI-compatible") as told:
         check(Endpoint(url, "m"), "model")
     assert not isinstance(told.value, Unreachable)
     assert f"{url}/models" in str(told.value)
     assert "base_url=" in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        *(
+            "",
+            "/",
+            "/v1",
+            "/v1/",
+            "/v1/models",
+            "/v1/models/",
+            "/v1/models/m",
+            "/models",
+            "/v1/chat",
+            "/v1/completions",
+        ),
+        *("/v1/chat/completions", "/v1/chat/completions/", "/chat/completions", "/completions", "/v1/embeddings"),
+    ],
+)
+def test_the_address_that_answers_is_used_and_named(
+    scripted_server: ScriptedServer, page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = scripted_server.base_url.removesuffix("/v1")
+    given = Wish("model", "compatible", "scripted", root + page, None).endpoint()
+    assert given
+    assert check(given, "model") == Endpoint(scripted_server.base_url, "scripted")
+    assert locate(given).base_url == scripted_server.base_url
+    assert only_model(given, "judge") == "scripted"
+    if given.base_url != scripted_server.base_url:
+        assert f"using base_url={scripted_server.base_url}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("page", ["/api", "/api/generate", "/docs", "/v2"])
+def test_where_most_servers_have_their_api_is_named_and_not_used(
+    scripted_server: ScriptedServer, page: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = Endpoint(scripted_server.base_url.removesuffix("/v1") + page, "scripted")
+    assert check(given, "model") == given
+    assert f"{scripted_server.base_url} has one: base_url={scripted_server.base_url}" in capsys.readouterr().err
+
+
+def test_an_address_that_has_a_list_of_its_own_is_not_changed() -> None:
+    azure = Wish("model", "compatible", "m", "https://h.services.ai.azure.com/models/", None).endpoint()
+    assert azure and azure.base_url == "https://h.services.ai.azure.com/models"
+    with answering(MODELS) as (url, requests):
+        root = url.removesuffix("/v1")
+        assert check(Endpoint(root, "m"), "model").base_url == root
+        assert locate(Endpoint(url, "m")).base_url == url
+    assert len(requests) == 1
+
+
+def test_a_judge_that_is_gone_is_told_by_the_call_to_it() -> None:
+    with answering(http(b"", "401 No")) as (url, _):
+        root = Endpoint(url.removesuffix("/v1"), "m")
+        assert locate(root) == root
+    assert locate(root) == root
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://user:sesame@h/v1", "https://user:sesame@h:8000/v1", "http://sesame@h/v1", "http://:sesame@h/v1"),
+        *("http://user:ses/ame@h/v1", "user:sesame@h:8000/v1", "http://user:ses#ame@h/v1", "HTTP://user:sesame@h"),
+        *("http://h/v1?api_key=sesame", "http://h/v1#sesame"),
+    ],
+)
+def test_a_key_in_an_address_is_refused_with_the_key_to_use_and_not_shown(url: str) -> None:
+    with pytest.raises(SpecError, match="api_key_env=") as told:
+        Wish("model", "compatible", "m", url, None).endpoint()
+    assert "ses" not in str(told.value)
+
+
+def test_a_server_that_repeats_the_key_does_not_get_it_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_KEY", "sesame")
+    for answer in (http(b"bad key sesame", "500 No"), http(b"you are sesame")):
+        with answering(answer) as (url, _), pytest.raises(EndpointDown, match=r"\*\*\*") as told:
+            check(Endpoint(url, "m", "LAB_KEY"), "model")
+        assert "sesame" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://h/v1 x", "http://h\n/v1", "localhost:8000/v1", "http://", "ftp://h/v1", "http://h:0/v1", "http://[x"],
+)
+def test_an_address_that_cannot_be_is_told_in_a_line(url: str) -> None:
+    with pytest.raises(SpecError, match="is no address") as told:
+        Wish("model", "compatible", "m", url, None).endpoint()
+    assert "\n" not in str(told.value)
 
 
 @pytest.mark.parametrize(

@@ -74,6 +74,15 @@ def test_a_model_that_cannot_be_is_refused_before_anything_starts(tmp_path: Path
     serving.check_model("organisation/model-1.5")
 
 
+def test_an_option_that_vllm_does_not_have_is_refused_before_anything_starts(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "_take_lease", lambda name: pytest.fail("something was started"))
+    for wrong in ({"foo": 1}, {"block_size": "abc"}, {"reasoning_parser": "qwen33"}):
+        with pytest.raises(SpecError, match=rf"serving\.engine_kwargs\.{next(iter(wrong))}"):
+            serving.deploy(model, ServingSpec(engine_kwargs=wrong), HERE, progress=print)
+
+
 def test_the_application_changes_its_name_with_what_it_serves(model: str) -> None:
     name = serving.app_name(model, SPEC, gpus=0)
     assert name == serving.app_name(model, SPEC.model_copy(update={"startup_timeout": 5.0}), gpus=0)

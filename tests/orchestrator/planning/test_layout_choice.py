@@ -3,13 +3,15 @@
 from typing import Any
 
 import pytest
-from planning_configs import DEEPSEEK_V3, LLAMA_8B, LLAMA_405B, QWEN_30B_A3B, QWEN_32B
+from planning_configs import DEEPSEEK_V3, LLAMA_8B, LLAMA_405B, PUBLISHED, QWEN_30B_A3B, QWEN_32B, QWEN_235B_A22B
 
 from orchestrator.errors import SpecError
-from orchestrator.planning.choice import Candidate, Demand, Hardware, Plan, choose
+from orchestrator.planning.choice import Candidate, Demand, Hardware, Plan, choose, weigh
 from orchestrator.planning.gpus import find_gpu
 from orchestrator.planning.shape import read_shape
 from orchestrator.planning.weights import read_weights
+
+HARDWARE = [("h100", (8, 8)), ("h200", (8,)), ("a100-80gb", (4, 4, 4, 4)), ("l40s", (8, 8, 8)), ("h100", (8, 3))]
 
 
 def plan(config: dict[str, Any], gpu: str, *hosts: int, **changes: Any) -> Plan:
@@ -37,7 +39,40 @@ def test_a_32b_on_two_hosts_is_replicas_inside_a_host_and_faster_than_one_over_a
 def test_the_chosen_one_has_the_highest_prediction() -> None:
     made = plan(QWEN_32B, "h200", 8, 8)
     assert made.chosen.tokens_per_second == max(one.tokens_per_second or 0 for one in made.candidates)
-    assert all(one.pipeline_parallel_size == 1 for one in made.candidates)  # a host holds it
+    assert {one.pipeline_parallel_size for one in made.candidates} == {1, 2, 3, 4, 5, 8, 16}  # though a host holds it
+
+
+@pytest.mark.parametrize(("gpu", "hosts"), HARDWARE)
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_no_layout_of_a_published_model_is_predicted_faster_than_the_chosen_one(
+    name: str, gpu: str, hosts: tuple[int, ...]
+) -> None:
+    """Weighed one by one here: every tensor parallel size with every number of stages."""
+    config = PUBLISHED[name]
+    longest = min(config["max_position_embeddings"], 40960)
+    shape = read_shape(config, name)
+    weights, hardware = read_weights(config, shape, None), Hardware(find_gpu(gpu), hosts)
+    demand = Demand(512, 2048, longest, 1024, 0.92, 2)
+    all_of_them = [
+        weigh(shape, weights, hardware, demand, size, stages)
+        for size in range(1, max(hosts) + 1)
+        for stages in range(1, min(sum(hosts), shape.layers) + 1)
+    ]
+    best = max(one.tokens_per_second or 0 for one in all_of_them)
+    if not best:
+        with pytest.raises(SpecError, match="fits nowhere"):
+            choose(shape, weights, hardware, demand, name)
+        return
+    made = choose(shape, weights, hardware, demand, name)
+    assert made.chosen.tokens_per_second == max(one.tokens_per_second or 0 for one in made.candidates)
+    assert made.chosen.tokens_per_second >= max(0.99 * best, made.one_replica.tokens_per_second or 0)
+
+
+def test_a_pipeline_is_taken_where_a_host_holds_the_model_and_little_else() -> None:
+    made = plan(QWEN_235B_A22B, "h100", 8, 8)
+    whole = next(one for one in made.candidates if sizes(one) == (8, 1, 2))
+    assert sizes(made.chosen) == (8, 2, 1) == sizes(made.one_replica)
+    assert (made.chosen.tokens_per_second or 0) > 1.5 * (whole.tokens_per_second or 0) > 0
 
 
 def test_a_small_model_is_not_divided() -> None:
@@ -62,7 +97,9 @@ def test_what_one_host_cannot_hold_is_refused_there_and_piped_over_two() -> None
 def test_a_quantised_model_fits_one_host() -> None:
     fp8 = LLAMA_405B | {"quantization_config": {"quant_method": "fp8"}}
     assert sizes(plan(fp8, "h100", 8).chosen) == (8, 1, 1)
-    assert sizes(plan(DEEPSEEK_V3, "h200", 8).chosen) == (8, 1, 1)
+    made = plan(DEEPSEEK_V3, "h200", 8)
+    assert sizes(made.chosen) == (4, 2, 1)  # MLA's cache, whole on every GPU of a group, is read by fewer
+    assert [one for one in made.candidates if sizes(one) == (8, 1, 1) and one.tokens_per_second]
 
 
 def test_sizes_that_vllm_refuses_are_no_candidates() -> None:
@@ -82,7 +119,8 @@ def test_blocks_of_scales_stay_whole() -> None:
 
 def test_uneven_hosts_keep_replicas_inside() -> None:
     made = plan(QWEN_32B, "h100", 8, 3)
-    assert {one.tensor_parallel_size: one.replicas for one in made.candidates} == {1: 11, 2: 5, 4: 2, 8: 1}
+    whole = [one for one in made.candidates if one.pipeline_parallel_size == 1]
+    assert {one.tensor_parallel_size: one.replicas for one in whole} == {1: 11, 2: 5, 4: 2, 8: 1}
 
 
 def test_sequences_follow_the_expected_length() -> None:

@@ -4,7 +4,16 @@ from typing import Any
 
 import pytest
 import torch
-from planning_configs import DEEPSEEK_V3, LLAMA_8B, LLAMA_405B, MIXTRAL, QWEN_8B, QWEN_30B_A3B, QWEN_32B
+from planning_configs import (
+    DEEPSEEK_V3,
+    LLAMA_8B,
+    LLAMA_405B,
+    MIXTRAL,
+    PUBLISHED,
+    QWEN_8B,
+    QWEN_30B_A3B,
+    QWEN_32B,
+)
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from orchestrator.errors import SpecError
@@ -27,6 +36,29 @@ def test_published_models_have_their_published_sizes(config: dict[str, Any], par
     shape = read_shape(config, "model")
     assert shape.parameters.total == parameters
     assert shape.cache_bytes(1, 2) == cache
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("Qwen3-0.6B", 596_049_920),
+        ("Qwen3-1.7B", 1_720_574_976),
+        ("Qwen3-4B", 4_022_468_096),
+        ("Qwen3-14B", 14_768_307_200),
+        ("Qwen3-235B-A22B", 235_093_634_560),
+        ("Qwen2.5-7B", 7_615_616_512),
+        ("Qwen2.5-32B", 32_763_876_352),
+        ("Qwen2.5-72B", 72_706_203_648),
+        ("Llama-3.3-70B", 70_553_706_496),
+        ("Mistral-7B-v0.3", 7_248_023_552),
+        ("Mistral-Small-24B", 23_572_403_200),
+        ("Mixtral-8x22B", 140_620_634_112),
+        ("gpt-oss-20b", 20_914_757_184),
+        ("gpt-oss-120b", 116_829_156_672),
+    ],
+)
+def test_more_published_models_have_their_published_sizes(name: str, parameters: int) -> None:
+    assert read_shape(PUBLISHED[name], name).parameters.total == parameters
 
 
 SMALL = {"vocab_size": 1000, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 8}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planning_configs import LLAMA_405B, QWEN_32B
+from planning_configs import LLAMA_405B, PUBLISHED, QWEN_32B
 
 from orchestrator import plan
 from orchestrator.errors import SpecError
@@ -46,6 +46,32 @@ def test_the_table_marks_the_choice_and_shows_one_replica(model: str, capsys: py
     assert after.split()[:3] == ["8", "2", "1"]
 
 
+def speeds(rows: list[str]) -> list[float]:
+    """The column tokens/s of a table's rows, without those that do not fit."""
+    cells = [row.removeprefix("->").split() for row in rows]
+    return [float(cell[5].replace(",", "")) for cell in cells if cell[5] != "-"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_choice_is_the_fastest_row_of_its_own_table(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = PUBLISHED[name]
+    for gpu, gpus in (("h100", 16), ("h200", 8), ("h200", 32)):
+        command = ["--model", folder(tmp_path / f"{gpu}-{gpus}", config), "--gpus", str(gpus), "--gpu", gpu]
+        if "405B" in name and gpus == 8:
+            command += ["--max-model-len", "4096"]
+        assert plan.main(command) == 0
+        shown = capsys.readouterr().out
+        rows = [line for line in shown.splitlines() if " GiB  " in line]
+        assert speeds([row for row in rows if row.startswith("->")]) == [max(speeds(rows))]
+        assert {row.removeprefix("->").split()[1] for row in rows} > {"1"}  # pipelines are shown too
+        experts = "num_experts_per_tok" in config
+        assert ("no model with experts was measured" in shown) == experts
+        piped = " x pipeline " in shown.splitlines()[-1]
+        assert ("no pipeline was measured" in shown) == piped
+
+
 def test_json_has_the_same_figures(model: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert plan.main(["--model", model, "--gpus", "16", "--gpu", "h100", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
@@ -72,7 +98,9 @@ def test_a_running_cluster_says_how_many(
 ) -> None:
     here = tmp_path / "kosen/clusters/mine"
     here.mkdir(parents=True)
-    state = {"name": "mine", "nodes": [{"gpus": 8}, {"gpus": 4}], "run_root": str(tmp_path / "runs")}
+    nodes = [{"name": f"n{gpus}", "ip": "10.0.0.1", "gpus": gpus} for gpus in (8, 4)]
+    state = {"name": "mine", "nodes": nodes, "run_root": str(tmp_path / "runs"), "phase": "ready", "ephemeral": False}
+    state |= {"scheduler": "slurm", "ray_address": "", "dashboard_url": "", "ports": {"serve": 8000}}
     (here / "state.json").write_text(json.dumps(state), encoding="utf-8")
     monkeypatch.setenv("KOSEN_CLUSTER", "mine")
     assert plan.main(["--model", model, "--gpu", "h200", "--json"]) == 0

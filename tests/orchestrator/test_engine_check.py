@@ -1,0 +1,120 @@
+"""What a spec tells vLLM, against what the installed vLLM takes: names, types, limits, parsers."""
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from harness import ROOT
+
+from orchestrator.engine_check import check_options
+from orchestrator.errors import SpecError
+from orchestrator.spec import ServingSpec
+
+GROUP = "serving.engine_kwargs"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("enable_prefix_cachin", f"Did you mean {GROUP}.enable_prefix_caching?"),
+        ("kv_cache_dtyp", f"Did you mean {GROUP}.kv_cache_dtype?"),
+        ("enable_auto_tool_choise", f"Did you mean {GROUP}.enable_auto_tool_choice?"),
+        ("max-model-len", "Did you mean serving.max_model_len?"),
+        ("tensor_paralel_size", "Did you mean serving.tensor_parallel_size?"),
+        ("swap_space", "has no option swap_space"),  # vLLM had it once
+        ("foo", "has no option foo"),
+        ("5", "has no option 5"),
+        ("tensor_parallel_size", "Give serving.tensor_parallel_size"),
+        ("model", "The model has its own key"),
+        ("served_model_name", "The model has its own key"),
+        ("distributed_executor_backend", "Ray Serve chooses it"),
+        ("hf_token", "HF_TOKEN in the environment"),
+    ],
+)
+def test_an_option_that_vllm_does_not_have_is_named_with_the_nearest(name: str, told: str) -> None:
+    with pytest.raises(SpecError) as error:
+        check_options(ServingSpec(engine_kwargs={name: 1}))
+    assert f"{GROUP}.{name}" in str(error.value)
+    assert told in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("block_size", "abc", "valid integer"),
+        ("block_size", -1, "greater than 0"),
+        ("block_size", [16], "valid integer"),
+        ("max_num_seqs", 0, "greater than or equal to 1"),
+        ("max_num_batched_tokens", "8k", "valid integer"),
+        ("gpu_memory_utilization", 2, "less than or equal to 1"),
+        ("seed", 1.5, "valid integer"),
+        ("enforce_eager", "maybe", "valid boolean"),
+        ("kv_cache_dtype", "fp9", "'fp8'"),
+        ("dtype", "bf16", "'bfloat16'"),
+        ("quantization", "fp99", "vLLM knows"),
+        ("attention_backend", "FLASH_ATN", "did you mean FLASH_ATTN?"),
+        ("optimization_level", 7, "O0, O1, O2, O3"),
+        ("revision", 5, "valid string"),
+        ("hf_overrides", "x", "valid dictionary"),
+        ("limit_mm_per_prompt", {"image": "x"}, "image"),
+        ("limit_mm_per_prompt", "image=2", "valid dictionary"),
+        ("cudagraph_capture_sizes", 5, "valid list"),
+        ("max_lora_rank", 17, "16, 32"),
+        ("compilation_config", 3, "dictionary"),
+        ("compilation_config", {"level": 3}, "level: Unexpected keyword"),
+        ("structured_outputs_config", {"backend": "x"}, "'xgrammar'"),
+        ("speculative_config", {"metod": "ngram"}, "did you mean method?"),
+        ("speculative_config", "ngram", "valid dictionary"),
+        ("reasoning_parser", "qwen33", "did you mean qwen3?"),
+        ("reasoning_parser", 3, "vLLM knows"),
+        ("tool_call_parser", "herms", "did you mean hermes?"),
+        ("uvicorn_log_level", "loud", "'warning'"),
+    ],
+)
+def test_a_value_that_vllm_does_not_take_is_told(name: str, value: Any, told: str) -> None:
+    with pytest.raises(SpecError) as error:
+        check_options(ServingSpec(engine_kwargs={name: value}))
+    assert str(error.value).startswith(f"{GROUP}.{name}={value!r} does not fit: ")
+    assert told in str(error.value)
+    assert len(str(error.value)) < 500 and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"block_size": 32, "enforce_eager": True, "enable_prefix_caching": False},
+        {"kv_cache_dtype": "fp8", "quantization": "fp8", "load_format": "dummy", "dtype": "half"},
+        {"compilation_config": {"mode": 3, "cudagraph_mode": "FULL"}, "optimization_level": 2},
+        {"structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True}},
+        {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}},
+        {"attention_backend": "FLASH_ATTN", "attention_config": {"backend": "FLASH_ATTN"}},
+        {"hf_overrides": {"rope_parameters": {"factor": 4}}, "override_generation_config": {"temperature": 0.5}},
+        {"limit_mm_per_prompt": {"image": 2}, "mm_processor_kwargs": {"a": 1}, "cpu_offload_gb": 4},
+        {"tool_call_parser": "hermes", "enable_auto_tool_choice": True, "chat_template": "x.jinja"},
+        {"reasoning_parser": "mine", "reasoning_parser_plugin": "/plugins/mine.py"},
+        {"enable_expert_parallel": True, "trust_remote_code": True, "revision": "main", "tokenizer_mode": "mistral"},
+        {"max_num_seqs": None, "seed": "1", "async_scheduling": False, "generation_config": "vllm"},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_what_vllm_takes_passes(options: dict[str, Any]) -> None:
+    check_options(ServingSpec(engine_kwargs=options, reasoning_parser="qwen3"))
+
+
+def test_the_environment_stays_for_a_cluster_that_is_started_later() -> None:
+    """In a process of its own: here vLLM is imported already."""
+    code = (
+        "import os; before = dict(os.environ)\n"
+        "from orchestrator.engine_check import check_options\n"
+        "from orchestrator.spec import ServingSpec\n"
+        "check_options(ServingSpec(reasoning_parser='qwen3'))\n"
+        "assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+
+
+def test_the_specs_own_parser_is_looked_up_under_its_own_key() -> None:
+    with pytest.raises(SpecError, match=r"^judge_serving\.reasoning_parser='deepseek' does not fit"):
+        check_options(ServingSpec(reasoning_parser="deepseek"), "judge_serving")

@@ -64,7 +64,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
     text = path.read_bytes()
     try:
         content = json.loads(text)
-    except ValueError as error:  # broken JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # broken JSON, not UTF-8, or thousands of brackets in one another
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
             yield from _jsonl_rows(path)
             return
@@ -85,7 +85,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise SpecError(f"{path}, line {number} is not valid JSON: {error}") from None
             yield _checked(row, f"{path}, line {number}")
 
@@ -116,7 +116,7 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
             present = [column for column in columns if column in names] if columns is not None else None
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=present):
                 yield from batch.to_pylist()
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, UnicodeDecodeError) as error:  # a text column may hold bytes that are no text
         raise SpecError(f"{path} is not a valid Parquet file: {str(error).splitlines()[0]}") from None
 
 

@@ -214,11 +214,36 @@ def test_verls_own_rows_pass_as_they_are(tmp_path: Path) -> None:
     assert {drop.reason: drop.first_row for drop in report.dropped} == {"no ground truth": 2, "order of roles": 3}
 
 
-def test_fields_that_would_be_lost_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_field_of_late_rows_is_kept_whichever_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "BATCH_ROWS", 1)
-    more = verl_row(extra_info={"split": "train", "index": 3, "difficulty": 0.5, "hint": "h"})
-    with pytest.raises(SpecError, match="fields of several types"):
-        convert_ppo(write(tmp_path, verl_row(), more), tmp_path / "rl.parquet")
+    more = verl_row(extra_info={"split": "train", "index": 3, "difficulty": 1, "hint": "h"}, level=[{"at": 1}])
+    less = verl_row()
+    del less["ability"]
+    for rows in ([verl_row(), more, less], [less, more, verl_row()]):
+        convert_ppo(write(tmp_path, *rows), tmp_path / "rl.parquet")
+        found = kept(tmp_path / "rl.parquet")
+        assert [row["extra_info"]["hint"] for row in found] == [None, "h", None]
+        assert [row["extra_info"]["difficulty"] for row in found] == [0.5, 1.0, 0.5]
+        assert [row["level"] for row in found] == [None, [{"at": 1}], None]
+        assert [row["ability"] for row in found] == [row.get("ability") for row in rows]
+
+
+def test_fields_of_several_types(tmp_path: Path) -> None:
+    """Plain values become texts, and the report says so; a list beside an object is refused."""
+    golds = ["72", 72, 72.5, True]
+    rows = [verl_row(reward_model={"style": "rule", "ground_truth": gold}) for gold in golds]
+    report = convert_ppo(write(tmp_path, *rows), tmp_path / "rl.parquet")
+    assert [row["reward_model"]["ground_truth"] for row in kept(tmp_path / "rl.parquet")] == [
+        "72",
+        "72",
+        "72.5",
+        "True",
+    ]
+    assert report.stored_as_text == ["reward_model.ground_truth"]
+    assert "stored as text, for the types differ: reward_model.ground_truth" in report.sentence()
+    (tmp_path / "rl.parquet").unlink()
+    with pytest.raises(SpecError, match=r"several types.*level: list .first: row 1 .*, object .first: row 2"):
+        convert_ppo(write(tmp_path, verl_row(level=[1]), verl_row(level={"a": 1})), tmp_path / "rl.parquet")
     assert not (tmp_path / "rl.parquet").exists()
 
 

@@ -72,14 +72,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     steps = plan(spec)
     if args.dry_run:
         print(to_yaml(spec).rstrip(), "---", *(f"{source} → {out}" for source, out, _ in steps), sep="\n")
+        for source, _, convert in steps:
+            if Path(source).expanduser().is_file():
+                print(convert(None).sentence())
         return 0
     secrets.load_into_environment()
     for _, out, convert in steps:
-        say(f"{out}: {convert().sentence()}")
+        say(f"{out}: {convert(out).sentence()}")
     return 0
 
 
-Step = tuple[str, Path, Callable[[], Report]]  # what is read, what is written, and the call that does it
+# What is read, what is written, and the call that does it, or checks the first rows where it gets no file to write.
+Step = tuple[str, Path, Callable[[Path | None], Report]]
 
 
 def plan(spec: PrepareSpec) -> list[Step]:
@@ -93,11 +97,11 @@ def plan(spec: PrepareSpec) -> list[Step]:
     if isinstance(spec, SftSpec):
         source = find_path(spec.source)
         options: dict[str, Any] = lengths | {"split": spec.split, "max_length": spec.max_length}
-        return [(source, out, lambda: convert_sft(source, out, **options))]
+        return [(source, out, lambda to: convert_sft(source, to, **options))]
     assert isinstance(spec, RlSpec)
     source = find_path(spec.source)
     options = lengths | spec.model_dump(exclude={"out", "source", "tokenizer"})
-    return [(source, out, lambda: convert_ppo(source, out, **options))]
+    return [(source, out, lambda to: convert_ppo(source, to, **options))]
 
 
 def _gsm8k(spec: Gsm8kSpec, split: str, lengths: dict[str, Any]) -> list[Step]:
@@ -106,8 +110,8 @@ def _gsm8k(spec: Gsm8kSpec, split: str, lengths: dict[str, Any]) -> list[Step]:
     sft_options = lengths | {"split": split, "max_length": spec.max_length, "shape_of": gsm8k_conversations}
     rl_options = lengths | {"split": split, "max_prompt_length": spec.max_prompt_length, "data_source": gsm8k.NAME}
     return [
-        (source, sft, lambda: convert_sft(source, sft, **sft_options)),
-        (source, rl, lambda: convert_ppo(source, rl, **rl_options, shape_of=gsm8k_questions)),
+        (source, sft, lambda to: convert_sft(source, to, **sft_options)),
+        (source, rl, lambda to: convert_ppo(source, to, **rl_options, shape_of=gsm8k_questions)),
     ]
 
 
@@ -115,7 +119,7 @@ def _gsm8k_exam(spec: Gsm8kSpec) -> Step:
     """The test split in the exams' row schema, asked in the words of the training."""
     source, out = _split_of(find_path(spec.source), "test"), _place(spec.out) / "exam.jsonl"
 
-    def write() -> Report:
+    def write(to: Path | None) -> Report:
         problems, dropped = [], []
         for number, row in enumerate(read_rows(source, split="test", columns=None), start=1):
             try:
@@ -125,7 +129,8 @@ def _gsm8k_exam(spec: Gsm8kSpec) -> Step:
         if not problems:
             raise SpecError(f"{source} has no problems of GSM8K" + (f": row 1, {dropped[0][1]}" if dropped else ""))
         rows = [problem.exam_row(digest(problem.question)) for problem in problems]
-        write_atomic(out, "".join(orjson.dumps(row).decode() + "\n" for row in rows))
+        if to:
+            write_atomic(to, "".join(orjson.dumps(row).decode() + "\n" for row in rows))
         drop = [Dropped(reason=UNFIT, rows=len(dropped), first_row=number, example=why) for number, why in dropped[:1]]
         return Report(source=source, format="exam", rows=len(rows) + len(dropped), kept=len(rows), dropped=drop)
 

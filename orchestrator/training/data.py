@@ -19,7 +19,7 @@ from orchestrator.records import write_atomic
 from orchestrator.training.cells import UnfitError
 from orchestrator.training.formats import Question, Shape, conversation_shape, question_shape, verl_shape
 from orchestrator.training.sieve import Report, Sieve, columns_of, some
-from orchestrator.training.tokens import TokenCounter
+from orchestrator.training.tokens import TokenCounter, is_here
 from orchestrator.training.turns import Message
 
 BATCH_ROWS = 2000  # checked, tokenized and written at a time; also the row group of the Parquet file
@@ -54,7 +54,8 @@ def convert_sft(
     """Rows of conversations → a Parquet file at `out` with a column `messages`, as verl's SFT reads it.
 
     `max_length` (tokens) needs the tokenizer, as the lengths in the report do. `shape_of` reads a data set's own
-    format. Without `out`, the first rows are checked and nothing is written. What was done before with the same source
+    format. Without `out`, the first rows are checked, with the tokenizer if that is on this machine, and nothing is
+    written. What was done before with the same source
     and settings is not done again. Raises SpecError when no row is kept.
     """
     options = {"to": "sft", "tokenizer": tokenizer_path, "max_length": max_length, "format": _name(shape_of)}
@@ -162,7 +163,8 @@ def _convert(to: _Conversion, out: Path | None) -> Report:
         sieve, batches = _sift(to, DRY_ROWS)
         for _ in batches:
             pass
-        return sieve.report()
+        found = sieve.report()
+        return found.model_copy(update={"partial": found.rows == DRY_ROWS})
     fingerprint = {
         "version": VERSION,
         "split": to.split,
@@ -196,6 +198,8 @@ def _sift(to: _Conversion, limit: int | None) -> tuple[Sieve, Iterator[list[Row]
         raise SpecError(f"{to.source} has no rows, or none with anything in them")
     shape = to.shape_of(columns)
     tokenizer = to.options["tokenizer"]
+    if limit and tokenizer and not is_here(tokenizer):
+        tokenizer = None
     counter = TokenCounter(tokenizer, prompt=to.options["to"] == "ppo") if tokenizer else None
     sieve = Sieve(to.source, columns, shape, to.finish, counter, to.options["max_length"])
     return sieve, sieve.batches(rows(), BATCH_ROWS)

@@ -49,10 +49,12 @@ class Report(BaseModel):
     stored_as_text: list[str] = []  # fields whose values were of several types
     tokens: Tokens | None = None
     fingerprint: dict[str, Any] = {}
+    partial: bool = False  # there may be more rows, which were not looked at
 
     def sentence(self) -> str:
         """The report for a user, in one line."""
-        text = f"{self.source}: {self.kept:,} of {self.rows:,} rows kept ({self.format})"
+        of = "the first " if self.partial else ""
+        text = f"{self.source}: {self.kept:,} of {of}{self.rows:,} rows kept ({self.format})"
         if self.tokens:
             text += f", {self.tokens.total:,} tokens, median {self.tokens.median:,.0f}, longest {self.tokens.max:,}"
         for drop in self.dropped:

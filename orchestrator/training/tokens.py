@@ -1,6 +1,7 @@
 """Lengths of conversations in tokens, exactly as verl's data sets build them."""
 
 from itertools import accumulate, pairwise
+from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import SpecError
@@ -17,8 +18,8 @@ class TokenCounter:
     Raises SpecError where there is no template that verl can train with.
     """
 
-    def __init__(self, model: str, *, prompt: bool, local_only: bool = False) -> None:
-        self._tokenizer = _load(model, local_only)
+    def __init__(self, model: str, *, prompt: bool) -> None:
+        self._tokenizer = _load(model)
         self._prompt = prompt
         # Tokens that a template puts before every conversation. verl's PPO does not ask for them.
         self._default_system = 0 if prompt else _count_default_system(self._tokenizer, model)
@@ -52,6 +53,19 @@ class TokenCounter:
         return self._default_system * sum(turn["role"] != "system" for turn in messages[1:])
 
 
+def is_here(model: str) -> bool:
+    """Whether a model's tokenizer can be loaded without the internet."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    if Path(model).expanduser().exists():
+        return True
+    try:
+        return isinstance(try_to_load_from_cache(model, "tokenizer_config.json"), str)
+    except HFValidationError:  # a path, of which nothing is there yet
+        return False
+
+
 def _count_default_system(tokenizer: Any, model: str) -> int:
     """verl finds them by rendering two user's turns in a row, which strict templates refuse. Raises SpecError."""
     from verl.utils.tokenizer import chat_template  # seconds
@@ -71,11 +85,11 @@ def _complaint(error: Exception) -> str:
     return shown(f"{type(error).__name__}/ {first_line(error)}").replace("/", ":", 1)
 
 
-def _load(model: str, local_only: bool) -> Any:
+def _load(model: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=local_only)
+        tokenizer = AutoTokenizer.from_pretrained(model)
     except Exception as error:  # broken files end in errors of all kinds, those of the Rust library among them
         raise SpecError(f"cannot load the tokenizer of {model}: {first_line(error)}") from error
     if not tokenizer.chat_template:

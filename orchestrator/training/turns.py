@@ -104,7 +104,7 @@ def _role(turn: dict[Any, Any], number: int) -> str:
     speakers = [turn[key] for key in ("role", "from") if not missing(turn.get(key))]
     if not speakers:
         raise UnfitError("no role", f"turn {number} has no role")
-    roles = {SPEAKERS.get(letters(speaker)) for speaker in speakers}
+    roles = {SPEAKERS.get(letters(speaker)) if isinstance(speaker, str) else None for speaker in speakers}
     if any(letters(speaker) in TOOL_SPEAKERS for speaker in speakers):
         raise UnfitError(TOOLS, f"turn {number} calls a tool or answers as one, which is not supported")
     role = roles.pop()

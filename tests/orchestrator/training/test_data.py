@@ -148,6 +148,60 @@ def test_a_model_without_a_template(tmp_path: Path) -> None:
         convert_sft(source, tmp_path / "out.parquet", tokenizer_path=str(tmp_path / "none"))
 
 
+# Gemma's: no system role, strict alternation; and others that end in all kinds of errors.
+GEMMA = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "<start_of_turn>{{ m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+BROKEN = {
+    "syntax": "{% for m in messages %}",
+    "undefined": "{{ messages[0].nothing.more }}",
+    "type": "{{ messages + 1 }}",
+    "division": "{{ 1 // 0 }}",
+    "filter": "{{ messages | nothing }}",
+    "import": "{% import 'x' as y %}",
+    "key": "{{ {}['a'].b }}",
+}
+
+
+def with_template(folder: Path, template: str) -> str:
+    make_tiny_model(folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return str(folder)
+
+
+def test_a_template_of_strict_turns(tmp_path: Path) -> None:
+    """verl's SFT cannot work with it, and says so in jinja's words; its PPO can."""
+    model = with_template(tmp_path / "model", GEMMA)
+    rows = [{"prompt": turns("q"), "answer": "a"}, {"prompt": turns("q", system="s"), "answer": "a"}]
+    report = convert_ppo(write(tmp_path, *rows), tmp_path / "rl.parquet", tokenizer_path=model, max_prompt_length=90)
+    assert report.kept == 1 and report.tokens
+    assert [(drop.reason, drop.first_row) for drop in report.dropped] == [("refused by the chat template", 2)]
+    assert "System role not supported" in report.dropped[0].example
+    with pytest.raises(SpecError, match=r"verl's SFT cannot train with the chat template .* roles must alternate"):
+        convert_sft(write(tmp_path, {"messages": turns("q", "a")}), tmp_path / "sft.parquet", tokenizer_path=model)
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_any_error_of_a_template_is_a_sentence(tmp_path: Path, name: str) -> None:
+    model = with_template(tmp_path / "model", BROKEN[name])
+    with pytest.raises(SpecError, match="verl's SFT cannot train with the chat template"):
+        convert_sft(write(tmp_path, {"messages": turns("q", "a")}), tmp_path / "sft.parquet", tokenizer_path=model)
+    with pytest.raises(SpecError, match=r"none of the 1 rows .* refused by the chat template \(row 1: it says"):
+        convert_ppo(write(tmp_path, {"question": "q", "answer": "a"}), tmp_path / "rl.parquet", tokenizer_path=model)
+
+
+def test_a_check_reads_the_first_rows_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "DRY_ROWS", 2)
+    source = write(tmp_path, {"question": "q", "answer": "a"}, {"question": "", "answer": "a"}, {"question": "q"})
+    report = convert_ppo(source, None, tokenizer_path="org/none")
+    assert "1 of the first 2 rows kept" in report.sentence() and report.tokens is None
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
 def test_the_same_is_not_done_twice(tmp_path: Path) -> None:
     source = write(tmp_path, {"question": "q", "answer": "a"})
     out, other = tmp_path / "train.parquet", tmp_path / "val.parquet"

@@ -1,30 +1,45 @@
 """Train a model by reinforcement learning with verl (PPO, GRPO, RLOO): sample answers, reward them, update."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
+from jobs.tasks import gsm8k
 from orchestrator.errors import run_command
-from orchestrator.training.data import Report, convert_ppo
+from orchestrator.training.bundles import Placement
+from orchestrator.training.data import convert_ppo
+from orchestrator.training.folder import TrainingFolder
 from orchestrator.training.ppo_config import ppo_keys, reasons
 from orchestrator.training.run import Recipe, Source
 from orchestrator.training.run import main as run
-from orchestrator.training.sft_config import local_or_hub
+from orchestrator.training.sft_config import Keys, local_or_hub
+from orchestrator.training.sieve import Report
 from orchestrator.training.spec import PpoSpec
+
+# verl's workers import the modules: they run in a copy of the repository's root, as this job does.
+RULES = {"gsm8k": "pkg://jobs.tasks.gsm8k:reward", "exact_match": "pkg://jobs.tasks.exact_match:reward"}
+CHECKS: dict[str, Callable[[Any], str | None]] = {"gsm8k": gsm8k.check_gold}  # of right answers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     return run(RECIPE, argv)
 
 
-def _convert(spec: PpoSpec, source: Source) -> Report:
+def _convert(spec: PpoSpec, source: Source, out: Path | None) -> Report:
     return convert_ppo(
         source.path,
-        source.out,
+        out,
         split=source.split,
         tokenizer_path=local_or_hub(spec.model),
         max_prompt_length=spec.rollout.max_prompt_length,
         question_key=spec.question_key,
         answer_key=spec.answer_key,
+        check_gold=CHECKS.get(spec.reward),
     )
+
+
+def _keys(spec: PpoSpec, placement: Placement, folder: TrainingFolder) -> Keys:
+    return ppo_keys(spec, placement, folder, RULES)
 
 
 RECIPE = Recipe(
@@ -32,7 +47,7 @@ RECIPE = Recipe(
     purpose="Train a model by reinforcement learning.",
     schema=PpoSpec,
     driver="orchestrator.training.ppo_driver",
-    keys=ppo_keys,
+    keys=_keys,
     reasons=reasons,
     convert=_convert,
     name=lambda spec: spec.run_name,

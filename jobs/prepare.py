@@ -4,14 +4,15 @@ Tasks: gsm8k (both, and an exam of its test split, into a folder), sft (conversa
 answers, into a file).
 """
 
-from collections.abc import Callable, Sequence
-from itertools import count
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import orjson
 from pydantic import Field, PositiveInt
 
+from jobs.tasks import gsm8k
+from jobs.tasks.gsm8k import Problem
 from orchestrator import secrets
 from orchestrator.datasource import FORMATS, read_rows
 from orchestrator.errors import Parser, SpecError, run_command
@@ -19,11 +20,12 @@ from orchestrator.progress import say
 from orchestrator.records import digest, write_atomic
 from orchestrator.spec import SpecModel, load_spec, to_yaml
 from orchestrator.state import find_path, inside_job, run_root
-from orchestrator.training.data import Report, Row, convert_ppo, convert_sft, rl_row
+from orchestrator.training.cells import UnfitError, field
+from orchestrator.training.data import convert_ppo, convert_sft
+from orchestrator.training.formats import Question, Shape
+from orchestrator.training.sieve import Dropped, Report, some
 
-GSM8K = "openai/gsm8k"
-GOLD = "####"
-INSTRUCTION = 'Reason step by step, then write the final answer after "####".'
+UNFIT = "no problem of GSM8K"  # the reason of rows that are left out
 
 
 class PrepareSpec(SpecModel):
@@ -34,7 +36,7 @@ class PrepareSpec(SpecModel):
 
 
 class Gsm8kSpec(PrepareSpec):
-    source: str = f"{GSM8K}:main"  # or a folder with train.* and test.* of the same rows
+    source: str = f"{gsm8k.NAME}:main"  # or a folder with train.* and test.* of the same rows
     max_length: PositiveInt | None = None
     max_prompt_length: PositiveInt | None = None
 
@@ -70,14 +72,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     steps = plan(spec)
     if args.dry_run:
         print(to_yaml(spec).rstrip(), "---", *(f"{source} → {out}" for source, out, _ in steps), sep="\n")
+        for source, _, convert in steps:
+            if Path(source).expanduser().is_file():
+                print(convert(None).sentence())
         return 0
     secrets.load_into_environment()
     for _, out, convert in steps:
-        say(f"{out}: {convert().sentence()}")
+        say(f"{out}: {convert(out).sentence()}")
     return 0
 
 
-Step = tuple[str, Path, Callable[[], Report]]  # what is read, what is written, and the call that does it
+# What is read, what is written, and the call that does it, or checks the first rows where it gets no file to write.
+Step = tuple[str, Path, Callable[[Path | None], Report]]
 
 
 def plan(spec: PrepareSpec) -> list[Step]:
@@ -91,21 +97,21 @@ def plan(spec: PrepareSpec) -> list[Step]:
     if isinstance(spec, SftSpec):
         source = find_path(spec.source)
         options: dict[str, Any] = lengths | {"split": spec.split, "max_length": spec.max_length}
-        return [(source, out, lambda: convert_sft(source, out, **options))]
+        return [(source, out, lambda to: convert_sft(source, to, **options))]
     assert isinstance(spec, RlSpec)
     source = find_path(spec.source)
     options = lengths | spec.model_dump(exclude={"out", "source", "tokenizer"})
-    return [(source, out, lambda: convert_ppo(source, out, **options))]
+    return [(source, out, lambda to: convert_ppo(source, to, **options))]
 
 
 def _gsm8k(spec: Gsm8kSpec, split: str, lengths: dict[str, Any]) -> list[Step]:
     source = _split_of(find_path(spec.source), split)
     sft, rl = (_place(spec.out) / kind / f"{split}.parquet" for kind in ("sft", "rl"))
-    sft_options = lengths | {"split": split, "max_length": spec.max_length, "change": gsm8k_conversation}
-    rl_options = lengths | {"split": split, "max_prompt_length": spec.max_prompt_length, "data_source": GSM8K}
+    sft_options = lengths | {"split": split, "max_length": spec.max_length, "shape_of": gsm8k_conversations}
+    rl_options = lengths | {"split": split, "max_prompt_length": spec.max_prompt_length, "data_source": gsm8k.NAME}
     return [
-        (source, sft, lambda: convert_sft(source, sft, **sft_options)),
-        (source, rl, lambda: convert_ppo(source, rl, **rl_options, change=gsm8k_question(split))),
+        (source, sft, lambda to: convert_sft(source, to, **sft_options)),
+        (source, rl, lambda to: convert_ppo(source, to, **rl_options, shape_of=gsm8k_questions)),
     ]
 
 
@@ -113,55 +119,54 @@ def _gsm8k_exam(spec: Gsm8kSpec) -> Step:
     """The test split in the exams' row schema, asked in the words of the training."""
     source, out = _split_of(find_path(spec.source), "test"), _place(spec.out) / "exam.jsonl"
 
-    def write() -> Report:
-        rows = [gsm8k_exam_row(row) for row in read_rows(source, split="test", columns=None)]
-        write_atomic(out, "".join(orjson.dumps(row).decode() + "\n" for row in rows))
-        return Report(source=source, format="exam", rows=len(rows), kept=len(rows))
+    def write(to: Path | None) -> Report:
+        problems, dropped = [], []
+        for number, row in enumerate(read_rows(source, split="test", columns=None), start=1):
+            try:
+                problems.append(Problem.read(row))
+            except ValueError as error:
+                dropped.append((number, str(error)))
+        if not problems:
+            raise SpecError(f"{source} has no problems of GSM8K" + (f": row 1, {dropped[0][1]}" if dropped else ""))
+        rows = [problem.exam_row(digest(problem.question)) for problem in problems]
+        if to:
+            write_atomic(to, "".join(orjson.dumps(row).decode() + "\n" for row in rows))
+        drop = [Dropped(reason=UNFIT, rows=len(dropped), first_row=number, example=why) for number, why in dropped[:1]]
+        return Report(source=source, format="exam", rows=len(rows) + len(dropped), kept=len(rows), dropped=drop)
 
     return source, out, write
 
 
-def gsm8k_exam_row(row: Row) -> Row:
-    """A row of GSM8K with the fields of HLE's rows."""
-    question, answer = _texts(row)
-    return {
-        "id": digest(question),
-        "question": _prompt(question)[0]["content"],
-        "answer": answer.rpartition(GOLD)[2].strip().replace(",", ""),
-        "answer_type": "exactMatch",
-        "category": "Math",
-        "image": "",
-    }
+def gsm8k_conversations(columns: Sequence[str]) -> Shape:
+    """Rows of GSM8K as conversations, the answer word for word."""
+    return _gsm8k_shape(columns, Problem.conversation)
 
 
-def gsm8k_conversation(row: Row) -> Row:
-    """A row of GSM8K as a conversation, the answer word for word."""
-    question, answer = _texts(row)
-    return {"messages": [*_prompt(question), {"role": "assistant", "content": answer}]}
+def gsm8k_questions(columns: Sequence[str]) -> Shape:
+    """Rows of GSM8K for PPO: the number after the mark is what an answer is compared with."""
+
+    def question(problem: Problem) -> Question:
+        extra = {"question": problem.question, "answer": problem.answer}
+        return Question(problem.prompt(), problem.gold, "math", extra)
+
+    return _gsm8k_shape(columns, question)
 
 
-def gsm8k_question(split: str) -> Callable[[Row], Row]:
-    """What makes rows of GSM8K verl's rows for PPO: the number after the mark is what an answer is compared with."""
-    numbers = count()
+def _gsm8k_shape(columns: Sequence[str], made: Callable[[Problem], Any]) -> Shape:
+    if not {"question", "answer"} <= set(columns):
+        raise SpecError(
+            f"these are no rows of GSM8K: they have the columns {some(columns)}. Expected the texts question, answer"
+        )
 
-    def change(row: Row) -> Row:
-        question, answer = _texts(row)
-        gold = answer.rpartition(GOLD)[2].strip().replace(",", "") if GOLD in answer else ""
-        extra = {"question": question, "answer": answer}
-        return rl_row(_prompt(question), gold, GSM8K, split, next(numbers), extra) | {"ability": "math"}
+    def read(row: Mapping[str, Any]) -> Any:
+        for column in ("question", "answer"):
+            field(row, column)
+        try:
+            return made(Problem.read(row))
+        except ValueError as error:
+            raise UnfitError(UNFIT, str(error)) from None
 
-    return change
-
-
-def _prompt(question: str) -> list[dict[str, str]]:
-    return [{"role": "user", "content": f"{question}\n\n{INSTRUCTION}"}]
-
-
-def _texts(row: Row) -> tuple[str, str]:
-    question, answer = row.get("question"), row.get("answer")
-    if isinstance(question, str) and isinstance(answer, str):
-        return question, answer
-    raise SpecError(f"these are no rows of GSM8K: one has {', '.join(row)}. Expected the texts question, answer")
+    return Shape("GSM8K", frozenset({"question", "answer"}), read)
 
 
 def _split_of(source: str, split: str) -> str:

@@ -1,13 +1,15 @@
 """Fine-tune a model on conversations with verl: one process a GPU, checkpoints that are resumed from, one command."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from orchestrator.errors import run_command
 from orchestrator.training.bundles import Placement
-from orchestrator.training.data import Report, convert_sft
+from orchestrator.training.data import convert_sft
 from orchestrator.training.run import Recipe, Source
 from orchestrator.training.run import main as run
 from orchestrator.training.sft_config import local_or_hub, sft_keys
+from orchestrator.training.sieve import Report
 from orchestrator.training.spec import SftSpec
 
 
@@ -15,10 +17,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run(RECIPE, argv)
 
 
-def _convert(spec: SftSpec, source: Source) -> Report:
+def _convert(spec: SftSpec, source: Source, out: Path | None) -> Report:
     return convert_sft(
         source.path,
-        source.out,
+        out,
         split=source.split,
         tokenizer_path=local_or_hub(spec.model),
         max_length=spec.max_length,

@@ -5,7 +5,7 @@ Ray would wait for a GPU or a CPU that does not exist, in silence and for ever.
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -82,18 +82,31 @@ def _gpu_memory(resources: Mapping[str, float]) -> float | None:
 
 
 def place(spec: TrainingSpec, nodes: Sequence[Node]) -> Placement:
-    """Spread the workers evenly over as few nodes as they fit on. Raises SpecError or ClusterNotReady with both sides
-    of the sum and the key to change."""
+    """Spread the workers evenly over as few nodes as they fit on; `auto` on GPUs takes the most that leave CPUs for
+    verl's queue and divide the batch. Raises SpecError or ClusterNotReady with both sides of the sum and the key to
+    change."""
     device, why = _device(spec, nodes)
     slots = sorted((_slots(spec, node, device) for node in nodes), reverse=True)
-    workers = spec.workers if spec.workers != "auto" else _all(slots) if device == "cuda" else 1
-    fits = [n for n, least in enumerate(slots, start=1) if workers and workers % n == 0 and workers // n <= least]
-    if not fits:
-        raise ClusterNotReady(_too_many(spec, workers, nodes, device))
+    wanted = [spec.workers] if spec.workers != "auto" else range(sum(slots), 0, -1) if device == "cuda" else [1]
+    spread = [found for workers in wanted if (found := _spread(workers, slots))]
+    if not spread:
+        raise ClusterNotReady(_too_many(spec, wanted[0] if wanted else 0, nodes, device))
     memory = _least_memory(nodes) if device == "cuda" else None
-    placement = Placement(device, fits[0], workers // fits[0], why, memory)
-    _check_queue(spec, placement, nodes)
-    return placement
+    placements = [Placement(device, *found, why, memory) for found in spread]
+    good = (place for place in placements if not _lacks_cpus(spec, place, nodes) and not _uneven(spec, place.workers))
+    placement = next(good, placements[0])
+    if lack := _lacks_cpus(spec, placement, nodes):
+        raise ClusterNotReady(lack)
+    if placement is placements[0]:
+        return placement
+    return replace(placement, reason=f"{why}; more would not divide the batch, or leave too few CPUs for verl's queue")
+
+
+def _spread(workers: int, slots: Sequence[int]) -> tuple[int, int] | None:
+    """As few nodes as these workers fit on evenly, and the workers of each; `slots` has the largest node first."""
+    fits = (n for n, least in enumerate(slots, start=1) if workers % n == 0 and workers // n <= least)
+    nodes = next(fits, None)
+    return (nodes, workers // nodes) if nodes else None
 
 
 def _least_memory(nodes: Sequence[Node]) -> float | None:
@@ -102,18 +115,18 @@ def _least_memory(nodes: Sequence[Node]) -> float | None:
     return min(known) if len(known) == sum(node.gpus > 0 for node in nodes) else None
 
 
-def _all(slots: Sequence[int]) -> int:
-    """The most workers that nodes can have, all of them as many; `slots` has the largest node first."""
-    return max((n * least for n, least in enumerate(slots, start=1)), default=0)
-
-
 def assume(spec: TrainingSpec) -> Placement:
     """What a check without a cluster goes by: the workers that the spec names, on nodes of 8 GPUs."""
     gpus = _gpus_here()
     device: Device = "cuda" if spec.device == "cuda" or (spec.device == "auto" and gpus) else "cpu"
-    workers = spec.workers if spec.workers != "auto" else max(1, gpus) if device == "cuda" else 1
+    wanted = range(max(1, gpus), 0, -1) if spec.workers == "auto" and device == "cuda" else [1]
+    workers = spec.workers if spec.workers != "auto" else _most_even(spec, wanted)
     per_node = next(count for count in range(min(8, workers), 0, -1) if workers % count == 0)
     return Placement(device, workers // per_node, per_node, "no cluster is running, so this is assumed, not checked")
+
+
+def _most_even(spec: TrainingSpec, wanted: Sequence[int]) -> int:
+    return next((workers for workers in wanted if not _uneven(spec, workers)), wanted[0])
 
 
 def storage_units(workers: int) -> int:
@@ -172,17 +185,18 @@ def _seen(node: Node, device: Device) -> str:
     return cpus if device == "cpu" else ", ".join(filter(None, [f"{node.gpus} GPUs", cpus]))
 
 
-def _check_queue(spec: TrainingSpec, placement: Placement, nodes: Sequence[Node]) -> None:
-    """PPO's queue needs CPUs beside those of the workers."""
+def _lacks_cpus(spec: TrainingSpec, placement: Placement, nodes: Sequence[Node]) -> str | None:
+    """PPO's queue needs CPUs beside those of the workers: what to say where there are too few."""
     if isinstance(spec, SftSpec):
-        return
+        return None
     workers, queue = _worker_cpus(spec, placement), _queue_cpus(spec, placement)
     cpus = sum(node.cpus for node in nodes)
-    if cpus < workers + queue:
-        raise ClusterNotReady(
-            f"PPO with workers={placement.workers} needs {workers + queue} CPUs ({workers} for the workers, {queue} "
-            f"for verl's queue and helpers), the cluster has {cpus:.0f}. Give a smaller workers=, or more CPUs"
-        )
+    if cpus >= workers + queue:
+        return None
+    return (
+        f"PPO with workers={placement.workers} needs {workers + queue} CPUs ({workers} for the workers, {queue} "
+        f"for verl's queue and helpers), the cluster has {cpus:.0f}. Give a smaller workers=, or more CPUs"
+    )
 
 
 def _worker_cpus(spec: TrainingSpec, placement: Placement) -> int:
@@ -221,19 +235,25 @@ def _names(nodes: Sequence[Node]) -> set[str]:
 
 def check_division(spec: TrainingSpec, placement: Placement) -> None:
     """Every worker gets the same share of each batch. Raises SpecError."""
-    workers = placement.workers
+    if uneven := _uneven(spec, placement.workers):
+        raise SpecError(uneven)
+
+
+def _uneven(spec: TrainingSpec, workers: int) -> str | None:
+    """What cannot be divided among so many workers."""
     rows, name = spec.batch_size, "batch_size"
     if isinstance(spec, PpoSpec):
         rows, name = spec.update_size * spec.n, "mini_batch_size" if spec.mini_batch_size else "batch_size"
         if workers % spec.rollout.tensor_parallel_size:
-            raise SpecError(
+            return (
                 f"workers={workers} is not a multiple of rollout.tensor_parallel_size="
                 f"{spec.rollout.tensor_parallel_size}"
             )
-    if rows % workers:
-        times = f" × {spec.n} answers" if isinstance(spec, PpoSpec) and spec.n > 1 else ""
-        value = getattr(spec, name)
-        raise SpecError(f"{name}={value}{times} cannot be divided evenly among {workers} workers. Change one of them")
+    if rows % workers == 0:
+        return None
+    times = f" × {spec.n} answers" if isinstance(spec, PpoSpec) and spec.n > 1 else ""
+    value = getattr(spec, name)
+    return f"{name}={value}{times} cannot be divided evenly among {workers} workers. Change one of them"
 
 
 def _gpus_here() -> int:

@@ -1,97 +1,70 @@
 """Training data: rows in the usual shapes become the Parquet files that verl reads, and a report says what was kept.
 
-Rows are streamed: a batch is read, checked, counted in tokens and written as a row group. A kept row is kept whole;
-one that cannot be trained on is dropped, counted and named, never repaired or cut.
+Rows are streamed, twice: once for the columns that they have, then a batch at a time is read, checked, counted in
+tokens and written as a row group. A kept row is kept whole; one that cannot be trained on is dropped, counted and
+named, never repaired or cut.
 """
 
-import os
-from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import orjson
-from pydantic import BaseModel
 
 from orchestrator.datasource import identify, read_rows
-from orchestrator.errors import SpecError, storage_error
+from orchestrator.errors import SpecError
 from orchestrator.records import write_atomic
-from orchestrator.spec import first_line
-from orchestrator.training.formats import Message, Shape, UnfitError, conversation_shape, question_shape, verl_shape
-from orchestrator.training.tokens import TokenCounter
+from orchestrator.training.cells import UnfitError
+from orchestrator.training.formats import Question, Shape, conversation_shape, question_shape, verl_shape
+from orchestrator.training.sieve import Report, Sieve, columns_of, some
+from orchestrator.training.tokens import TokenCounter, is_here
+from orchestrator.training.turns import Message
 
 BATCH_ROWS = 2000  # checked, tokenized and written at a time; also the row group of the Parquet file
+DRY_ROWS = 1000  # of which a dry run looks at the first
 REPORT = "report.json"
-VERSION = 1  # of this conversion: raised when the same rows would become other ones
+VERSION = 2  # of this conversion: raised when the same rows would become other ones
 
 Row = dict[str, Any]
+Shaper = Callable[[Sequence[str]], Shape]
 
 
-class Dropped(BaseModel):
-    """Rows that were left out for one reason, and what was wrong with the first of them (counted from 1)."""
-
-    reason: str
-    rows: int
-    first_row: int
-    example: str
-
-
-class Tokens(BaseModel):
-    """Lengths of the kept rows by the model's chat template."""
-
-    min: int
-    median: float
-    max: int
-    total: int
-
-
-class Report(BaseModel):
-    """What became of a data set; kept beside the Parquet file, under its name, in report.json."""
+@dataclass(frozen=True)
+class _Conversion:
+    """How the rows of one source become rows of one kind."""
 
     source: str
-    format: str
-    rows: int
-    kept: int
-    dropped: list[Dropped] = []
-    unused_columns: list[str] = []
-    tokens: Tokens | None = None
-    fingerprint: dict[str, Any] = {}
-
-    def sentence(self) -> str:
-        """The report for a user, in one line."""
-        text = f"{self.source}: {self.kept:,} of {self.rows:,} rows kept ({self.format})"
-        if self.tokens:
-            text += f", {self.tokens.total:,} tokens, median {self.tokens.median:,.0f}, longest {self.tokens.max:,}"
-        for drop in self.dropped:
-            text += f"; {drop.rows:,} dropped, {drop.reason} (first: row {drop.first_row}, {drop.example})"
-        if self.unused_columns:
-            text += f"; columns not used: {', '.join(self.unused_columns)}"
-        return text
+    split: str
+    options: dict[str, Any]  # what decides which rows come out, for the fingerprint
+    shape_of: Shaper
+    finish: Callable[[Any, int], tuple[Row, list[Message]]]
 
 
 def convert_sft(
     source: str,
-    out: Path,
+    out: Path | None,
     *,
     split: str = "train",
     tokenizer_path: str | None = None,
     max_length: int | None = None,
-    change: Callable[[Row], Row] | None = None,
+    shape_of: Shaper | None = None,
 ) -> Report:
     """Rows of conversations → a Parquet file at `out` with a column `messages`, as verl's SFT reads it.
 
-    `max_length` (tokens) needs the tokenizer, as the lengths in the report do. `change` is applied to each row first.
-    What was done before with the same source and settings is not done again. Raises SpecError when no row is kept.
+    `max_length` (tokens) needs the tokenizer, as the lengths in the report do. `shape_of` reads a data set's own
+    format. Without `out`, the first rows are checked, with the tokenizer if that is on this machine, and nothing is
+    written. What was done before with the same source
+    and settings is not done again. Raises SpecError when no row is kept.
     """
-    options = {"to": "sft", "tokenizer": tokenizer_path, "max_length": max_length}
+    options = {"to": "sft", "tokenizer": tokenizer_path, "max_length": max_length, "format": _name(shape_of)}
 
-    def shape_of(columns: Sequence[str]) -> Shape:
+    def known(columns: Sequence[str]) -> Shape:
         found = conversation_shape(columns)
         if found is None:
             raise SpecError(
-                f"the rows of {source} have the columns {', '.join(columns)}. Expected messages; conversations; "
+                f"the rows of {source} have the columns {some(columns)}. Expected messages; conversations; "
                 "instruction, output; prompt, response; or question, answer"
             )
         return found
@@ -99,12 +72,12 @@ def convert_sft(
     def finish(messages: list[Message], number: int) -> tuple[Row, list[Message]]:
         return {"messages": messages}, messages
 
-    return _convert(source, out, split, options, shape_of, finish, change)
+    return _convert(_Conversion(source, split, options, shape_of or known, finish), out)
 
 
 def convert_ppo(
     source: str,
-    out: Path,
+    out: Path | None,
     *,
     split: str = "train",
     data_source: str | None = None,
@@ -112,12 +85,16 @@ def convert_ppo(
     max_prompt_length: int | None = None,
     question_key: str | None = None,
     answer_key: str | None = None,
-    change: Callable[[Row], Row] | None = None,
+    shape_of: Shaper | None = None,
+    check_gold: Callable[[Any], str | None] | None = None,
 ) -> Report:
     """Questions and answers → a Parquet file at `out` in verl's schema for PPO; rows in that schema pass as they are.
 
-    `data_source` names the reward (verl's own rewards go by it; default: `source`). The rest as in `convert_sft`.
+    `data_source` names the reward (verl's own rewards go by it; default: `source`). `check_gold` says why the reward
+    could compare nothing with a right answer, and None for a good one. The rest as in `convert_sft`.
     """
+    from orchestrator.training.parquet import check_storable
+
     reward_name = data_source or source
     options = {
         "to": "ppo",
@@ -125,28 +102,43 @@ def convert_ppo(
         "max_length": max_prompt_length,
         "data_source": reward_name,
         "keys": [question_key, answer_key],
+        "format": _name(shape_of),
+        "gold": _name(check_gold),
     }
 
-    def shape_of(columns: Sequence[str]) -> Shape:
+    def known(columns: Sequence[str]) -> Shape:
         found = verl_shape(columns) or question_shape(columns, question_key, answer_key)
         if found is None:
+            missing = [key for key in (question_key, answer_key) if key and key not in columns]
             raise SpecError(
-                f"the rows of {source} have the columns {', '.join(columns)}. Expected verl's data_source, prompt, "
-                "reward_model; question, answer; prompt, response; or give question_key= and answer_key="
+                f"the rows of {source} have the columns {some(columns)}"
+                + (f", and no {' and no '.join(missing)}. " if missing else ". ")
+                + "Expected verl's data_source, prompt, reward_model; question, answer; prompt, response; or give "
+                "question_key= and answer_key="
             )
         return found
 
-    def finish(read: Any, number: int) -> tuple[Row, list[Message]]:
-        if isinstance(read, Mapping):
-            return dict(read), read["prompt"]
-        prompt, answer = read
-        return rl_row(prompt, answer, reward_name, split, number - 1), prompt
+    def finish(read: Row | Question, number: int) -> tuple[Row, list[Message]]:
+        if isinstance(read, Question):
+            row = rl_row(read.prompt, read.gold, reward_name, split, number - 1, read.extra)
+            row["ability"] = read.ability
+        else:
+            row = dict(read)
+        if check_gold and (why := check_gold(row["reward_model"]["ground_truth"])):
+            raise UnfitError("no right answer for this reward", why)
+        check_storable(row, "")
+        return row, row["prompt"]
 
-    return _convert(source, out, split, options, shape_of, finish, change)
+    return _convert(_Conversion(source, split, options, shape_of or known, finish), out)
 
 
 def rl_row(
-    prompt: list[Message], gold: str, data_source: str, split: str, index: int, extra: dict[str, str] | None = None
+    prompt: list[Message],
+    gold: str,
+    data_source: str,
+    split: str,
+    index: int,
+    extra: Mapping[str, str] | None = None,
 ) -> Row:
     """One row of verl's schema for PPO, judged by a rule against `gold`; `extra` goes along for the reward."""
     return {
@@ -166,166 +158,55 @@ def read_report(parquet: Path) -> Report | None:
     return Report.model_validate(entry) if entry else None
 
 
-def _convert(
-    source: str,
-    out: Path,
-    split: str,
-    options: dict[str, Any],
-    shape_of: Callable[[Sequence[str]], Shape],
-    finish: Callable[[Any, int], tuple[Row, list[Message]]],
-    change: Callable[[Row], Row] | None,
-) -> Report:
+def _convert(to: _Conversion, out: Path | None) -> Report:
+    if out is None:
+        sieve, batches = _sift(to, DRY_ROWS)
+        for _ in batches:
+            pass
+        found = sieve.report()
+        return found.model_copy(update={"partial": found.rows == DRY_ROWS})
     fingerprint = {
         "version": VERSION,
-        "split": split,
-        "source": identify(source, split),
-        "tokenizer_files": _file_times(options["tokenizer"]),
-        "change": getattr(change, "__qualname__", None),
-        **options,
+        "split": to.split,
+        "source": identify(to.source, to.split),
+        "tokenizer_files": _file_times(to.options["tokenizer"]),
+        **to.options,
     }
     fingerprint = orjson.loads(orjson.dumps(fingerprint))
     done = read_report(out)
     if done and done.fingerprint == fingerprint:
         return done
-    rows: Iterable[Row] = read_rows(source, split=split, columns=None)
-    rows = map(change, rows) if change else rows
-    counter = TokenCounter(options["tokenizer"], prompt=options["to"] == "ppo") if options["tokenizer"] else None
-    sieve = _Sieve(source, shape_of, finish, counter, options["max_length"])
+    from orchestrator.training.parquet import write_messages, write_rows
+
+    sieve, batches = _sift(to, None)
     _keep_report(out, None)  # the old one must not vouch for the new rows
-    _write(sieve.batches(rows), out, source)
-    report = sieve.report().model_copy(update={"fingerprint": fingerprint})
+    write = write_messages if to.options["to"] == "sft" else write_rows
+    texts = write(batches, out, to.source)
+    report = sieve.report().model_copy(update={"fingerprint": fingerprint, "stored_as_text": texts})
     _keep_report(out, report)
     return report
 
 
-class _Sieve:
-    """Passes on the rows that can be trained on, and remembers the others."""
+def _sift(to: _Conversion, limit: int | None) -> tuple[Sieve, Iterator[list[Row]]]:
+    """The rows that can be trained on, batch by batch, and who knows of the others."""
 
-    def __init__(
-        self,
-        source: str,
-        shape_of: Callable[[Sequence[str]], Shape],
-        finish: Callable[[Any, int], tuple[Row, list[Message]]],
-        counter: TokenCounter | None,
-        max_length: int | None,
-    ) -> None:
-        self._source = source
-        self._shape_of = shape_of
-        self._finish = finish
-        self._counter = counter
-        self._max_length = max_length
-        self._shape: Shape | None = None
-        self._columns: list[str] = []
-        self._rows = 0
-        self._kept = 0
-        self._lengths = array("l")
-        self._dropped: dict[str, Dropped] = {}
+    def rows() -> Iterator[Row]:
+        return islice(read_rows(to.source, split=to.split, columns=None), limit)
 
-    def batches(self, rows: Iterable[Row]) -> Iterator[list[Row]]:
-        """The kept rows, some thousand at a time. Raises SpecError at the end when there is none."""
-        numbered = enumerate(rows, start=1)
-        while chunk := list(islice(numbered, BATCH_ROWS)):
-            if batch := self._short_enough(self._fit(chunk)):
-                self._kept += len(batch)
-                yield batch
-        if not self._kept:
-            raise SpecError(self._why_none())
-
-    def report(self) -> Report:
-        lengths = sorted(self._lengths)
-        tokens = (
-            Tokens(min=lengths[0], median=median(lengths), max=lengths[-1], total=sum(lengths)) if lengths else None
-        )
-        assert self._shape
-        return Report(
-            source=self._source,
-            format=self._shape.name,
-            rows=self._rows,
-            kept=self._kept,
-            dropped=sorted(self._dropped.values(), key=lambda drop: (-drop.rows, drop.first_row)),
-            unused_columns=[column for column in self._columns if column not in self._shape.columns],
-            tokens=tokens,
-        )
-
-    def _fit(self, chunk: list[tuple[int, Row]]) -> list[tuple[int, Row, list[Message]]]:
-        fit = []
-        for number, row in chunk:
-            self._rows = number
-            if self._shape is None:
-                self._columns = list(row)
-                self._shape = self._shape_of(self._columns)
-            try:
-                fit.append((number, *self._finish(self._shape.read(row), number)))
-            except UnfitError as error:
-                self._drop(number, error.reason, str(error))
-        return fit
-
-    def _short_enough(self, fit: list[tuple[int, Row, list[Message]]]) -> list[Row]:
-        if self._counter is None:
-            return [row for _, row, _ in fit]
-        kept = []
-        for (number, row, _), length in zip(fit, self._counter.count([turns for *_, turns in fit]), strict=True):
-            if length is None:
-                self._drop(number, "refused by the chat template", "the model's template raises an error for its roles")
-            elif self._max_length is not None and length > self._max_length:
-                self._drop(number, f"longer than {self._max_length:,} tokens", f"{length:,} tokens")
-            else:
-                self._lengths.append(length)
-                kept.append(row)
-        return kept
-
-    def _drop(self, number: int, reason: str, example: str) -> None:
-        drop = self._dropped.setdefault(reason, Dropped(reason=reason, rows=0, first_row=number, example=example))
-        drop.rows += 1
-
-    def _why_none(self) -> str:
-        if not self._dropped:
-            return f"{self._source} has no rows"
-        worst = max(self._dropped.values(), key=lambda drop: drop.rows)
-        return (
-            f"none of the {self._rows:,} rows of {self._source} can be trained on; {worst.rows:,} of them: "
-            f"{worst.reason} (row {worst.first_row}: {worst.example})"
-        )
+    columns = columns_of(rows())
+    if not columns:
+        raise SpecError(f"{to.source} has no rows, or none with anything in them")
+    shape = to.shape_of(columns)
+    tokenizer = to.options["tokenizer"]
+    if limit and tokenizer and not is_here(tokenizer):
+        tokenizer = None
+    counter = TokenCounter(tokenizer, prompt=to.options["to"] == "ppo") if tokenizer else None
+    sieve = Sieve(to.source, columns, shape, to.finish, counter, to.options["max_length"])
+    return sieve, sieve.batches(rows(), BATCH_ROWS)
 
 
-def _write(batches: Iterator[list[Row]], out: Path, source: str) -> None:
-    """A row group a batch, all of them with the types of the first; the file appears when it is whole."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    draft = out.with_name(f".{out.name}.{os.getpid()}")
-    writer = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        for batch in batches:
-            table = pa.Table.from_pylist(batch)
-            writer = writer or pq.ParquetWriter(draft, table.schema)
-            if not _fits(pa.struct(table.schema), pa.struct(writer.schema)):
-                raise SpecError(f"the rows of {source} have fields of several types, so they fit no Parquet file")
-            writer.write_table(table.cast(writer.schema))
-        assert writer  # `batches` raises where there is nothing
-        writer.close()
-        draft.replace(out)
-    except pa.ArrowException as error:
-        raise SpecError(f"the rows of {source} fit no Parquet file: {first_line(error)}") from None
-    except OSError as error:
-        raise storage_error(error, out) from None
-    finally:
-        draft.unlink(missing_ok=True)
-
-
-def _fits(part: Any, whole: Any) -> bool:
-    """Whether values of one Arrow type become another's without loss; Arrow's own cast drops fields in silence."""
-    import pyarrow as pa
-
-    if part == whole or pa.types.is_null(part):
-        return True
-    if pa.types.is_list(part) and pa.types.is_list(whole):
-        return _fits(part.value_type, whole.value_type)
-    if pa.types.is_struct(part) and pa.types.is_struct(whole):
-        known = {field.name: field.type for field in whole}
-        return all(field.name in known and _fits(field.type, known[field.name]) for field in part)
-    return False
+def _name(function: object) -> str | None:
+    return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}" if function else None
 
 
 def _reports(folder: Path) -> dict[str, Any]:

@@ -1,198 +1,189 @@
 """What training rows look like: the shapes that people publish, read into messages, and why a row is unfit."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-Row = Mapping[str, Any]
-Message = dict[str, str]
+from orchestrator.training import cells, turns
+from orchestrator.training.cells import UnfitError, missing, nothing, shown, yes_or_no
+from orchestrator.training.turns import Message, check, check_prompt, with_system
 
+Row = Mapping[str, Any]
+
+# What is imitated, a worked answer before a bare one.
 TEXT_PAIRS = (
     ("prompt", "response"),
     ("prompt", "completion"),
+    ("question", "solution"),
+    ("question", "response"),
     ("question", "answer"),
     ("problem", "solution"),
     ("problem", "answer"),
     ("instruction", "response"),
+    ("query", "response"),
     ("prompt", "answer"),
     ("input", "output"),
 )
+# What is compared, a bare answer before a worked one.
+QUESTIONS = ("question", "problem", "prompt", "instruction", "query", "input")
+GOLDS = ("answer", "final_answer", "ground_truth", "solution", "response", "completion", "output")
 VERL_RL = ("data_source", "prompt", "reward_model")
-SHAREGPT_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 
-
-class UnfitError(Exception):
-    """This row cannot be trained on. `reason` is the kind, the message says what exactly."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+SYSTEMS = ("system", "system_prompt", "system_message")
+# Columns that say something else than what would be trained without them, where a shape does not use them.
+DECIDING = frozenset(
+    {*SYSTEMS, "context", "history", "input", "tools", "functions", "tool_calls"}
+    | {"image", "images", "video", "videos", "audio", "audios", "documents"}
+)
+THOUGHTS = frozenset({"reasoning", "reasoning_content", "thinking", "chain_of_thought", "cot"})
+FLAGS = ("weight", "train", "trainable", "kto_tag", "loss")  # of a whole row: false means "not this one"
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """A format of rows: its name, the columns that it uses, and how a row becomes what verl trains on."""
+    """A format of rows: its name, the columns that it uses, and how a row becomes what verl trains on.
+
+    `unused_keys` gathers the keys of turns that were read and passed over.
+    """
 
     name: str
     columns: frozenset[str]
     read: Callable[[Row], Any]
+    unused_keys: set[str] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A row for PPO: the prompt's messages and the right answer; `extra` goes along for the reward."""
+
+    prompt: list[Message]
+    gold: str
+    ability: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict)
 
 
 def conversation_shape(columns: Sequence[str]) -> Shape | None:
     """The shape of rows for SFT with these columns; its `read` gives a row's checked messages. None: not known."""
-    if "messages" in columns:
-        return Shape("messages", frozenset({"messages"}), lambda row: check(_turns(row, "messages")))
-    if "conversations" in columns:
-        used = frozenset({"conversations", "system"})
-        return Shape("ShareGPT", used, lambda row: check(_system(row) + _sharegpt(row)))
+    for column, name in (("messages", "messages"), ("conversations", "ShareGPT")):
+        if column in columns:
+            return _turns_shape(name, column)
     if {"instruction", "output"} <= set(columns):
-        used = frozenset({"instruction", "input", "output", "system"})
-        return Shape("Alpaca", used, lambda row: check(_system(row) + _alpaca(row)))
-    pair = _pair(columns)
-    if pair is None:
-        return None
-    used = frozenset({*pair, "system"})
-    return Shape("/".join(pair), used, lambda row: check(_system(row) + _exchange(row, *pair)))
+        return _text_shape("Alpaca", "instruction", "output", ["input", "context"])
+    if pair := next((pair for pair in TEXT_PAIRS if set(pair) <= set(columns)), None):
+        return _text_shape("/".join(pair), *pair, _given(pair[0]))
+    return None
 
 
 def question_shape(columns: Sequence[str], question_key: str | None, answer_key: str | None) -> Shape | None:
-    """The shape of rows for PPO; its `read` gives (the prompt's messages, the answer). None: not known."""
-    if question_key or answer_key:
-        pair = (question_key or "question", answer_key or "answer")
-    else:
-        found = _pair(columns)
-        if found is None:
-            return None
-        pair = found
-    used = frozenset({*pair, "system"})
-    return Shape("/".join(pair), used, lambda row: (_prompt(_system(row), row, pair[0]), _answer(row, pair[1])))
+    """The shape of rows for PPO; its `read` gives a Question. None: not known, or no column of that name."""
+    question = question_key or next((name for name in QUESTIONS if name in columns), None)
+    answer = answer_key or next((name for name in GOLDS if name in columns and name != question), None)
+    if question is None or answer is None or not {question, answer} <= set(columns):
+        return None
+    given, unused = [name for name in _given(question) if name != answer], set[str]()
+    used = frozenset({question, answer, "history", *SYSTEMS, *given})
+    deciding = sorted(DECIDING - used)
+
+    def read(row: Row) -> Question:
+        _refuse(row, deciding)
+        if isinstance(row.get(question), list | tuple):
+            prompt = turns.turns(row[question], question, unused)
+        else:
+            prompt = [*_history(row), {"role": "user", "content": _asked(row, question, given)}]
+        return Question(check_prompt(with_system(_system(row), prompt)), cells.gold(row, answer))
+
+    return Shape(f"{question}/{answer}", used, read, unused)
 
 
 def verl_shape(columns: Sequence[str]) -> Shape | None:
     """Rows in verl's own schema for PPO, which pass through as they are; `read` checks one."""
     if not set(VERL_RL) <= set(columns):
         return None
-    return Shape("verl", frozenset(columns), _checked_verl_row)
+    unused: set[str] = set()
+
+    def read(row: Row) -> Row:
+        if not isinstance(row.get("data_source"), str) or missing(row["data_source"]):
+            raise UnfitError("no data_source", "data_source is not a text")
+        prompt = check_prompt(turns.turns(row.get("prompt"), "prompt", unused))
+        judged = row.get("reward_model")
+        if not isinstance(judged, dict) or nothing(judged.get("ground_truth")):
+            raise UnfitError("no ground truth", "reward_model has no ground_truth")
+        if not isinstance(row.get("extra_info", {}), dict | None):
+            raise UnfitError("no extra_info", f"extra_info is a {type(row['extra_info']).__name__}, expected an object")
+        return {**row, "prompt": prompt}
+
+    return Shape("verl", frozenset(columns), read, unused)
 
 
-def check(messages: list[Message]) -> list[Message]:
-    """The same messages, if a model can be trained on them: [system] (user assistant)+, none of them empty."""
-    if not messages:
-        raise UnfitError("no turns", "the conversation has no turns")
-    for number, message in enumerate(messages, start=1):
-        _check_text(message["content"], f"turn {number}")
-    roles = [message["role"] for message in messages]
-    first = 1 if roles[0] == "system" else 0
-    for place, role in enumerate(roles[first:]):
-        expected = ("user", "assistant")[place % 2]
-        if role != expected:
-            raise UnfitError("order of roles", f"turn {first + place + 1} is from {role!r}, expected {expected!r}")
-    if roles[-1] != "assistant":
-        raise UnfitError("order of roles", f"the last turn is from {roles[-1]!r}, expected 'assistant'")
-    return messages
+def _turns_shape(name: str, column: str) -> Shape:
+    unused: set[str] = set()
+    return _shape(name, [column], lambda row: turns.turns(row.get(column), column, unused), unused)
 
 
-def _pair(columns: Sequence[str]) -> tuple[str, str] | None:
-    return next((pair for pair in TEXT_PAIRS if set(pair) <= set(columns)), None)
+def _given(question: str) -> list[str]:
+    """The columns whose text follows the question: what it is about."""
+    return ["input", "context"] if question == "instruction" else ["context"]
 
 
-def _turns(row: Row, column: str) -> list[Message]:
-    """OpenAI's messages; what else a turn may have (name, tool_calls) must be empty, since it would be lost."""
-    turns = []
-    for number, turn in enumerate(_list(row, column), start=1):
-        if not isinstance(turn, dict) or not isinstance(turn.get("role"), str):
-            raise UnfitError("no role", f"turn {number} has no role")
-        if turn["role"] == "tool" or turn.get("tool_calls"):
-            raise UnfitError("tools", f"turn {number} calls a tool or answers as one, which is not supported")
-        turns.append({"role": turn["role"], "content": turn.get("content")})
-    return turns
+def _text_shape(name: str, question: str, answer: str, given: Sequence[str]) -> Shape:
+    def read(row: Row) -> list[Message]:
+        asked = {"role": "user", "content": _asked(row, question, given)}
+        return [*_history(row), asked, {"role": "assistant", "content": cells.field(row, answer)}]
+
+    return _shape(name, [question, answer, *given, "history"], read, set())
 
 
-def _sharegpt(row: Row) -> list[Message]:
-    turns = _list(row, "conversations")
-    if turns and isinstance(turns[0], dict) and "role" in turns[0]:
-        return _turns(row, "conversations")
+def _shape(name: str, columns: Iterable[str], read: Callable[[Row], list[Message]], unused: set[str]) -> Shape:
+    used = frozenset({*columns, *SYSTEMS})
+    deciding = sorted((DECIDING | THOUGHTS) - used)
+
+    def checked(row: Row) -> list[Message]:
+        _refuse(row, deciding)
+        for column in FLAGS:
+            value = row.get(column)
+            if value is False or (column == "weight" and not nothing(value) and not yes_or_no(value)):
+                raise UnfitError("not to be trained on", f"the row has {column}: {shown(value)}")
+        return check(with_system(_system(row), read(row)))
+
+    return Shape(name, used, checked, unused)
+
+
+def _refuse(row: Row, deciding: Sequence[str]) -> None:
+    """Raises UnfitError where one of these columns holds something."""
+    for column in deciding:
+        if not nothing(row.get(column)):
+            raise UnfitError(f"column {column}", f"{column} would change what is trained, and cannot be used here")
+
+
+def _asked(row: Row, question: str, given: Sequence[str]) -> str:
+    """The question, and below it what it is about."""
+    about = [cells.text(row[column], column) for column in given if not missing(row.get(column))]
+    return "\n\n".join([cells.field(row, question), *about])
+
+
+def _system(row: Row) -> str | None:
+    """A system prompt that stands in a column of its own. Raises UnfitError where two columns have different ones."""
+    found = {cells.text(row[column], column) for column in SYSTEMS if not missing(row.get(column))}
+    if len(found) > 1:
+        raise UnfitError("two system prompts", "the columns have different system prompts")
+    return found.pop() if found else None
+
+
+def _history(row: Row) -> list[Message]:
+    """Alpaca's earlier turns: pairs of a question and its answer."""
     messages = []
-    for number, turn in enumerate(turns, start=1):
-        speaker = turn.get("from") if isinstance(turn, dict) else None
-        if speaker not in SHAREGPT_ROLES:
-            known = ", ".join(SHAREGPT_ROLES)
-            raise UnfitError("unknown role", f"turn {number} is from {speaker!r}, expected one of {known}")
-        messages.append({"role": SHAREGPT_ROLES[speaker], "content": turn.get("value")})
+    for number, pair in enumerate(_list_of(row, "history"), start=1):
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise UnfitError("column history", f"entry {number} of history is no pair of a question and an answer")
+        for role, said in zip(("user", "assistant"), pair, strict=True):
+            messages.append({"role": role, "content": cells.text(said, f"entry {number} of history")})
     return messages
 
 
-def _alpaca(row: Row) -> list[Message]:
-    instruction = _check_text(row.get("instruction"), "instruction")
-    given = row.get("input")
-    if given:
-        instruction = f"{instruction}\n\n{_check_text(given, 'input')}"
-    return [{"role": "user", "content": instruction}, {"role": "assistant", "content": _field(row, "output")}]
-
-
-def _exchange(row: Row, question: str, answer: str) -> list[Message]:
-    return [
-        {"role": "user", "content": _field(row, question)},
-        {"role": "assistant", "content": _field(row, answer)},
-    ]
-
-
-def _prompt(system: list[Message], row: Row, column: str) -> list[Message]:
-    """A text, or messages that end with the user's."""
-    if isinstance(row.get(column), list):
-        return _check_prompt(_turns(row, column))
-    return [*system, {"role": "user", "content": _field(row, column)}]
-
-
-def _check_prompt(messages: list[Message]) -> list[Message]:
-    """A prompt is a conversation that lacks only its last answer."""
-    check([*messages, {"role": "assistant", "content": "the model's answer"}])
-    return messages
-
-
-def _answer(row: Row, column: str) -> str:
-    answer = row.get(column)
-    if isinstance(answer, int | float) and not isinstance(answer, bool):
-        return str(answer)  # a number is as good a ground truth as its text
-    return _field(row, column)
-
-
-def _checked_verl_row(row: Row) -> Row:
-    if not isinstance(row.get("data_source"), str):
-        raise UnfitError("no data_source", "data_source is not a text")
-    _check_prompt(_turns(row, "prompt"))
-    judged = row.get("reward_model")
-    if not isinstance(judged, dict) or judged.get("ground_truth") in (None, ""):
-        raise UnfitError("no ground truth", "reward_model has no ground_truth")
-    return row
-
-
-def _system(row: Row) -> list[Message]:
-    """A column `system` beside the conversation is its first turn."""
-    return [{"role": "system", "content": _check_text(row["system"], "system")}] if row.get("system") else []
-
-
-def _list(row: Row, column: str) -> list[Any]:
+def _list_of(row: Row, column: str) -> Sequence[Any]:
     value = row.get(column)
-    if not isinstance(value, list):
-        raise UnfitError("missing field", f"{column} is no list of turns")
-    return value
-
-
-def _field(row: Row, column: str) -> str:
-    if row.get(column) is None:
-        raise UnfitError("missing field", f"there is no {column}")
-    return _check_text(row[column], column)
-
-
-def _check_text(value: object, where: str) -> str:
-    if not isinstance(value, str):
-        raise UnfitError("not text", f"{where} is a {type(value).__name__}, expected text")
-    if not value.strip():
-        raise UnfitError("empty text", f"{where} is empty")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:  # half of a surrogate pair, which JSON can hold and Parquet cannot
-            raise UnfitError("not text", f"{where} holds a broken character") from None
+    if nothing(value):
+        return ()
+    if not isinstance(value, list | tuple):
+        raise UnfitError(f"column {column}", f"{column} is a {type(value).__name__}, expected a list")
     return value

@@ -1,5 +1,6 @@
 """A reinforcement learning's spec in verl's keys."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,20 +22,19 @@ from orchestrator.training.spec import Algorithm, PpoSpec
 
 ESTIMATORS: dict[Algorithm, str] = {"ppo": "gae", "grpo": "grpo", "rloo": "rloo"}
 REWARDS = "pkg://orchestrator.training.rewards"
-RULES = ("gsm8k", "exact_match")
 MOST_HELPERS = 8  # processes that carry prompts and answers, and as many that score them: verl's default
 POLICY = "actor_rollout_ref"
 
 
-def ppo_keys(spec: PpoSpec, placement: Placement, folder: TrainingFolder) -> Keys:
-    """verl's dotted keys of `ppo_trainer`."""
+def ppo_keys(spec: PpoSpec, placement: Placement, folder: TrainingFolder, rules: Mapping[str, str]) -> Keys:
+    """verl's dotted keys of `ppo_trainer`. `rules`: rewards that have a name, each as `pkg://module:function`."""
     return {
         **_algorithm(spec),
         **_data(spec, folder),
         **_policy(spec, placement),
         **_rollout(spec, placement),
         **_critic(spec, placement),
-        **_reward(spec, placement),
+        **_reward(spec, placement, rules),
         **trainer_keys(spec, placement, folder, spec.run_name),
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": storage_units(placement.workers),
         "trainer.v1.trainer_mode": "kosen",  # our trainer, see ppo_trainer
@@ -150,8 +150,8 @@ def _critic(spec: PpoSpec, placement: Placement) -> Keys:
     }
 
 
-def _reward(spec: PpoSpec, placement: Placement) -> Keys:
-    function, arguments = _reward_function(spec)
+def _reward(spec: PpoSpec, placement: Placement, rules: Mapping[str, str]) -> Keys:
+    function, arguments = _reward_function(spec, rules)
     keys: Keys = {
         "reward.num_workers": _helpers(placement),
         "reward.custom_reward_function.path": REWARDS,
@@ -160,25 +160,32 @@ def _reward(spec: PpoSpec, placement: Placement) -> Keys:
     return keys | ({"reward.custom_reward_function.reward_kwargs": arguments} if arguments else {})
 
 
-def _reward_function(spec: PpoSpec) -> tuple[str, dict[str, Any]]:
+def _reward_function(spec: PpoSpec, rules: Mapping[str, str]) -> tuple[str, dict[str, Any]]:
     """The function of our rewards module and its arguments. Raises SpecError."""
-    if spec.reward in RULES:
-        return spec.reward, {}
     if spec.reward == "judge":
         arguments = spec.judge.model_dump(exclude={"prompt"}, exclude_none=True)
         return "judge", arguments | ({"prompt": _read_prompt(spec.judge.prompt)} if spec.judge.prompt else {})
+    if spec.reward in rules:
+        place, _, name = rules[spec.reward].rpartition(":")
+    else:
+        place, name = _reward_file(spec, rules)
+    return "user_function", {
+        "path": place,
+        **({"name": name} if name else {}),
+        **({"arguments": spec.reward_arguments} if spec.reward_arguments else {}),
+    }
+
+
+def _reward_file(spec: PpoSpec, rules: Mapping[str, str]) -> tuple[str, str]:
+    """The absolute path of the user's file, and the name of the function. Raises SpecError."""
     path, _, name = spec.reward.partition(":")
     if not path.endswith(".py"):
-        known = ", ".join((*RULES, "judge"))
+        known = ", ".join((*rules, "judge"))
         raise SpecError(f"reward={spec.reward} is neither one of {known} nor a Python file. Expected path/to/file.py")
     file = Path(find_path(path)).expanduser().absolute()
     if not file.is_file():
         raise SpecError(f"there is no file {file} for reward={spec.reward} (looked from {Path.cwd()})")
-    return "user_function", {
-        "path": str(file),
-        **({"name": name} if name else {}),
-        **({"arguments": spec.reward_arguments} if spec.reward_arguments else {}),
-    }
+    return str(file), name
 
 
 def _read_prompt(path: Path) -> str:

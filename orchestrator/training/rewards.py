@@ -1,4 +1,4 @@
-"""Reward functions for verl's PPO: a rule for GSM8K, exact match, a function of the user's, a model that judges.
+"""Reward functions for verl's PPO: a function of a file or a module, or a model that judges.
 
 verl loads them by name (`reward.custom_reward_function.path=pkg://orchestrator.training.rewards`) and calls them in its
 reward workers with `data_source`, `solution_str`, `ground_truth` and `extra_info`, and what `reward_kwargs` holds. It
@@ -7,15 +7,16 @@ would swallow their exceptions and train on: so each failure is written into the
 
 import asyncio
 import functools
+import importlib
 import importlib.util
 import inspect
 import math
 import re
+import threading
 import traceback
-import unicodedata
 from collections.abc import Awaitable, Callable
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
+from types import ModuleType
 from typing import Any, cast
 
 from omegaconf import OmegaConf
@@ -25,12 +26,14 @@ from orchestrator.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, KosenError
 from orchestrator.training.environment import training_folder
 from orchestrator.training.folder import Failure, FailureKind, TrainingFolder, read_journal
+from orchestrator.training.verdict import read_score
 
 Score = float | dict[str, Any]  # a dict has its number under "score"; the rest of it verl shows in validation
 Reward = Callable[..., Awaitable[Score]]
 SHOWN = 200  # characters of a solution in a message
-ANSWER = re.compile(r"####\s*[^\d\s-]?\s*(-?[\d,]*\.?\d+)")  # `#### 1,234.5` or `#### $5`
-VERDICT = re.compile(r"score\W{1,4}(\d+(?:\.\d+)?|\.\d+)", re.IGNORECASE)
+LOADING = threading.Lock()
+ENDS = (SystemExit, KeyboardInterrupt, StopIteration)  # no errors to asyncio
+PACKAGE = "pkg://"  # before a module's name, as verl has it
 JUDGE_PROMPT = """\
 Judge whether the response below answers the question correctly, given the correct answer. Compare the final answers
 only, and accept small differences in notation.
@@ -54,18 +57,6 @@ class NotFinite(ValueError):
     """A score that is NaN or infinite."""
 
 
-async def gsm8k(data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None, **_: Any) -> Score:
-    """1 where the last `#### number` of the solution is the right one; thousands separators do not matter."""
-    return await _guarded(_gsm8k, "gsm8k", __file__, data_source, solution_str, ground_truth, extra_info)
-
-
-async def exact_match(
-    data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None, **_: Any
-) -> Score:
-    """1 where the solution is the right answer but for case, white space, width and a final full stop."""
-    return await _guarded(_exact_match, "exact_match", __file__, data_source, solution_str, ground_truth, extra_info)
-
-
 async def user_function(
     data_source: str,
     solution_str: str,
@@ -77,14 +68,16 @@ async def user_function(
     arguments: dict[str, Any] | None = None,
     **_: Any,
 ) -> Score:
-    """Function `name` of the Python file `path`, of verl's own signature, sync or async, with `arguments` besides."""
+    """Function `name` of the Python file or `pkg://module` `path`, of verl's own signature, sync or async, with
+    `arguments` besides."""
 
     async def call(**given: Any) -> Any:
-        function = _load(path, name)
-        given |= _plain(arguments)
-        if inspect.iscoroutinefunction(function):
-            return await function(**given)
-        return await asyncio.to_thread(function, **given)  # other solutions are scored meanwhile
+        # In a thread: other solutions are scored meanwhile.
+        found = await asyncio.to_thread(_call, path, name, given | _plain(arguments))
+        try:
+            return await found if inspect.isawaitable(found) else found
+        except ENDS as error:
+            raise _named(error) from None
 
     return await _guarded(call, name, path, data_source, solution_str, ground_truth, extra_info)
 
@@ -120,37 +113,6 @@ async def judge(
     return await _guarded(call, "judge", base_url, data_source, solution_str, ground_truth, extra_info)
 
 
-def final_number(text: str) -> Decimal | None:
-    """The number after the last `####`."""
-    found = ANSWER.findall(text)
-    return _number(found[-1]) if found else None
-
-
-def normalized(text: str) -> str:
-    """For comparing answers: compatible forms, no case, single spaces, no final full stop."""
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split()).removesuffix(".")
-
-
-async def _gsm8k(solution_str: str, ground_truth: Any, **_: Any) -> Score:
-    right = _number(str(ground_truth))
-    if right is None:
-        right = final_number(str(ground_truth))
-    if right is None:
-        raise ValueError(f"the right answer {ground_truth!r} is no number; expected one, as reward_model.ground_truth")
-    return float(final_number(solution_str) == right)
-
-
-async def _exact_match(solution_str: str, ground_truth: Any, **_: Any) -> Score:
-    return float(normalized(solution_str) == normalized(str(ground_truth)))
-
-
-def _number(text: str) -> Decimal | None:
-    try:
-        return Decimal(text.strip().replace(",", ""))
-    except InvalidOperation:
-        return None
-
-
 async def _guarded(
     function: Reward, name: str, file: str, data_source: str, solution_str: str, ground_truth: Any, extra_info: Any
 ) -> Score:
@@ -160,7 +122,7 @@ async def _guarded(
         score = await function(
             data_source=data_source, solution_str=solution_str, ground_truth=ground_truth, extra_info=extra_info
         )
-        _check(score)
+        score = _checked(score)
     except EndpointDown as error:
         raise _report("other", str(error)) from None
     except NotFinite as error:
@@ -171,12 +133,16 @@ async def _guarded(
     return score
 
 
-def _check(score: Any) -> None:
+def _checked(score: Any) -> Score:
+    """The score as a number that verl can store, and what goes with it. Raises where it is none."""
     number = score["score"] if isinstance(score, dict) else score
     if isinstance(number, str) or not hasattr(number, "__float__"):
         raise TypeError(f"it returned {score!r}, expected a number, or a dict with a number under 'score'")
     if not math.isfinite(float(number)):
         raise NotFinite(repr(score))
+    if not isinstance(number, int | float):
+        number = float(number)  # numpy's, torch's, a Decimal
+    return score | {"score": number} if isinstance(score, dict) else number
 
 
 def _report(kind: FailureKind, message: str) -> RewardFailed:
@@ -202,19 +168,39 @@ def _shortened(text: str) -> str:
     return repr(text if len(text) <= SHOWN else f"{text[: SHOWN // 2]} … {text[-SHOWN // 2 :]}")
 
 
+def _call(path: str, name: str, given: dict[str, Any]) -> Any:
+    """What the function returns: a score, or one to await."""
+    try:
+        with LOADING:  # by one thread, as the file's own state is one
+            function = _load(path, name)
+        return function(**given)
+    except ENDS as error:
+        raise _named(error) from None
+
+
+def _named(error: BaseException) -> RuntimeError:
+    """What would end the worker, or leave its event loop waiting for ever, as an ordinary error of the same place."""
+    return RuntimeError(f"{type(error).__name__} {error}".strip()).with_traceback(error.__traceback__)
+
+
 @functools.cache
 def _load(path: str, name: str) -> Callable[..., Any]:
+    module = importlib.import_module(path.removeprefix(PACKAGE)) if path.startswith(PACKAGE) else _load_file(path)
+    functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
+    if name not in functions:
+        raise AttributeError(f"it has no function {name}; it has {', '.join(functions) or 'none'}")
+    function: Callable[..., Any] = getattr(module, name)
+    return function
+
+
+def _load_file(path: str) -> ModuleType:
     if not Path(path).is_file():
         raise FileNotFoundError(f"there is no file {path}; it must be on a disk that all nodes share")
     spec = importlib.util.spec_from_file_location(f"reward_{Path(path).stem}", path)
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    functions = [key for key, value in vars(module).items() if inspect.isfunction(value)]
-    if name not in functions:
-        raise AttributeError(f"it has no function {name}; it has {', '.join(functions) or 'none'}")
-    function: Callable[..., Any] = getattr(module, name)
-    return function
+    return module
 
 
 class Judge:
@@ -229,10 +215,10 @@ class Judge:
         for _ in range(MAX_ASKS):
             outcome = await self._client.ask([{"role": "user", "content": prompt}], options)
             reply = outcome.response or outcome.detail
-            found = VERDICT.findall(outcome.response or "")
-            if found:
+            score = read_score(outcome.response or "")
+            if score is not None:
                 self._unreadable = 0
-                return {"score": min(float(found[-1]), 1.0), "judged": 1.0}
+                return {"score": score, "judged": 1.0}
             if outcome.status == "failed" and outcome.reason != "empty":
                 break  # the client has tried again what is worth it
         self._unreadable += 1

@@ -17,7 +17,7 @@ from orchestrator.errors import COMPLETE, ClusterNotReady, Parser, SpecError
 from orchestrator.progress import say
 from orchestrator.spec import WandbSpec, load_spec, to_yaml
 from orchestrator.state import State, find_path, run_root
-from orchestrator.training import bundles, sft_config, verl_config
+from orchestrator.training import bundles, sft_config, tokens, verl_config
 from orchestrator.training.bundles import Placement
 from orchestrator.training.folder import TrainingFolder, figures, loss_curve
 from orchestrator.training.sft_config import Keys
@@ -73,7 +73,8 @@ class Recipe(Generic[S]):
     driver: str  # the module that the supervisor starts
     keys: Callable[[S, Placement, TrainingFolder], Keys]
     reasons: Callable[[S, Placement], list[str]]
-    convert: Callable[[S, Source], Any]  # a report with `kept` and `sentence()`
+    # The rows to a file, or the first of them checked; a report with `kept`, `rows` and `sentence()`.
+    convert: Callable[[S, Source, Path | None], Any]
     name: Callable[[S], str]  # of the run folder
 
 
@@ -187,7 +188,8 @@ def _resolve(
 
 
 def _dry_run(recipe: Recipe[S], spec: S) -> int:
-    """Print the spec, verl's keys that are not verl's defaults, the placement and the data. Raises what is wrong."""
+    """Print the spec, verl's keys that are not verl's defaults, the placement and the data; the first rows of files are
+    read with the model's template, where it is on this machine. Raises what is wrong."""
     nodes, unfit = bundles.known_nodes(), None
     try:
         placement = bundles.place(spec, nodes) if nodes else bundles.assume(spec)
@@ -195,7 +197,9 @@ def _dry_run(recipe: Recipe[S], spec: S) -> int:
         placement, unfit = bundles.assume(spec), error
     folder = TrainingFolder(run_root() / recipe.name(spec))
     config = _resolve(recipe, spec, placement, folder)
+    local = sft_config.local_or_hub(spec.model)
     changed = verl_config.differences(recipe.kind, config)
+    sources = [(source, _look(source, needed=False)) for source in _sources(spec, folder)]
     lines = [
         to_yaml(spec).rstrip(),
         f"--- verl's {verl_config.ROOTS[recipe.kind]}: {len(changed)} keys that are not its defaults",
@@ -205,12 +209,18 @@ def _dry_run(recipe: Recipe[S], spec: S) -> int:
         f"placement: {'does not fit' if unfit else placement.describe()}",
         *sft_config.reasons(spec, placement),
         *recipe.reasons(spec, placement),
-        *(f"data:      {_look(source, needed=False)}" for source in _sources(spec, folder)),
+        *(f"data:      {seen}" for _, seen in sources),
+        *(f"rows:      {recipe.convert(spec, source, None).sentence()}" for source, _ in sources if _is_file(source)),
+        *([] if tokens.is_here(local) else [f"template:  {spec.model} is not here; it is checked when the job runs"]),
     ]
     print("\n".join(lines))
     if unfit:
         raise unfit
     return COMPLETE
+
+
+def _is_file(source: Source) -> bool:
+    return Path(source.path).expanduser().is_file()
 
 
 def _sources(spec: TrainingSpec, folder: TrainingFolder) -> list[Source]:
@@ -239,7 +249,7 @@ def _prepare(recipe: Recipe[S], spec: S, folder: TrainingFolder) -> int:
     """Convert the data, unless that is done; the number of steps that it makes. Raises SpecError for too few rows."""
     kept: list[int] = []
     for source in _sources(spec, folder):
-        report = recipe.convert(spec, source)
+        report = recipe.convert(spec, source, source.out)
         say(report.sentence())
         kept.append(report.kept)
         # verl validates an SFT in batches of the same size, and leaves out what fills none.

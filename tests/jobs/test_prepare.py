@@ -7,7 +7,8 @@ import pyarrow.parquet as pq
 import pytest
 from harness import run
 
-from jobs.prepare import INSTRUCTION, main
+from jobs.prepare import main
+from jobs.tasks.gsm8k import INSTRUCTION
 from orchestrator.errors import SpecError
 
 
@@ -78,9 +79,34 @@ def test_mistakes_end_in_one_sentence(gsm8k: Path, tmp_path: Path, monkeypatch: 
     assert "is no Parquet file" in refused("sft", f"source={gsm8k}/test.jsonl", f"out={tmp_path}/x")
     assert "should hold one file train*.jsonl" in refused("gsm8k", f"source={tmp_path}", f"out={tmp_path}/x")
     (gsm8k / "train.jsonl").write_text('{"prompt": "q"}\n')
-    assert "these are no rows of GSM8K: one has prompt" in refused("gsm8k", f"source={gsm8k}", f"out={tmp_path}/x")
+    assert "these are no rows of GSM8K: they have the columns prompt" in refused(
+        "gsm8k", f"source={gsm8k}", f"out={tmp_path}/x"
+    )
     assert "unknown key max_prompt_length" in refused("sft", "source=x", "out=x", "max_prompt_length=3")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     done = run("jobs.prepare", "gsm8k", f"out={tmp_path}/x")
     assert done.returncode == 2 and "HF_HUB_OFFLINE is set" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_bad_row_of_gsm8k_costs_that_row(tmp_path: Path) -> None:
+    golds = ["#### $18", None, "#### many", "#### 1,234", "no mark", "#### 3/4", "#### 72.0", "#### -$5"]
+    rows = [{"question": f"Q{n}?", "answer": gold and f"So it is.\n{gold}"} for n, gold in enumerate(golds)]
+    rows += [{"question": float("nan"), "answer": "#### 1"}, {"question": "Q?"}]
+    folder = tmp_path / "gsm8k"
+    folder.mkdir()
+    for split in ("train", "test"):
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    done = run("jobs.prepare", "gsm8k", f"source={folder}", f"out={tmp_path / 'out'}")
+    assert done.returncode == 0, done.stderr
+    kept = ["18", "1234", "0.75", "72", "-5"]
+    for split in ("train", "test"):
+        found = pq.read_table(tmp_path / "out" / "rl" / f"{split}.parquet").to_pylist()
+        assert [row["reward_model"]["ground_truth"] for row in found] == kept
+        assert [row["extra_info"]["index"] for row in found] == [0, 3, 5, 6, 7]
+        assert len(pq.read_table(tmp_path / "out" / "sft" / f"{split}.parquet")) == len(kept)
+    exam = [json.loads(line) for line in (tmp_path / "out" / "exam.jsonl").read_text().splitlines()]
+    assert [row["answer"] for row in exam] == kept
+    assert "5 of 10 rows kept (GSM8K)" in done.stderr and "5 of 10 rows kept (exam)" in done.stderr
+    assert "3 dropped, missing field (first: row 2, there is no answer)" in done.stderr
+    assert "2 dropped, no problem of GSM8K (first: row 3, its answer ends in '#### many'" in done.stderr

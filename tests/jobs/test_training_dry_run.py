@@ -1,16 +1,22 @@
 """`--dry-run` of every spec in conf/, against the verl that is installed, without internet, data or a cluster."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from harness import ROOT, run
+from tiny_model import make_tiny_model
 
 from jobs import ppo, sft
 from orchestrator.errors import KosenError, SpecError
+from orchestrator.spec import load_spec
+from orchestrator.training.run import Recipe, Source
 
 DEMO = f"dataset={ROOT}/conf/demo/exam.jsonl"
 EXAM = [DEMO, "split=test", "judge=rule", "max_samples=3"]
 JOBS = {"sft": sft.main, "ppo": ppo.main}
+RECIPES: dict[str, Recipe[Any]] = {"sft": sft.RECIPE, "ppo": ppo.RECIPE}
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +94,48 @@ def test_data_that_is_not_there_yet_is_said_in_a_dry_run_and_refused_in_a_run() 
     assert sft.main([*arguments, "--dry-run"]) == 0
     with pytest.raises(KosenError, match=r"none\.parquet"):
         sft.main(arguments)
+
+
+@pytest.mark.parametrize(
+    ("job", "row", "template", "part"),
+    [
+        ("sft", {"question": "q", "answer": "a"}, "{{ 1 // 0 }}", "cannot train with the chat template"),
+        ("sft", {"question": "q", "answer": "a"}, None, "has no chat template"),
+        ("sft", {"question": "q", "answer": None}, "", "can be trained on"),
+        ("sft", {"a": "q"}, "", "have the columns a"),
+        ("ppo", {"question": "q", "answer": "many"}, "", "the right answer 'many' is no number"),
+        ("ppo", {"question": "q", "answer": "5"}, "{{ 1 // 0 }}", "refused by the chat template"),
+        ("ppo", {"question": "q", "answer": "5", "tools": "t"}, "", "column tools"),
+    ],
+)
+@pytest.mark.parametrize("dry", [True, False], ids=["dry", "real"])
+def test_model_template_and_golds_are_read(
+    job: str, row: dict[str, str], template: str | None, part: str, dry: bool, tmp_path: Path
+) -> None:
+    model = make_tiny_model(tmp_path / "model")
+    if template is None:
+        (model / "chat_template.jinja").unlink()
+    elif template:
+        (model / "chat_template.jinja").write_text(template)
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps(row) + "\n")
+    module = JOBS[job]
+    arguments = [f"model={model}", f"train={rows}", "device=cpu", "batch_size=1"]
+    if dry:
+        with pytest.raises(SpecError, match=part):
+            module([*arguments, "--dry-run"])
+        return
+    spec, recipe = load_spec(RECIPES[job].schema, None, arguments), RECIPES[job]
+    with pytest.raises(SpecError, match=part):  # before a GPU works, but not before there is a cluster
+        recipe.convert(spec, Source(str(rows), "train", tmp_path / "out.parquet"), tmp_path / "out.parquet")
+
+
+def test_a_dry_run_of_good_rows_says_what_it_saw(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = make_tiny_model(tmp_path / "model")
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"question": "q", "answer": "5"}\n{"question": "q", "answer": "many"}\n')
+    assert ppo.main([f"model={model}", f"train={rows}", "device=cpu", "batch_size=1", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "1 of 2 rows kept (question/answer)" in shown and "1 dropped, no right answer for this reward" in shown
+    assert ppo.main(["model=org/none", f"train={rows}", "device=cpu", "batch_size=1", "--dry-run"]) == 0
+    assert "org/none is not here" in capsys.readouterr().out

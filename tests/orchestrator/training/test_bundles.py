@@ -101,6 +101,41 @@ def test_shares_of_a_batch_are_equal(spec: SftSpec | PpoSpec, part: str) -> None
     assert part in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("spec", "nodes", "count", "per_node"),
+    [
+        (ppo(), [Node("thin", 16, 8)], 1, 2),  # 3 fit beside the queue, and do not divide 256 prompts
+        (ppo("batch_size=255"), [Node("thin", 16, 8)], 1, 3),
+        (ppo(), [Node("full", 24, 8)], 1, 4),
+        (ppo(), [Node("wide", 64, 8)], 1, 8),
+        (ppo(), [Node("a", 16, 8), Node("b", 16, 8)], 1, 4),  # 4 and 12 CPUs of theirs, and 6 for the queue
+        (ppo("algorithm=grpo", "batch_size=3", "rollout.n=2"), [Node("wide", 64, 8)], 1, 6),
+        (ppo("rollout.tensor_parallel_size=4", "batch_size=12"), [Node("wide", 64, 8)], 1, 4),
+        (ppo("mini_batch_size=64", "batch_size=192"), [Node("a", 36, 3), Node("b", 36, 3)], 2, 2),
+        (sft("batch_size=250"), PAIR, 2, 5),
+        (sft(), [Node("odd", 64, 7)], 1, 4),
+        (sft("batch_size=7"), [Node("odd", 64, 7)], 1, 7),
+    ],
+)
+def test_auto_takes_the_most_that_fits_and_divides_the_batch(
+    spec: SftSpec | PpoSpec, nodes: list[Node], count: int, per_node: int
+) -> None:
+    found = place(spec, nodes)
+    bundles.check_division(spec, found)
+    assert (found.nodes, found.per_node) == (count, per_node)
+
+
+def test_auto_says_why_it_takes_fewer_and_what_it_lacks_where_none_fit() -> None:
+    assert "more would not divide the batch" in place(ppo(), [Node("thin", 16, 8)]).describe()
+    with pytest.raises(ClusterNotReady, match="thin 8 GPUs, 3 CPUs"):
+        place(ppo(), [Node("thin", 3, 8)])
+    with pytest.raises(ClusterNotReady, match=r"workers=1 needs 6 CPUs .* has 4"):
+        place(ppo(), [Node("thin", 4, 8)])
+    with pytest.raises(SpecError, match="tensor_parallel_size=16"):
+        spec = ppo("rollout.tensor_parallel_size=16")
+        bundles.check_division(spec, place(spec, [Node("wide", 64, 8)]))
+
+
 def test_grpo_divides_answers_not_prompts() -> None:
     bundles.check_division(ppo("algorithm=grpo", "rollout.n=8", "batch_size=4"), Placement("cuda", 1, 8, ""))
 

@@ -148,6 +148,60 @@ def test_a_model_without_a_template(tmp_path: Path) -> None:
         convert_sft(source, tmp_path / "out.parquet", tokenizer_path=str(tmp_path / "none"))
 
 
+# Gemma's: no system role, strict alternation; and others that end in all kinds of errors.
+GEMMA = (
+    "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for m in messages %}{% if (m['role'] == 'user') != (loop.index0 % 2 == 0) %}"
+    "{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}"
+    "<start_of_turn>{{ m['role'] }}\n{{ m['content'] | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+BROKEN = {
+    "syntax": "{% for m in messages %}",
+    "undefined": "{{ messages[0].nothing.more }}",
+    "type": "{{ messages + 1 }}",
+    "division": "{{ 1 // 0 }}",
+    "filter": "{{ messages | nothing }}",
+    "import": "{% import 'x' as y %}",
+    "key": "{{ {}['a'].b }}",
+}
+
+
+def with_template(folder: Path, template: str) -> str:
+    make_tiny_model(folder)
+    (folder / "chat_template.jinja").write_text(template)
+    return str(folder)
+
+
+def test_a_template_of_strict_turns(tmp_path: Path) -> None:
+    """verl's SFT cannot work with it, and says so in jinja's words; its PPO can."""
+    model = with_template(tmp_path / "model", GEMMA)
+    rows = [{"prompt": turns("q"), "answer": "a"}, {"prompt": turns("q", system="s"), "answer": "a"}]
+    report = convert_ppo(write(tmp_path, *rows), tmp_path / "rl.parquet", tokenizer_path=model, max_prompt_length=90)
+    assert report.kept == 1 and report.tokens
+    assert [(drop.reason, drop.first_row) for drop in report.dropped] == [("refused by the chat template", 2)]
+    assert "System role not supported" in report.dropped[0].example
+    with pytest.raises(SpecError, match=r"verl's SFT cannot train with the chat template .* roles must alternate"):
+        convert_sft(write(tmp_path, {"messages": turns("q", "a")}), tmp_path / "sft.parquet", tokenizer_path=model)
+
+
+@pytest.mark.parametrize("name", list(BROKEN))
+def test_any_error_of_a_template_is_a_sentence(tmp_path: Path, name: str) -> None:
+    model = with_template(tmp_path / "model", BROKEN[name])
+    with pytest.raises(SpecError, match="verl's SFT cannot train with the chat template"):
+        convert_sft(write(tmp_path, {"messages": turns("q", "a")}), tmp_path / "sft.parquet", tokenizer_path=model)
+    with pytest.raises(SpecError, match=r"none of the 1 rows .* refused by the chat template \(row 1: it says"):
+        convert_ppo(write(tmp_path, {"question": "q", "answer": "a"}), tmp_path / "rl.parquet", tokenizer_path=model)
+
+
+def test_a_check_reads_the_first_rows_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "DRY_ROWS", 2)
+    source = write(tmp_path, {"question": "q", "answer": "a"}, {"question": "", "answer": "a"}, {"question": "q"})
+    report = convert_ppo(source, None, tokenizer_path="org/none")
+    assert "1 of the first 2 rows kept" in report.sentence() and report.tokens is None
+    assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
+
+
 def test_the_same_is_not_done_twice(tmp_path: Path) -> None:
     source = write(tmp_path, {"question": "q", "answer": "a"})
     out, other = tmp_path / "train.parquet", tmp_path / "val.parquet"
@@ -214,11 +268,36 @@ def test_verls_own_rows_pass_as_they_are(tmp_path: Path) -> None:
     assert {drop.reason: drop.first_row for drop in report.dropped} == {"no ground truth": 2, "order of roles": 3}
 
 
-def test_fields_that_would_be_lost_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_field_of_late_rows_is_kept_whichever_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(data, "BATCH_ROWS", 1)
-    more = verl_row(extra_info={"split": "train", "index": 3, "difficulty": 0.5, "hint": "h"})
-    with pytest.raises(SpecError, match="fields of several types"):
-        convert_ppo(write(tmp_path, verl_row(), more), tmp_path / "rl.parquet")
+    more = verl_row(extra_info={"split": "train", "index": 3, "difficulty": 1, "hint": "h"}, level=[{"at": 1}])
+    less = verl_row()
+    del less["ability"]
+    for rows in ([verl_row(), more, less], [less, more, verl_row()]):
+        convert_ppo(write(tmp_path, *rows), tmp_path / "rl.parquet")
+        found = kept(tmp_path / "rl.parquet")
+        assert [row["extra_info"]["hint"] for row in found] == [None, "h", None]
+        assert [row["extra_info"]["difficulty"] for row in found] == [0.5, 1.0, 0.5]
+        assert [row["level"] for row in found] == [None, [{"at": 1}], None]
+        assert [row["ability"] for row in found] == [row.get("ability") for row in rows]
+
+
+def test_fields_of_several_types(tmp_path: Path) -> None:
+    """Plain values become texts, and the report says so; a list beside an object is refused."""
+    golds = ["72", 72, 72.5, True]
+    rows = [verl_row(reward_model={"style": "rule", "ground_truth": gold}) for gold in golds]
+    report = convert_ppo(write(tmp_path, *rows), tmp_path / "rl.parquet")
+    assert [row["reward_model"]["ground_truth"] for row in kept(tmp_path / "rl.parquet")] == [
+        "72",
+        "72",
+        "72.5",
+        "True",
+    ]
+    assert report.stored_as_text == ["reward_model.ground_truth"]
+    assert "stored as text, for the types differ: reward_model.ground_truth" in report.sentence()
+    (tmp_path / "rl.parquet").unlink()
+    with pytest.raises(SpecError, match=r"several types.*level: list .first: row 1 .*, object .first: row 2"):
+        convert_ppo(write(tmp_path, verl_row(level=[1]), verl_row(level={"a": 1})), tmp_path / "rl.parquet")
     assert not (tmp_path / "rl.parquet").exists()
 
 

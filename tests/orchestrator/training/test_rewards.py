@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from scripted_server import ScriptedServer
 
+from jobs.ppo import RULES
 from orchestrator.training import rewards
 from orchestrator.training.environment import FOLDER_VARIABLE
 from orchestrator.training.folder import Journal, TrainingFolder
@@ -24,44 +25,15 @@ def score(function: Any, solution: str, ground_truth: Any = "72", **arguments: A
     return asyncio.run(function(**(asked | arguments)))
 
 
-@pytest.mark.parametrize(
-    ("solution", "truth", "expected"),
-    [
-        ("So it is 48 + 24.\n#### 72", "72", 1),
-        ("#### 71, no:\n#### 72", "72", 1),  # the last one counts
-        ("#### 72, no:\n#### 71", "72", 0),
-        ("#### 1,234", "1234", 1),
-        ("#### 1234", "She has 1,234.\n#### 1,234", 1),  # GSM8K's own answer as it is
-        ("#### $72.00", "72", 1),
-        ("####-3", "-3", 1),
-        ("#### 72.", "72", 1),
-        ("#### 0.5", ".5", 1),
-        ("the answer is 72", "72", 0),
-        ("####", "72", 0),
-        ("#### x", 72, 0),
-        ("", "72", 0),
-    ],
-)
-def test_gsm8k(solution: str, truth: Any, expected: float) -> None:
-    assert score(rewards.gsm8k, solution, truth) == expected
-
-
-@pytest.mark.parametrize(
-    ("solution", "expected"), [("Paris", 1), (" paris.\n", 1), ("ＰＡＲＩＳ", 1), ("Paris, France", 0), ("", 0)]
-)
-def test_exact_match(solution: str, expected: float) -> None:
-    assert score(rewards.exact_match, solution, "Paris") == expected
-
-
-def test_gold_that_is_no_number_is_said(folder: TrainingFolder) -> None:
-    with pytest.raises(rewards.RewardFailed, match="the right answer 'many' is no number"):
-        score(rewards.gsm8k, "#### 72", "many")
-    failure = folder.failure()
-    assert failure and failure.kind == "reward"
+@pytest.mark.parametrize("reward", ["gsm8k", "exact_match"])
+def test_a_rule_is_a_function_of_a_module(reward: str) -> None:
+    path, name = RULES[reward].rsplit(":", 1)
+    assert score(rewards.user_function, "#### 72" if reward == "gsm8k" else "72", path=path, name=name) == 1
+    assert score(rewards.user_function, "#### 71" if reward == "gsm8k" else "71", path=path, name=name) == 0
 
 
 def test_verl_awaits_them() -> None:
-    functions = [rewards.gsm8k, rewards.exact_match, rewards.user_function, rewards.judge]
+    functions = [rewards.user_function, rewards.judge]
     assert all(inspect.iscoroutinefunction(function) for function in functions)
 
 
@@ -101,6 +73,16 @@ def test_function_that_raises_is_reported_with_its_line(folder: TrainingFolder) 
         ("return 'good'", "reward", "it returned 'good', expected a number"),
         ("return None", "reward", "it returned None, expected a number"),
         ("return {'points': 1}", "reward", "KeyError: 'score'"),
+        ("return {'score': None}", "reward", "expected a number"),
+        ("return (1, 2)", "reward", "it returned (1, 2), expected a number"),
+        ("return 10 ** 400", "reward", "OverflowError"),
+        ("return 1 + 2j", "reward", "expected a number"),
+        ("import sys; sys.exit('no key')", "reward", "SystemExit no key at line 2 for data_source"),
+        ("raise KeyboardInterrupt", "reward", "KeyboardInterrupt at line 2"),
+        ("raise StopIteration", "reward", "StopIteration at line 2"),
+        ("next(iter([]))", "reward", "StopIteration at line 2"),
+        ("assert False", "reward", "AssertionError"),
+        ("return compute_score(data_source, solution_str, ground_truth)", "reward", "RecursionError"),
     ],
 )
 def test_what_is_no_reward(folder: TrainingFolder, body: str, kind: str, words: str) -> None:
@@ -111,6 +93,47 @@ def test_what_is_no_reward(folder: TrainingFolder, body: str, kind: str, words: 
         score(rewards.user_function, "72", path=str(path))
     failure = folder.failure()
     assert failure and failure.kind == kind and words in failure.message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import none_such", "ModuleNotFoundError: No module named 'none_such' at line 1"),
+        ("def compute_score(:\n", "SyntaxError"),
+        ("raise SystemExit(3)", "SystemExit 3 at line 1"),
+        ("async def compute_score(**_):\n    raise SystemExit(3)", "SystemExit 3 at line 2"),
+        ("def compute_score(solution): return 1", "unexpected keyword argument"),
+        ("compute_score = 1", "it has no function compute_score"),
+    ],
+)
+def test_a_file_that_cannot_be_used(folder: TrainingFolder, text: str, words: str) -> None:
+    path = folder.path / "broken.py"
+    path.write_text(text)
+    rewards._load.cache_clear()
+    with pytest.raises(rewards.RewardFailed) as raised:
+        score(rewards.user_function, "72", path=str(path))
+    assert words in str(raised.value)
+    assert folder.failure()
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("import numpy; return numpy.float32(0.5)", 0.5),
+        ("import numpy; return numpy.array([1.0])", 1.0),
+        ("import torch; return torch.tensor(0.5)", 0.5),
+        ("import decimal; return decimal.Decimal('0.5')", 0.5),
+        ("import fractions; return {'score': fractions.Fraction(1, 2), 'more': 1}", {"score": 0.5, "more": 1}),
+    ],
+)
+def test_every_kind_of_number_is_one_that_verl_stores(folder: TrainingFolder, body: str, expected: Any) -> None:
+    path = folder.path / "numbers.py"
+    path.write_text(f"def compute_score(data_source, solution_str, ground_truth, extra_info=None):\n    {body}\n")
+    rewards._load.cache_clear()
+    found = score(rewards.user_function, "72", path=str(path))
+    assert found == expected
+    number = found["score"] if isinstance(found, dict) else found
+    assert type(number) in (int, float)
 
 
 def test_missing_file_and_missing_function(folder: TrainingFolder) -> None:
@@ -139,6 +162,15 @@ def test_judge() -> None:
         rewards._judge_of.cache_clear()
         assert score(rewards.judge, "mumble", **asked) == {"score": 0.0, "judged": 0.0}
         assert server.requests()["total"] == 1 + 3 + 3
+
+
+@pytest.mark.parametrize("said", ["score: 10", "score: -1", "underscore: 1", "score: 1 or 0"])
+def test_a_number_out_of_range_is_asked_again_and_never_full_marks(said: str) -> None:
+    with ScriptedServer(answer=lambda prompt: said) as server:
+        rewards._judge_of.cache_clear()
+        found = score(rewards.judge, "It is 72.", base_url=server.base_url, model="scripted")
+        assert found == {"score": 0.0, "judged": 0.0}
+        assert server.requests()["total"] == 3
 
 
 def test_judge_that_is_never_readable_ends_the_training(folder: TrainingFolder) -> None:

@@ -8,6 +8,7 @@ import pytest
 from omegaconf import OmegaConf
 from planning_configs import QWEN_8B, QWEN_32B
 
+from jobs.ppo import RULES
 from orchestrator.errors import SpecError
 from orchestrator.planning.gpus import find_gpu
 from orchestrator.spec import load_spec
@@ -31,7 +32,7 @@ def sft(*overrides: str, placement: Placement = CPU) -> Any:
 
 def ppo(*overrides: str, placement: Placement = CPU) -> Any:
     spec = load_spec(PpoSpec, None, [*REQUIRED, *overrides])
-    return verl_config.resolve("ppo", ppo_keys(spec, placement, TrainingFolder(Path("/runs/one"))), spec.verl)
+    return verl_config.resolve("ppo", ppo_keys(spec, placement, TrainingFolder(Path("/runs/one")), RULES), spec.verl)
 
 
 def test_any_key_of_verl_lands_nested_dotted_or_with_hydras_plus() -> None:
@@ -208,6 +209,9 @@ def test_rewards_become_functions_of_our_module(tmp_path: Path) -> None:
     function = ppo(f"reward={file}:score", "reward_arguments={bonus: 2}").reward.custom_reward_function
     assert function.name == "user_function"
     assert function.reward_kwargs == {"path": str(file), "name": "score", "arguments": {"bonus": 2}}
+    rule = ppo("reward=exact_match").reward.custom_reward_function
+    assert rule.name == "user_function"
+    assert rule.reward_kwargs == {"path": "pkg://jobs.tasks.exact_match", "name": "reward"}
     asked = ppo("reward=judge", "judge.model=m", "judge.base_url=http://h/v1").reward.custom_reward_function
     assert (asked.name, asked.reward_kwargs.model) == ("judge", "m")
 

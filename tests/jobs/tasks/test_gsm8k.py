@@ -1,0 +1,149 @@
+"""GSM8K: which number an answer states, by the reading that the exam and the reward share."""
+
+import gzip
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from jobs.tasks import exact_match, gsm8k
+from jobs.tasks.answers import equivalent, read_answer
+
+OFFICIAL = Path(__file__).parents[4] / "shared" / "data" / "gsm8k" / "example_model_solutions.jsonl.gz"
+
+
+@pytest.mark.parametrize(
+    ("solution", "truth", "expected"),
+    [
+        ("So it is 48 + 24.\n#### 72", "72", 1),
+        ("#### 71, no:\n#### 72", "72", 1),  # the last one counts
+        ("#### 72, no:\n#### 71", "72", 0),
+        ("#### 1,234", "1234", 1),
+        ("#### 1234", "She has 1,234.\n#### 1,234", 1),  # GSM8K's own answer as it is
+        ("#### $72.00", "72", 1),
+        ("####-3", "-3", 1),
+        ("#### 72.", "72", 1),
+        ("#### 0.5", ".5", 1),
+        ("the answer is 72, or 71", "72", 0),
+        ("####", "72", 0),
+        ("#### x", 72, 0),
+        ("", "72", 0),
+        ("#### .5", "0.5", 1),
+        ("#### .5", "5", 0),
+        ("#### 3/4", "0.75", 1),
+        ("#### 3/4", "3", 0),
+        ("#### 1e3", "1000", 1),
+        ("#### 1e3", "1", 0),
+        ("#### 1,2,3", "123", 0),
+        ("#### 1,2,3", "1", 0),
+        ("#### 12,34", "1234", 0),
+        ("#### 1 234", "1234", 1),
+        ("#### -$5", "-5", 1),
+        ("#### $-5", "-5", 1),
+        ("#### −5", "-5", 1),
+        ("#### –5", "-5", 1),
+        ("#### -5", "5", 0),
+        ("#### €5", "5", 1),
+        (r"#### \boxed{72}", "72", 1),
+        (r"#### $\boxed{72}$", "72", 1),
+        ("#### **72**", "72", 1),
+        ("#### `72`", "72", 1),
+        ("**#### 72**", "72", 1),
+        (r"#### \$72", "72", 1),
+        (r"#### \frac{3}{4}", "0.75", 1),
+        ("#### ７２", "72", 1),
+        ("#### 72\n\nThat is all.", "72", 1),
+        ("#### 5 or 6", "5", 0),
+        ("#### 5-6", "5", 0),
+        ("#### 72 73", "7273", 0),
+        ("<think>#### 71</think>#### 72", "72", 1),
+        ("<think>#### 72", "72", 0),
+        ("<think>#### 72</think>", "72", 0),
+        ("Answer: 72", "72", 1),  # as the exam reads it
+    ],
+)
+def test_the_reward_is_the_exams_reading(solution: str, truth: Any, expected: float) -> None:
+    assert gsm8k.reward("tests", solution, truth) == expected
+    gold = gsm8k.gold_of(truth)
+    assert gold is not None
+    exam = equivalent(read_answer(solution)[0] or "", gold, "exactMatch")  # with the rule as judge
+    assert exam == expected
+
+
+@pytest.mark.parametrize(
+    ("truth", "gold"),
+    [
+        ("72", "72"),
+        (72, "72"),
+        (72.0, "72"),
+        ("72.0", "72"),
+        ("$72", "72"),
+        ("3/4", "0.75"),
+        ("1/3", "1/3"),
+        (r"\boxed{72}", "72"),
+        ("1 000", "1000"),
+        ("1,000", "1000"),
+        ("So.\n#### $18", "18"),
+        ("#### -$5", "-5"),
+        ("−5", "-5"),
+        ("many", None),
+        ("1,2,3", None),
+        ("", None),
+        (None, None),
+        ([72], None),
+        ("nan", None),
+        (float("inf"), None),
+        (True, None),
+        ("9" * 3000, None),
+    ],
+)
+def test_a_gold_is_read_by_the_answers_rule(truth: Any, gold: str | None) -> None:
+    assert gsm8k.gold_of(truth) == gold
+    assert gsm8k.reward("tests", "#### 1", truth) == 0  # and never raises
+    assert (gsm8k.check_gold(truth) is None) == (gold is not None)
+
+
+@pytest.mark.parametrize(
+    ("solution", "truth", "expected"),
+    [
+        ("Paris", "Paris", 1),
+        (" paris.\n", "Paris", 1),
+        ("ＰＡＲＩＳ", "Paris", 1),
+        ("Paris, France", "Paris", 0),
+        ("", "Paris", 0),
+        ("72", 72.0, 1),
+        ("72", "72.0", 1),
+        ("72.0", 72, 1),
+        ("73", 72.0, 0),
+        ("x²", "x2", 0),
+        ("x2", "x²", 0),
+        ("x²", "x^2", 1),
+        ("10²", "102", 0),
+        ("H₂O", "H2O", 0),
+        ("Answer: 85", "Answer: 85", 1),
+        ("Answer: 75", "Answer: 85", 0),
+        ("<think>Rome? No.</think>Paris", "Paris", 1),
+        ("<think>Paris", "Paris", 0),
+        ("<think>Paris</think>", "Paris", 0),
+        ("", "", 0),
+        ("1 2", "12", 0),
+    ],
+)
+def test_exact_match(solution: str, truth: Any, expected: float) -> None:
+    assert exact_match.reward("tests", solution, truth) == expected
+
+
+@pytest.mark.skipif(not OFFICIAL.exists(), reason=f"there is no {OFFICIAL}")
+def test_official_verdicts_on_the_answers_of_four_models() -> None:
+    """They end in `A: 72`, where GSM8K's format has `#### 72`; the official verdict compares texts."""
+    rows = [json.loads(line) for line in gzip.decompress(OFFICIAL.read_bytes()).splitlines()]
+    wrong = []
+    for row in rows:
+        gold = row["ground_truth"].replace("\nA: ", "\n#### ")
+        assert gsm8k.check_gold(gold) is None
+        for model in ("6b_finetuning", "6b_verification", "175b_finetuning", "175b_verification"):
+            solution = row[model]["solution"].replace("\nA: ", "\n#### ")
+            if bool(gsm8k.reward("tests", solution, gold)) != row[model]["is_correct"]:
+                wrong.append((row[model]["solution"][-60:], gold[-20:], row[model]["is_correct"]))
+    assert len(rows) == 1319 and not wrong, wrong[:10]

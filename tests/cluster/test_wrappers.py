@@ -182,7 +182,7 @@ def cluster(job_id: str = "7", phase: str = "ready") -> None:
 
 
 def job_in(state: str, reason: str = "None") -> str:
-    return f"echo JobId=7 JobName=kosen-c UserId=a(1) JobState={state} Reason={reason} NodeList="
+    return f"echo 'JobId=7 JobName=kosen-c UserId=a(1) JobState={state} Reason={reason} NodeList='"
 
 
 @pytest.mark.parametrize(

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 # its short form.
 WITH_VALUE = """account/A acctg-freq array/a batch bb bbf begin/b chdir/D cluster-constraint clusters/M comment
 constraint/C container container-id core-spec/S cores-per-socket cpu-freq cpus-per-gpu cpus-per-task/c deadline
-delay-boot dependency/d distribution/m error/e exclude/x export export-file extra extra-node-info/B gid gpu-bind gpu-freq
-gpus/G gpus-per-node gpus-per-socket gpus-per-task gres gres-flags hint input/i job-name/J kill-on-invalid-dep licenses/L
-mail-type mail-user mcs-label mem mem-bind mem-per-cpu mem-per-gpu mincpus network nodefile/F nodelist/w nodes/N
-ntasks/n ntasks-per-core ntasks-per-gpu ntasks-per-node ntasks-per-socket open-mode output/o partition/p power prefer
-priority profile qos/q reservation resv-ports segment signal sockets-per-node switches thread-spec threads-per-core
-time/t time-min tmp tres-bind tres-per-job tres-per-task uid wait-all-nodes wckey wrap"""
+delay-boot dependency/d distribution/m error/e exclude/x export export-file extra extra-node-info/B gid gpu-bind
+gpu-freq gpus/G gpus-per-node gpus-per-socket gpus-per-task gres gres-flags hint input/i job-name/J
+kill-on-invalid-dep licenses/L mail-type mail-user mcs-label mem mem-bind mem-per-cpu mem-per-gpu mincpus
+network nodefile/F nodelist/w nodes/N ntasks/n ntasks-per-core ntasks-per-gpu ntasks-per-node ntasks-per-socket
+open-mode output/o partition/p power prefer priority profile qos/q reservation resv-ports segment signal
+sockets-per-node switches thread-spec threads-per-core time/t time-min tmp tres-bind tres-per-job tres-per-task
+uid wait-all-nodes wckey wrap"""
 MAY_HAVE_VALUE = "exclusive export get-user-env nice no-kill/k oom-kill-step propagate requeue"
 WITHOUT_VALUE = """consolidate-segments contiguous help/h hold/H ignore-pbs no-requeue overcommit/O oversubscribe/s
 parsable quiet/Q reboot spread-job spread-segments stepmgr test-only usage use-min-nodes verbose/v version/V wait/W

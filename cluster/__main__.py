@@ -18,7 +18,7 @@ from cluster.heal import heal, wait_healed
 from cluster.network import no_proxy
 from cluster.profile import load_site, to_yaml
 from cluster.request import Mode, Request, load_request
-from cluster.state import ClusterState, client_variables, job_dir, known, read_state
+from cluster.state import ClusterState, client_variables, cluster_dir, is_damaged, job_dir, known, read_state
 from cluster.status import exit_code, gather, render
 from cluster.streams import guarded
 from cluster.tunnel import tunnel_lines
@@ -97,7 +97,7 @@ def _request(args: argparse.Namespace, mode: Mode) -> Request:
     site = load_site(args.site, args.overrides)
     site_name = Path(args.site).stem
     suffix = {"up": "", "run": time.strftime("-run-%d%H%M%S"), "preflight": time.strftime("-preflight-%d%H%M%S")}[mode]
-    name = args.name or site_name + suffix
+    name = site_name + suffix if args.name is None else args.name
     _checked(name)
     if args.nodes < 1:
         raise ProfileError(f"--nodes={args.nodes}: a cluster has at least one node")
@@ -201,6 +201,11 @@ def _env(args: argparse.Namespace) -> int:
 
 def _down(args: argparse.Namespace) -> int:
     name = _known_name(args.name, or_else="local")
+    if is_damaged(name):
+        raise ClusterError(
+            f"the state of cluster {name!r} in {cluster_dir(name)} cannot be understood, so what it started cannot be "
+            "ended. Look for it (`squeue --me`, `ps`), end it, and remove that folder"
+        )
     state = read_state(name)
     if state and state.scheduler == "slurm":
         _say(up.down(name))
@@ -219,7 +224,7 @@ def _state(name: str | None) -> ClusterState:
 
 
 def _known_name(name: str | None, or_else: str | None = None) -> str:
-    if name:
+    if name is not None:
         return _checked(name)
     names = known()
     if len(names) == 1:

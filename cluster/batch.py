@@ -205,7 +205,7 @@ class Batch:
             return False
         with suppress(ClusterError):
             job, left = slurm.job(self.job_id), slurm.seconds_left(self.job_id)
-            if job and job.state != "RUNNING":  # Slurm has ended it already, for the limit or because somebody wished
+            if job and not job.running:  # Slurm has ended it already, for the limit or because somebody wished
                 return job.reason == "TimeLimit"
             return left is not None and left <= self.request.site.grace + EARLY
         return False

@@ -10,7 +10,7 @@ from cluster.lock import locked
 from cluster.monitor import alive_ips
 from cluster.request import load_request
 from cluster.state import ClusterState, add_helper, cluster_dir, helpers, read_state, token_path
-from cluster.up import LOCK_TIMEOUT, QUEUE_TIMEOUT, save_script
+from cluster.up import LOCK_TIMEOUT, QUEUE_TIMEOUT, raise_stuck, save_script
 
 POLL = 2.0  # seconds between looks at the dashboard and at the replacement's job
 
@@ -47,6 +47,7 @@ def wait_healed(name: str, say: Callable[[str], None]) -> ClusterState:
         if (known := helpers(name)) and not whole and (helper := observer.look(known[-1])):
             if helper.ended:
                 raise ClusterError(f"the replacement, job {helper.id}, ended as {helper.state} ({helper.reason})")
+            raise_stuck(helper)
             line += f"; replacement {helper.state.lower()} ({helper.reason})"
         if line != said:
             say(said := line)
@@ -72,7 +73,7 @@ def _coming(state: ClusterState, alive: list[str]) -> str | None:
     """The newest job of an earlier `--heal` that waits, or whose nodes have not all joined yet."""
     there = {node["name"] for node in state.nodes if node["ip"] in alive}
     jobs = [job for job_id in helpers(state.name) if (job := slurm.job(job_id)) and not job.ended]
-    coming = [job.id for job in jobs if job.state in slurm.WAITING or not there.issuperset(job.nodes)]
+    coming = [job.id for job in jobs if job.waits or not there.issuperset(job.nodes)]
     return coming[-1] if coming else None
 
 

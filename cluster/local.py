@@ -92,7 +92,8 @@ def down(name: str, *, if_unused: bool = False) -> str:
             if if_unused and not unused:
                 return f"cluster {name!r} stays up: another job works on it"
             count = _remove(state)
-    return f"cluster {name!r} is down, {count} processes ended"
+    left = f"; {state.temp_dir} is left, because it is no folder of Kosen's" if _is_left(state) else ""
+    return f"cluster {name!r} is down, {count} processes ended{left}"
 
 
 def run(request: Request) -> int:
@@ -265,6 +266,10 @@ def _remove(state: ClusterState) -> int:
     remove_temp_dir(temp_dir)
     forget(state.name)
     return count
+
+
+def _is_left(state: ClusterState) -> bool:
+    return bool(state.temp_dir) and Path(str(state.temp_dir)).exists()
 
 
 def _keep_logs(name: str, temp_dir: Path) -> None:

@@ -59,7 +59,7 @@ def _has_lost(job_id: str, node: str) -> bool:
     """Whether Slurm has taken `node` out of the job."""
     with suppress(ClusterError):  # this node is the one without a link, or the controller is away: ask again
         job = slurm.job(job_id)
-        return job is not None and job.state == "RUNNING" and node not in job.nodes
+        return job is not None and job.running and node not in job.nodes
     return False
 
 

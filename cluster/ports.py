@@ -24,6 +24,10 @@ SERVICES = (
     "dashboard_metrics",
     "pairwise",  # and the three after it, while the links are measured
 )
+# Ray binds these on every interface unless the node itself is called 127.0.0.1, which it never is, and they ask for no
+# token: whoever reaches the host reads figures of its CPUs and GPUs, and names and paths of models. The last two are
+# the head's.
+OPEN = ("metrics_export", "autoscaler_metrics", "dashboard_metrics")
 PAIRWISE = 4
 WORKERS = 300  # one port a worker process: tasks, actors and replicas of one host
 BLOCK = len(SERVICES) + PAIRWISE - 1 + WORKERS + 1  # the last one is held by the node's keeper, see reserve_ports

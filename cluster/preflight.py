@@ -97,6 +97,7 @@ def check_node(
         *([check_clock(skew)] if skew else []),
         *(check_gpus(gpus, gpus_seen, len(gpu_device_files())) if gpus else []),
         check_ports(ports, site.ports),
+        *check_open_ports(ports or {}),
         check_interface(link, alone=not peers),
         check_proxy(environment, [link.ip, *peers]),
         check_versions(),
@@ -213,6 +214,7 @@ def check_gpus(expected: int, found: Gpus | None, device_files: int) -> list[Fin
     names = ", ".join(f"{count} x {name}" for name, count in Counter(gpu.name for gpu in found.found).items())
     seen = f"{names or 'no GPUs'}, driver {found.found[0].driver or 'unknown' if found.found else 'present'}"
     sick = [finding for gpu in found.found for finding in _health(gpu)]
+    sick += [_lost(complaint) for complaint in found.complaints]
     if len(found.found) < expected:
         advice = "A GPU has fallen off its bus (`dmesg | grep Xid`), or the request and `gpus_per_node` differ"
         return [Finding("error", "gpus", "", f"{seen}; expected {expected}", advice), *sick]
@@ -229,6 +231,16 @@ def check_ports(ports: Mapping[str, int] | None, range_text: str) -> Finding:
         advice = f"The kernel gives ports from {floor} on to any connection: choose `ports` below that"
         return Finding("warning", "ports", "", seen, advice)
     return _ok("ports", seen)
+
+
+def check_open_ports(ports: Mapping[str, int]) -> list[Finding]:
+    """The ports that Ray binds on every interface, and opens without a token. It cannot be told otherwise, and this is
+    no fault of the node, so it is only named: who minds closes them from outside with a firewall."""
+    there = [ports[service] for service in port_plan.OPEN if service in ports]
+    if not there:
+        return []
+    numbers = ", ".join(map(str, there))
+    return [_ok(f"metrics on ports {numbers} of every interface, without a token", "CPU, GPU and model figures")]
 
 
 def check_interface(link: Link, *, alone: bool) -> Finding:
@@ -290,6 +302,9 @@ def _look_at_canary(job_dir: Path) -> tuple[Offset | None, str | None]:
 def _health(gpu: Gpu) -> list[Finding]:
     """What is wrong with one GPU; nothing of what its driver does not tell."""
     name, found = f"GPU {gpu.index} ({gpu.uuid})", []
+    if gpu.error:
+        advice = "It answers no more: have it reset or the node drained, and leave the node out with --exclude"
+        found.append(Finding("error", "gpu error", "", f"{name} reports {gpu.error}", advice))
     if gpu.ecc_errors:
         advice = "Its memory is failing: have the GPU reset or the node drained"
         found.append(
@@ -305,6 +320,13 @@ def _health(gpu: Gpu) -> list[Finding]:
         advice = "Another user's job works on it: ask for `exclusive: true`, or for another node"
         found.append(Finding("warning", "gpu use", "", f"{name} is used by processes {pids} of other users", advice))
     return found
+
+
+def _lost(complaint: str) -> Finding:
+    """What nvidia-smi says of a GPU in a line that is no row; a warning of its own, as of a damaged infoROM, is one."""
+    severity: Severity = "warning" if complaint.lower().startswith("warning") else "error"
+    advice = "Look at `dmesg | grep -E 'Xid|NVRM'` there, leave the node out with --exclude, tell the administrators"
+    return Finding(severity, "gpu error", "", f"nvidia-smi says: {complaint}", advice)
 
 
 def _ray_folder(job_id: str) -> str:

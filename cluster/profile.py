@@ -20,11 +20,13 @@ from pydantic import (
     model_validator,
 )
 
+from cluster import sbatch_options
 from cluster.errors import ProfileError
 
 SITES = Path(__file__).resolve().parents[1] / "conf" / "sites"
 SECRET = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")  # http://user:password@proxy
+VARIABLE = re.compile(r"\$(?:\{|[A-Za-z_])")  # of a shell, or a resolver of OmegaConf
 NO_PLACE = "a batch script is no place for it. Put it into ~/.kosen/secrets.env (chmod 600)"
 LOCAL_KEYS = ("scheduler", "env", "interface", "ports", "temp_dir")
 
@@ -84,6 +86,28 @@ class Site(BaseModel):
             raise ValueError(f"{wrong[0]!r} is no name of an environment variable")
         return env
 
+    @field_validator("partition", "account", "nodelist", "temp_dir")
+    @classmethod
+    def _one_line(cls, text: str | None) -> str | None:
+        """A second line would be one of the batch script."""
+        if text and not text.isprintable():
+            raise ValueError("expected one line of printable characters")
+        return text
+
+    @field_validator("temp_dir")
+    @classmethod
+    def _absolute(cls, folder: str) -> str:
+        if not folder.startswith("/"):
+            raise ValueError("expected an absolute path, which is the same on every node, for example /tmp")
+        return folder
+
+    @field_validator("sbatch", mode="before")
+    @classmethod
+    def _a_list(cls, options: Any) -> Any:
+        if isinstance(options, str):
+            raise ValueError(f"expected a list, one option an entry: sbatch: [{options}]")
+        return options
+
     @field_validator("sbatch")
     @classmethod
     def _no_secret_options(cls, options: list[str]) -> list[str]:
@@ -111,6 +135,12 @@ class Site(BaseModel):
             raise ValueError(
                 f"{asked[0]} is for a Slurm site, and this one has scheduler: local. That knows {', '.join(LOCAL_KEYS)}"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _options_beside_ours(self) -> Self:
+        """sbatch takes the last of two, and the state file would tell of another cluster than there is."""
+        sbatch_options.check(self.sbatch, exclusive=self.exclusive, gpus=self.gpus_per_node)
         return self
 
     @model_validator(mode="after")
@@ -161,9 +191,10 @@ def load_site(site: str, overrides: Sequence[str] = ()) -> Site:
 
 
 def _plain(values: Any) -> Any:
-    """OmegaConf would expand `${oc.env:HF_TOKEN}`, and a secret would stand in a batch script."""
-    if "${" in str(values):
-        raise ProfileError("a profile's values are not expanded, and ${…} is none. Write what it stands for; "
+    """OmegaConf would expand `${oc.env:HF_TOKEN}`, and a secret would stand in a batch script. Nobody would expand
+    `$HOME`, and a folder of that name would be made, or missed."""
+    if VARIABLE.search(str(values)):
+        raise ProfileError("a profile's values are not expanded, and ${…} or $NAME is none. Write what it stands for; "
                            "a secret belongs into ~/.kosen/secrets.env (chmod 600)")  # fmt: skip
     return values
 
@@ -190,6 +221,10 @@ def _seconds(time: str) -> int:
 
 def _explain(problem: dict[str, Any]) -> str:
     name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden" and (instead := sbatch_options.advice(name, problem["input"])):
+        return f"unknown key {name}. {instead}"
+    if name == "gpus_per_node" and (instead := sbatch_options.gpu_advice(str(problem["input"]))):
+        return f"gpus_per_node={problem['input']!r} is not only a number. {instead}"
     if problem["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(name, list(Site.model_fields), n=1, cutoff=0)[0]
         return f"unknown key {name}. Did you mean {nearest}?"

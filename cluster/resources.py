@@ -1,6 +1,7 @@
 """What a node may use: CPUs, GPUs and memory of the allocation, where Ray by itself would take all of the machine."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ RAY_RESERVE = (
     2 * 1024**3
 )  # bytes; GCS, raylet, dashboard and agents of an idle head take under 1 GiB and grow with tasks
 NO_DEVICE = ("", "-1", "NoDevFiles", "none", "void")  # Slurm's and CUDA's words for "none"
+TYPED_COUNTS = re.compile(r"(?:[\w.:-]+:)?[0-9]+(?:,(?:[\w.:-]+:)?[0-9]+)*", re.ASCII)  # 8, h100:8 or a100:4,h100:4
 MIB = 1024**2
 
 
@@ -56,8 +58,8 @@ def count_gpus(environment: Mapping[str, str], *, exclusive: bool = True) -> int
     if visible is not None:  # CUDA ignores what follows the first invalid entry
         return len(list(takewhile(lambda device: device.strip() not in NO_DEVICE, visible.split(","))))
     allocated = environment.get("SLURM_GPUS_ON_NODE", "")
-    if allocated.isdigit():
-        return int(allocated)
+    if TYPED_COUNTS.fullmatch(allocated):
+        return sum(int(part.rpartition(":")[2]) for part in allocated.split(","))
     return sum(map(_may_open, gpu_device_files())) if exclusive else 0
 
 
@@ -102,7 +104,7 @@ def _allocated_memory(environment: Mapping[str, str], cpus: int, gpus: int) -> i
 def _number(environment: Mapping[str, str], name: str) -> int:
     """A whole number from the environment; 0 where it is missing or no number."""
     text = environment.get(name, "")
-    return int(text) if text.isdigit() else 0
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _cgroup_limits(root: Path) -> Iterator[int]:

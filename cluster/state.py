@@ -6,7 +6,10 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict, cast
+from typing import Any, Literal, cast
+
+from pydantic import TypeAdapter
+from typing_extensions import TypedDict
 
 Phase = Literal["queued", "starting", "ready", "degraded", "stopping", "failed"]
 
@@ -41,6 +44,14 @@ class ClusterState:
     problem: str | None = None  # why it failed, or is degraded
 
 
+STATE = TypeAdapter(ClusterState)
+
+
+def is_damaged(name: str) -> bool:
+    """Whether there is a state file that cannot be understood: its cluster may live."""
+    return (cluster_dir(name) / "state.json").exists() and read_state(name) is None
+
+
 def clusters_dir() -> Path:
     """The folder of all clusters of this user. KOSEN_HOME moves ~/.kosen."""
     return Path(os.environ.get("KOSEN_HOME", "~/.kosen")).expanduser().absolute() / "clusters"
@@ -57,12 +68,15 @@ def known() -> list[str]:
 
 
 def read_state(name: str) -> ClusterState | None:
-    """The state of cluster `name`, or None where there is none that this version understands."""
+    """The state of cluster `name`, or None where there is none that this version understands.
+
+    A value of another type, or the state of another cluster, is not understood: what reads it would end anywhere.
+    """
     try:
-        values: dict[str, Any] = json.loads((cluster_dir(name) / "state.json").read_text(encoding="utf-8"))
-        return ClusterState(**{key: value for key, value in values.items() if key in ClusterState.__slots__})
-    except (FileNotFoundError, json.JSONDecodeError, TypeError, AttributeError):
+        state = STATE.validate_json((cluster_dir(name) / "state.json").read_bytes(), strict=True)
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
+    return state if state.name == name else None
 
 
 def write_state(state: ClusterState) -> None:

@@ -19,6 +19,7 @@ from cluster.lock import locked
 from cluster.logs import tail
 from cluster.profile import Site, to_yaml
 from cluster.request import Request, save_request
+from cluster.slurm_text import JOB_ID
 from cluster.state import (
     ClusterState,
     batch_log,
@@ -34,6 +35,8 @@ from cluster.state import (
 ROOT = Path(__file__).resolve().parents[1]
 QUEUE_TIMEOUT = 1800.0  # seconds that `up` watches a queue; the job stays in it
 END_TIMEOUT = 90.0  # seconds for a job to end after it was asked to; then scancel, which Slurm enforces
+END_PATIENCE = 180.0  # seconds that a job may take from its processes' end to its own; some nodes' epilogs are slow
+USUAL = ("PENDING", "RUNNING", slurm.UNKNOWN)  # states that go without saying
 LOCK_TIMEOUT = 120.0  # seconds; another `up` holds the lock for a few commands of Slurm, each of 30 at most
 POLL = 0.5  # seconds between looks at the state file; Slurm's controller is asked every SLURM_POLL
 SLURM_POLL = 5.0
@@ -153,7 +156,8 @@ def _running(state: ClusterState | None) -> ClusterState | None:
 def wait_ready(name: str, job_id: str, say: Callable[[str], None]) -> ClusterState:
     """Wait until the cluster is ready, saying what it waits for. Raises ClusterError with why it never will be."""
     said = ""
-    deadline = time.monotonic() + QUEUE_TIMEOUT
+    began = time.monotonic()
+    deadline = began + QUEUE_TIMEOUT
     observer = slurm.Observer()
     asked, job = -SLURM_POLL, None
     while True:
@@ -163,21 +167,26 @@ def wait_ready(name: str, job_id: str, say: Callable[[str], None]) -> ClusterSta
         if time.monotonic() - asked > SLURM_POLL:
             asked, job = time.monotonic(), observer.look(job_id)
             _raise_ended(name, job_id, job)
-            _raise_impossible(name, job)
+            raise_stuck(job, lambda: forget(name))
         line = _progress(name, job_id, job, state)
         if line != said:
             say(said := line)
-        if job and job.state not in slurm.WAITING:
+        if job and job.running:
             deadline = max(deadline, time.monotonic() + 60)  # the batch job has its own deadline
+        if job and job.ending:
+            deadline = min(deadline, time.monotonic() + END_PATIENCE)
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"job {job_id} still waits after {QUEUE_TIMEOUT / 60:.0f} minutes ({line}); it stays in the queue. "
+                f"the cluster is not there after {(time.monotonic() - began) / 60:.0f} minutes: job {job_id} is "
+                f"{job.state if job else 'unknown'} ({line}), and stays where it is. "
                 f"See make cluster-status NAME={name}, or give up with make cluster-down NAME={name}"
             )
         time.sleep(POLL)
 
 
 def _progress(name: str, job_id: str, job: slurm.Job | None, state: ClusterState | None) -> str:
+    if job and job.state not in USUAL:
+        return f"{job.state.lower().replace('_', ' ')}: {job.reason}"
     if state is None or state.phase == "queued" or state.job_id != job_id:
         return f"queued: {job.reason}" if job and job.reason != "None" else "queued"
     folder = job_dir(name, job_id)
@@ -196,13 +205,21 @@ def _check_nodelist(request: Request) -> None:
         )
 
 
-def _raise_impossible(name: str, job: slurm.Job | None) -> None:
-    if job and job.state in slurm.WAITING and job.reason in slurm.IMPOSSIBLE:
+def raise_stuck(job: slurm.Job | None, cancelled: Callable[[], object] = lambda: None) -> None:
+    """Raise ProfileError for a job that Slurm will never start, once it is cancelled and `cancelled` was called, and
+    ClusterError for one that waits for a person, which stays: whoever holds it may have a reason."""
+    if job and job.never_starts:
         slurm.cancel(job.id)
-        forget(name)
+        cancelled()
         raise ProfileError(
-            f"Slurm will never start this ({job.reason}): no partition gives that many nodes, CPUs or hours, or not to "
-            "this account. Compare the site profile, --nodes and `scontrol show partition`"
+            f"Slurm will never start this ({job.reason}), and job {job.id} was cancelled: no partition, account or QOS "
+            "gives one job that many nodes, CPUs, GPUs or hours, or not to you. Compare the site profile, --nodes, "
+            "`scontrol show partition` and `sacctmgr show qos`"
+        )
+    if job and job.held:
+        raise ClusterError(
+            f"job {job.id} is held ({job.state}, {job.reason}) until somebody lets it start: `scontrol release "
+            f"{job.id}`, or ask the administrators why. It stays in the queue; make cluster-down takes it out"
         )
 
 
@@ -221,30 +238,47 @@ def _raise_ended(name: str, job_id: str, job: slurm.Job | None) -> None:
 
 
 def down(name: str) -> str:
-    """End the cluster and everything that was submitted for it; what happened, as a sentence."""
+    """End the cluster and everything that was submitted for it; what happened, as a sentence.
+
+    It is down when Slurm has shown the end of each of its jobs. One that Slurm does not know, or not any more, may be
+    another than the state file says: then the queue is searched for jobs of this cluster's scripts, which end too.
+    Raises ClusterError, and leaves the state as it is, where a job does not end or Slurm does not answer.
+    """
     state = read_state(name)
     if state is None:
         return f"there is no cluster {name!r}"
     if state.phase not in ("queued", "failed"):
         write_state(dataclasses.replace(state, phase="stopping"))  # so that TERM is not taken for the walltime
     successor = open_ledger(name).successor()
-    for job_id in dict.fromkeys((successor, state.job_id, *helpers(name))):  # nobody is to go on meanwhile
-        if job_id:
-            _end_job(job_id)
+    jobs = [job_id for job_id in dict.fromkeys((successor, state.job_id, *helpers(name))) if job_id]
+    unknown = [job_id for job_id in jobs if not _end_job(job_id)]  # the successor first: it is not to go on meanwhile
+    ended = [job_id for job_id in slurm.jobs_of(cluster_dir(name)) if _end_job(job_id)] if unknown else []
+    if not ended and (odd := [job_id for job_id in unknown if not JOB_ID.fullmatch(job_id)]):
+        raise ClusterError(
+            f"{odd[0]!r} in the state of cluster {name!r} is no job's id, and the queue has none of its scripts. "
+            f"Look with `squeue --me`; if nothing of it is there, remove {cluster_dir(name)}"
+        )
     forget(name)
-    return f"cluster {name!r} is down (job {state.job_id})"
+    if state.job_id not in unknown:
+        return f"cluster {name!r} is down (job {state.job_id})"
+    found = f"; job {', '.join(ended)} of it ended now" if ended else ", and has none of its scripts in the queue"
+    return f"cluster {name!r} is gone: Slurm does not know job {state.job_id} (any more){found}"
 
 
-def _end_job(job_id: str) -> None:
-    """The batch script ends its cluster in order when it is asked; Slurm's own way is for one that does not."""
-    job = slurm.job(job_id)
+def _end_job(job_id: str) -> bool:
+    """End a job; False where Slurm does not know it. The batch script ends its cluster in order when it is asked;
+    Slurm's own way is for one that does not."""
+    if not JOB_ID.fullmatch(job_id):  # what an older version took a wrapper's banner for
+        return False
+    job = slurm.Observer(slurm.SHORT_PATIENCE).ask(job_id, lambda _: time.sleep(slurm.SHORT_PAUSE))
     if job is None or job.ended:
-        return
-    asked = job.state == "RUNNING" and slurm.signal_batch(job_id, "TERM")
+        return job is not None
+    asked = job.running and slurm.signal_batch(job_id, "TERM")
     if not (asked and _wait_ended(job_id, END_TIMEOUT)):
         slurm.cancel(job_id)
         if not _wait_ended(job_id, END_TIMEOUT):
             raise ClusterError(f"job {job_id} does not end. See `squeue -j {job_id}`")
+    return True
 
 
 def _wait_ended(job_id: str, seconds: float) -> bool:
@@ -258,7 +292,7 @@ def _wait_ended(job_id: str, seconds: float) -> bool:
 
 
 def _is_live(job_id: str) -> bool:
-    job = slurm.job(job_id)
+    job = slurm.Observer(slurm.SHORT_PATIENCE).ask(job_id, lambda _: time.sleep(slurm.SHORT_PAUSE))
     return job is not None and not job.ended
 
 
@@ -279,6 +313,7 @@ def follow(name: str, job_id: str, say: Callable[[str], None]) -> int:
 def _follow_one(name: str, job_id: str, say: Callable[[str], None]) -> None:
     log, said = batch_log(name, job_id), ""
     position, asked, ended = 0, 0.0, False
+    gone_since: float | None = None  # since when nothing of it runs
     observer = slurm.Observer()
     while True:
         position = _print_from(log, position)
@@ -286,9 +321,10 @@ def _follow_one(name: str, job_id: str, say: Callable[[str], None]) -> None:
             return
         if time.monotonic() - asked > SLURM_POLL / 2:
             asked, job = time.monotonic(), observer.look(job_id)
-            ended = job is None or job.ended
-            _raise_impossible(name, job)
-            if job and job.state in slurm.WAITING and (line := _progress(name, job_id, job, None)) != said:
+            gone_since = (gone_since or asked) if job and job.ending else None
+            ended = job is None or job.ended or (gone_since is not None and asked - gone_since > END_PATIENCE)
+            raise_stuck(job, lambda: forget(name))
+            if job and job.waits and (line := _progress(name, job_id, job, None)) != said:
                 say(said := line)
         time.sleep(POLL)
 

@@ -1,11 +1,12 @@
 """What the NVIDIA driver says of this node's GPUs, asked through nvidia-smi: a hung driver hangs only that process."""
 
 import os
+import re
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 TIMEOUT = 30.0  # seconds for both questions together; without persistence mode each of 8 GPUs takes some to wake
@@ -26,6 +27,11 @@ NO_DRIVER = (9, 12)  # nvidia-smi's exit codes for "driver not loaded" and "its 
 # an administrator, the power cap.
 SLOWED = {0x08: "hardware slowdown", 0x20: "too hot (software)", 0x40: "too hot (hardware)", 0x80: "power brake"}
 MIB = 1024**2
+# In brackets stands why there is no figure. These mean only that the driver has none, or does not tell it.
+UNTOLD = ("[N/A]", "[Not Supported]", "[Not Found]", "[Insufficient Permissions]", "[Requested functionality has been")
+# Lines of `nvidia-smi -L`: a GPU, and the parts that it is cut into (MIG) below it.
+LISTED = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[\w-]+)\)", re.ASCII)
+PART = re.compile(r"\s*MIG (\S+)\s+Device\s+\d+: \(UUID: (MIG-[\w/-]+)\)", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class Gpu:
     ecc_errors: int | None
     slowed_by: list[str] | None
     processes: list[Process] = field(default_factory=list)
+    error: str | None = None  # the driver's words in the place of a figure: [GPU requires reset], [Unknown Error]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,10 +65,14 @@ class Gpus:
 
     found: list[Gpu]
     problem: str | None = None
+    complaints: list[str] = field(default_factory=list)  # lines of nvidia-smi about GPUs that have no row
 
 
 def read_gpus(visible: str | None = None, timeout: float = TIMEOUT) -> Gpus | None:
-    """The GPUs in `visible` (as in CUDA_VISIBLE_DEVICES; None: all), within `timeout` seconds. None: no driver."""
+    """The GPUs in `visible` (as in CUDA_VISIBLE_DEVICES; None: all), within `timeout` seconds. None: no driver.
+
+    A part of a GPU (MIG) that `visible` names counts as one, with what is known of the whole; not its memory.
+    """
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -74,9 +85,14 @@ def read_gpus(visible: str | None = None, timeout: float = TIMEOUT) -> Gpus | No
         return Gpus([], f"nvidia-smi did not answer within {timeout:g} s")
     if code:
         return Gpus([], f"nvidia-smi failed with code {code}: {' '.join(rows[-1]) if rows else 'without a word'}")
-    processes = [(row[0], _process(row)) for row in users if len(row) == len(PROCESS_FIELDS) and row[1].isdigit()]
-    found = [_gpu(row, processes) for row in rows if len(row) == len(FIELDS)]
-    return Gpus([gpu for gpu in found if _is_visible(gpu, visible)])
+    processes = [(row[0], _process(row)) for row in users if len(row) == len(PROCESS_FIELDS) and _is_number(row[1])]
+    whole = [_gpu(number, row, processes) for number, row in enumerate(r for r in rows if len(r) == len(FIELDS))]
+    complaints = [", ".join(row) for row in rows if len(row) != len(FIELDS) and any(row)]
+    found = [gpu for gpu in whole if _is_visible(gpu, visible)]
+    if visible and "MIG-" in visible:
+        _, listed = _answer(_run([program, "-L"]), deadline)
+        found += [part for part in _parts(whole, [",".join(row) for row in listed]) if _is_visible(part, visible)]
+    return Gpus(found, complaints=complaints)
 
 
 def read_memory_use(timeout: float) -> dict[str, tuple[str, float | None]] | None:
@@ -90,8 +106,8 @@ def read_memory_use(timeout: float) -> dict[str, tuple[str, float | None]] | Non
     code, rows = _answer(_ask(program, "--query-gpu", USE_FIELDS), time.monotonic() + timeout)
     if code is None:
         return None
-    known = [row for row in rows if len(row) == len(USE_FIELDS) and row[0].isdigit()] if code == 0 else []
-    return {index: (name, float(use) if use.isdigit() else None) for index, name, use in known}
+    known = [row for row in rows if len(row) == len(USE_FIELDS) and _is_number(row[0])] if code == 0 else []
+    return {index: (name, float(use) if _is_number(use) else None) for index, name, use in known}
 
 
 def of_others(gpu: Gpu) -> list[Process]:
@@ -100,12 +116,17 @@ def of_others(gpu: Gpu) -> list[Process]:
 
 
 def _ask(program: str, question: str, fields: Sequence[str]) -> "subprocess.Popen[str]":
+    return _run([program, f"{question}={','.join(fields)}", "--format=csv,noheader,nounits"])
+
+
+def _run(command: Sequence[str]) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [program, f"{question}={','.join(fields)}", "--format=csv,noheader,nounits"],
+        command,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
     )
 
 
@@ -119,19 +140,38 @@ def _answer(process: "subprocess.Popen[str]", deadline: float) -> tuple[int | No
     return process.returncode, [[cell.strip() for cell in line.split(",")] for line in output.splitlines()]
 
 
-def _gpu(row: Sequence[str], processes: Sequence[tuple[str, Process]]) -> Gpu:
+def _gpu(number: int, row: Sequence[str], processes: Sequence[tuple[str, Process]]) -> Gpu:
+    """A row as a GPU; `number` is the row's, for a GPU that does not even tell its own."""
     index, name, uuid, driver, total, used, ecc, slowed = row
+    errors = [cell for cell in row if cell.startswith("[") and not cell.startswith(UNTOLD)]
     return Gpu(
-        index=int(index),
+        index=int(index) if _is_number(index) else number,
         name=name,
         uuid=uuid,
         driver=driver if driver[:1].isdigit() else None,
         memory_total=_bytes(total),
         memory_used=_bytes(used),
-        ecc_errors=int(ecc) if ecc.isdigit() else None,
+        ecc_errors=int(ecc) if _is_number(ecc) else None,
         slowed_by=_reasons(slowed),
         processes=[process for owner, process in processes if owner == uuid],
+        error=errors[0] if errors else None,
     )
+
+
+def _parts(whole: Sequence[Gpu], lines: Sequence[str]) -> Iterator[Gpu]:
+    """The MIG devices in what `nvidia-smi -L` printed, each as a GPU, with the number of the one it is of."""
+    known = {gpu.uuid: gpu for gpu in whole}
+    owner: Gpu | None = None
+    for line in lines:
+        if listed := LISTED.match(line):
+            owner = known.get(listed[2])
+        elif owner and (part := PART.match(line)):
+            name = f"{owner.name} MIG {part[1]}"
+            yield replace(owner, name=name, uuid=part[2], memory_total=None, memory_used=None, processes=[])
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit()
 
 
 def _process(row: Sequence[str]) -> Process:
@@ -144,7 +184,7 @@ def _process(row: Sequence[str]) -> Process:
 
 
 def _bytes(mebibytes: str) -> int | None:
-    return int(mebibytes) * MIB if mebibytes.isdigit() else None
+    return int(mebibytes) * MIB if _is_number(mebibytes) else None
 
 
 def _reasons(mask: str) -> list[str] | None:
@@ -156,6 +196,7 @@ def _reasons(mask: str) -> list[str] | None:
 
 
 def _is_visible(gpu: Gpu, visible: str | None) -> bool:
-    """Whether CUDA would show it; an entry is an index or the beginning of a UUID."""
+    """Whether CUDA would show it; an entry is an index or the beginning of a UUID. An index means a whole GPU."""
     wanted = [] if visible is None else [entry.strip() for entry in visible.split(",")]
-    return visible is None or any(entry == str(gpu.index) or (entry and gpu.uuid.startswith(entry)) for entry in wanted)
+    number = "" if gpu.uuid.startswith("MIG-") else str(gpu.index)
+    return visible is None or any(entry and (entry == number or gpu.uuid.startswith(entry)) for entry in wanted)

@@ -15,6 +15,7 @@ from netns import missing
 from cluster import preflight
 from cluster.links import judge_pairs
 from cluster.network import Link
+from cluster.ports import OPEN, plan_ports
 from cluster.preflight import (
     Finding,
     NodeReport,
@@ -23,6 +24,7 @@ from cluster.preflight import (
     check_interface,
     check_locked_memory,
     check_node,
+    check_open_ports,
     check_ports,
     check_proxy,
     check_shared_memory,
@@ -187,6 +189,13 @@ def test_ports() -> None:
     assert check_ports(PORTS, "20000-32767").severity == "ok"
     assert check_ports({"gcs": 60000}, "60000-60999").severity == "warning"
     assert check_ports(None, "20000-20100").severity == "error"
+
+
+def test_ports_that_are_open_without_a_token_are_named() -> None:
+    ports = plan_ports("someone:local")
+    found = check_open_ports(ports)
+    assert all(str(ports[service]) in render(found) for service in OPEN) and worst(found) == "ok"
+    assert check_open_ports(PORTS) == []
 
 
 @needs_root

@@ -16,6 +16,7 @@ import pytest
 from netns import Namespace, missing
 
 from cluster.links import judge_pairs
+from cluster.preflight import check_gpus
 from cluster.probes.clock import ahead_of_files, ahead_of_host
 from cluster.probes.gpus import SLOWED, of_others, read_gpus, read_memory_use
 from cluster.probes.limits import read_limits
@@ -159,6 +160,87 @@ esac"""
     assert of_others(second) == []  # one is ours, of the other nobody knows
     assert [gpu.uuid for gpu in (read_gpus("1") or gpus).found] == ["GPU-b"]
     assert [gpu.uuid for gpu in (read_gpus("GPU-a") or gpus).found] == ["GPU-a"]
+
+
+CELLS = "NVIDIA H100, GPU-b, 580.1, 81559, 0, 0, 0x0"
+
+
+@pytest.mark.parametrize(
+    ("row", "error"),
+    [
+        (f"1, {CELLS}", None),
+        ("1, NVIDIA H100, GPU-b, 580.1, [GPU requires reset], [GPU requires reset], 0, 0x0", "[GPU requires reset]"),
+        ("1, NVIDIA H100, GPU-b, 580.1, 81559, 0, [Unknown Error], 0x0", "[Unknown Error]"),
+        ("1, NVIDIA H100, GPU-b, 580.1, 81559, 0, 0, [GPU is lost]", "[GPU is lost]"),
+        ("1, [Unknown Error], GPU-b, [Unknown Error], [N/A], [N/A], [N/A], [N/A]", "[Unknown Error]"),
+        (", ".join(["[Unknown Error]"] * 8), "[Unknown Error]"),
+        ("1, NVIDIA H100, GPU-b, 580.1, [Not Supported], [Insufficient Permissions], [N/A], [Not Found]", None),
+        ("\u00b2, NVIDIA H100, GPU-b, 580.1, 81559, 0, 0, 0x0", None),
+    ],
+)
+def test_a_row_that_reports_an_error_is_an_error_of_that_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, row: str, error: str | None
+) -> None:
+    first = CELLS.replace("GPU-b", "GPU-a")
+    fake_driver(tmp_path, f"""case $1 in *compute-apps*) ;; *) echo "0, {first}"; echo "{row}";; esac""", monkeypatch)
+    gpus = read_gpus()
+    assert gpus is not None
+    assert [(gpu.index, gpu.error) for gpu in gpus.found] == [(0, None), (1, error)]
+    bad = [finding for finding in check_gpus(2, gpus, 2) if finding.severity == "error"]
+    assert [f"GPU 1 ({gpus.found[1].uuid}) reports {error}"] * bool(error) == [finding.seen for finding in bad]
+
+
+@pytest.mark.parametrize(
+    ("line", "severity"),
+    [
+        ("Unable to determine the device handle for GPU0000:3B:00.0: Unknown Error", "error"),
+        ("Unable to determine the device handle for GPU 0000:B3:00.0: GPU is lost. Reboot the system", "error"),
+        ("WARNING: infoROM is corrupted at gpu 0000:5E:00.0", "warning"),
+    ],
+)
+def test_a_line_about_a_gpu_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str, severity: str
+) -> None:
+    fake_driver(tmp_path, f"""case $1 in *compute-apps*) ;; *) echo "0, {CELLS}"; echo "{line}";; esac""", monkeypatch)
+    gpus = read_gpus()
+    assert gpus is not None and len(gpus.found) == 1
+    assert [(f.severity, f.check, line in f.seen) for f in check_gpus(1, gpus, 1)[1:]] == [
+        (severity, "gpu error", True)
+    ]
+
+
+MIG = """case $1 in
+-L) echo "GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-a)"
+    echo "  MIG 3g.20gb     Device  0: (UUID: MIG-c6d4-1)"
+    echo "  MIG 3g.20gb     Device  1: (UUID: MIG-GPU-a/2/0)"
+    echo "GPU 1: NVIDIA A100-SXM4-40GB (UUID: GPU-b)"
+    echo "  MIG 1g.5gb     Device  0: (UUID: MIG-77-2)";;
+*compute-apps*) ;;
+*) echo "0, NVIDIA A100, GPU-a, 580.1, 40960, 0, 0, 0x0"; echo "1, NVIDIA A100, GPU-b, 580.1, 40960, 0, 3, 0x0";;
+esac"""
+
+
+@pytest.mark.parametrize(
+    ("visible", "uuids"),
+    [
+        ("MIG-c6d4-1", ["MIG-c6d4-1"]),
+        ("MIG-c6d4-1,MIG-GPU-a/2/0", ["MIG-c6d4-1", "MIG-GPU-a/2/0"]),
+        ("MIG-77", ["MIG-77-2"]),
+        ("MIG-77-2,GPU-a", ["GPU-a", "MIG-77-2"]),
+        ("0", ["GPU-a"]),
+        ("MIG-of-another-job", []),
+    ],
+)
+def test_the_parts_of_a_gpu_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, uuids: list[str]
+) -> None:
+    fake_driver(tmp_path, MIG, monkeypatch)
+    gpus = read_gpus(visible)
+    assert gpus is not None
+    assert [gpu.uuid for gpu in gpus.found] == uuids
+    first = check_gpus(max(1, len(uuids)), gpus, 2)[0]
+    assert first.severity == ("ok" if uuids else "error")
+    assert "MIG" not in visible or not uuids or "MIG" in first.seen
 
 
 def test_a_driver_that_hangs_costs_no_more_than_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

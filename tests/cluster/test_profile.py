@@ -1,5 +1,6 @@
 """Site profiles: what users write, what is refused and how; and the batch script that becomes of one."""
 
+import json
 import os
 import re
 import shutil
@@ -177,6 +178,100 @@ def test_a_local_site_has_keys_of_its_own(tmp_path: Path) -> None:
 
 def test_words_that_only_resemble_secrets_are_allowed() -> None:
     assert not [name for name in ("TOKENIZERS_PARALLELISM", "MONKEY", "NCCL_IB_HCA") if SECRET.search(name)]
+
+
+ADVICE = """
+qos=long sbatch: [--qos=long]
+q=long sbatch: [--qos=long]
+constraint=h200 sbatch: [--constraint=h200]
+C=h200 sbatch: [--constraint=h200]
+reservation=team sbatch: [--reservation=team]
+mail_user=me@site.example sbatch: [--mail-user=me@site.example]
+mail-type=END sbatch: [--mail-type=END]
+mem_per_gpu=10G sbatch: [--mem-per-gpu=10G]
+licenses=x sbatch: [--licenses=x]
+exclude=n1 sbatch: [--exclude=n1]
+exclude=[n1,n2] sbatch: ['--exclude=n1,n2']
+constraint=h200&ib sbatch: ["--constraint='h200&ib'"]
+contiguous=true sbatch: [--contiguous]
+hold=yes sbatch: [--hold]
+gres=lustre:1 sbatch: [--gres=lustre:1]
+time_min=1:00:00 sbatch: [--time-min=1:00:00]
+begin=tomorrow sbatch: [--begin=tomorrow]
+switches=1 sbatch: [--switches=1]
+stepmgr=true sbatch: [--stepmgr]
+gpus=8 Write `gpus_per_node: 8`
+gres=gpu:8 Write `gpus_per_node: 8`
+gpus=h100:8 Write `gpus_per_node: 8` and, for the type, `sbatch: [--gpus-per-node=h100:8]`
+gres=gpu:a100-sxm4:4 Write `gpus_per_node: 4` and, for the type, `sbatch: [--gpus-per-node=a100-sxm4:4]`
+gpus_per_node=h100:8 Write `gpus_per_node: 8` and, for the type, `sbatch: [--gpus-per-node=h100:8]`
+mem=500G Did you mean memory?
+cpus_per_task=4 Did you mean cpus_per_node?
+signal=USR1@60 Did you mean grace?
+nodes=4 use --nodes or NODES=
+job_name=x use --name or NAME=
+array=1-3 a cluster is one job
+ntasks=8 each node gets one task
+sbatch=--qos=long sbatch: [--qos=long]
+partitoin=P04 Did you mean partition?
+"""
+
+
+@pytest.mark.parametrize(("override", "instead"), [line.split(" ", 1) for line in ADVICE.strip().splitlines()])
+def test_an_option_of_sbatch_is_known_as_one(override: str, instead: str) -> None:
+    with pytest.raises(ProfileError, match=re.escape(instead)):
+        load_site("slurm", [override])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--nodes=4", "--nodes 4", "-N4", "-N 4", "-N=4", "--array=1-3", "-a 1-3", "--arr=1-3", "--ntasks=8", "-n8"),
+        *("--ntasks-per-node=8", "--export=ALL", "--export-file=x", "--output=x", "-ox", "--error=x", "--job-name=x"),
+        *("-J x", "--partition=x", "-p x", "--account=x", "--time=5", "-t5", "--nodelist=n1", "-wn1", "--mem=1G"),
+        *("--cpus-per-task=4", "-c4", "--gpus-per-node=4", "--gpus-per-node=h100:4", "--exclusive", "--exclusive=user"),
+        *("--signal=USR1@60", "--requeue", "--no-kill=off", "--clusters=x", "-Mx", "--wrap=x", "--wait", "-W"),
+        *("--test-only", "--version", "-h", "-HN2", "--qos=long --nodes=4", "--qos long -N 4", "--qos='a b' -N4"),
+        *("qos=long", "long", "", "--comment='a", "--qos=long\nrm -rf x", "--qos=a\r"),
+    ],
+)
+def test_an_option_that_would_override_the_scripts_is_refused(option: str) -> None:
+    with pytest.raises(ProfileError, match=r"override|option of sbatch|gpus_per_node"):
+        load_site("slurm", ["gpus_per_node=8", f"sbatch={json.dumps([option])}"])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--qos=long", "--qos long", "-q long", "--constraint=h200&ib", "-C h200", "--gpus-per-node=h100:8", "-k"),
+        *("--gres=lustre:1", "--mem-per-cpu=4G", "--time-min=1", "--comment='-N 4'", "--comment=--nodes=4", "--hold"),
+        *("--reservation=x # -N 4", "--exclude=n1", "-xn1", "--begin=now+1day", "--no-kill", "--no-such-option=-N4"),
+    ],
+)
+def test_any_other_option_is_sbatchs_matter(option: str) -> None:
+    assert load_site("slurm", ["gpus_per_node=8", f"sbatch={json.dumps([option])}"]).sbatch == [option]
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("temp_dir=tmp", "absolute"),
+        ("temp_dir=./x", "absolute"),
+        ("temp_dir=~/x", "absolute"),
+        ("temp_dir=''", "absolute"),
+        ("temp_dir=$TMPDIR", "not expanded"),
+        ("temp_dir=/scratch/$USER", "not expanded"),
+        ("venv=$HOME/kosen/.venv", "not expanded"),
+        ("env.A=$HOME/x", "not expanded"),
+        ("modules=[$CUDA]", "not expanded"),
+        ("temp_dir=${TMPDIR}", "not expanded"),
+        ('partition="a\\nb"', "one line"),
+        ('temp_dir="/a\\nb"', "one line"),
+    ],
+)
+def test_a_value_is_what_every_node_can_use(override: str, message: str) -> None:
+    with pytest.raises(ProfileError, match=message):
+        load_site("slurm", [override])
 
 
 def script(folder: Path, site: Site, command: list[str] | None = None) -> Path:

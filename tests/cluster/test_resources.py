@@ -36,6 +36,9 @@ def test_visible_gpus_win_over_slurms_count(visible: str, count: int) -> None:
 
 def test_gpus_come_from_slurm_and_then_from_the_device_files() -> None:
     assert count_gpus({"SLURM_GPUS_ON_NODE": "4"}) == 4
+    assert count_gpus({"SLURM_GPUS_ON_NODE": "h100:8"}) == 8
+    assert count_gpus({"SLURM_GPUS_ON_NODE": "a100:4,h100-sxm:2"}) == 6
+    assert count_gpus({"SLURM_GPUS_ON_NODE": "(null)"}) == len(gpu_device_files())
     assert count_gpus({}) == len(gpu_device_files())
 
 

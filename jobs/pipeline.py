@@ -22,7 +22,7 @@ from orchestrator.progress import say
 from orchestrator.rayjobs import check_job, job_client, job_details, submit_job, wait_for_end
 from orchestrator.records import Owner, RunLock
 from orchestrator.spec import load_spec
-from orchestrator.state import run_root
+from orchestrator.state import current, mode_of, run_root
 
 FAILED = KosenError.exit_code
 LOOK_SECONDS = 0.5
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     client = job_client(start=True)
     folder = run_root() / spec.run
     pipeline = Pipeline(plan(spec, folder), client, folder)
-    lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()))
+    lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()), mode=mode_of(current()))
     try:
         pipeline.run()
     finally:

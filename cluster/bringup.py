@@ -176,6 +176,7 @@ class BringUp:
             dashboard_url=f"http://{host_port(head['ip'], ports['dashboard'])}" if head else "",
             ports=ports,
             run_root=self.request.run_root,
+            run_mode=self.request.site.run_mode,
             started_at=self._started_at,
             host=self.batch.hosts[0],
             site=self.request.site_name,

@@ -218,6 +218,7 @@ def _first_state(name: str, ports: dict[str, int], ephemeral: bool, resources: R
         dashboard_url=f"http://{HOST}:{ports['dashboard']}",
         ports=ports,
         run_root=str(Path("runs").absolute()),
+        run_mode=site.run_mode,
         started_at=datetime.now(UTC).isoformat(timespec="seconds"),
         ephemeral=ephemeral,
         temp_dir=_new_temp_dir(name, site.temp_dir),

@@ -28,7 +28,7 @@ SECRET = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIAL
 PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")  # http://user:password@proxy
 VARIABLE = re.compile(r"\$(?:\{|[A-Za-z_])")  # of a shell, or a resolver of OmegaConf
 NO_PLACE = "a batch script is no place for it. Put it into ~/.kosen/secrets.env (chmod 600)"
-LOCAL_KEYS = ("scheduler", "env", "interface", "ports", "temp_dir")
+LOCAL_KEYS = ("scheduler", "env", "interface", "ports", "temp_dir", "run_mode")
 
 
 class Words(yaml.SafeLoader):
@@ -69,6 +69,7 @@ class Site(BaseModel):
     ports: str = Field(default="20000-32767", pattern=r"^\d+-\d+$")  # every port of a cluster lies in here
     temp_dir: str = "/tmp"  # on each node; short, because a Unix socket's path has 107 bytes
     login_host: str | None = None  # where `ssh -L` goes through
+    run_mode: str = Field(default="0700", pattern=r"^0?7[0-7][0-7]$")  # of new run folders, as chmod takes it
     # how long
     ready_timeout: PositiveInt = 600  # seconds from the allocation to a healthy cluster
     grace: PositiveInt = 300  # seconds before the walltime ends that jobs are told to stop

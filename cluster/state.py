@@ -41,6 +41,7 @@ class ClusterState:
     host: str = ""  # where the local cluster lives: several hosts may share ~/.kosen
     site: str = "local"
     expected_nodes: int = 1
+    run_mode: str = "0700"  # of new run folders
     problem: str | None = None  # why it failed, or is degraded
 
 

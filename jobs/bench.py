@@ -69,7 +69,7 @@ def bench(spec: BenchSpec, *, as_json: bool = False) -> int:
     with connect() as cluster:
         folder = cluster.run_folder(name)
         settled = spec.model_copy(update={"run": name, "device": spec.settle_device(cluster.gpus)})
-        lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()))
+        lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()), mode=cluster.run_mode)
         try:
             with logged(folder / "benchmark.log"):
                 _prepare(settled, folder)

@@ -29,7 +29,6 @@ from orchestrator.records import (
     RunLock,
     answer_key,
 )
-from orchestrator.shapes import is_prediction
 from orchestrator.state import find_path, inside_job, run_root
 
 PURPOSE = (
@@ -103,7 +102,7 @@ def import_predictions(command: Command, file: OfficialFile) -> None:
         )
     lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()))
     try:
-        reader = RecordReader[Prediction, AnswerKey](folder / "predictions.jsonl", answer_key, is_prediction)
+        reader = RecordReader[Prediction, AnswerKey](folder / "predictions.jsonl", answer_key)
         there = {record["id"]: record for record in reader}
         _check_origin(folder, file, there.values())
         new = [record for record in records if _content(record) != _content(there.get(record["id"]))]

@@ -19,6 +19,7 @@ from orchestrator.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, JudgeUnavailable
 from orchestrator.following import Follower
 from orchestrator.progress import say
+from orchestrator.pulse import Heart
 from orchestrator.records import JudgeIdentity, Judgement, Key, Prediction, Provenance, Usage, prediction_digest
 from orchestrator.spec import Provider
 from orchestrator.writer import Judges
@@ -170,8 +171,13 @@ class JudgeWorker:
             self._client = ChatClient(asked.endpoint, window=window, request_timeout=JUDGE_TIMEOUT, start=start)
             if asked.endpoint.serve_app:
                 self._follower = Follower(config.writer, "judge", self._client, share=share, step=start)
+        self._heart = Heart(config.writer, "judge", self._client)
 
     async def work(self, rows: list[dict[str, Any]]) -> None:
+        async with self._heart.busy():
+            await self._work(rows)
+
+    async def _work(self, rows: list[dict[str, Any]]) -> None:
         secrets.remember(await self._config.writer.secrets.remote())
         if self._follower:
             self._follower.start()

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from jobs.leaderboard import Answer
-from jobs.tasks import answers, hle
+from jobs.tasks import answers
+from jobs.tasks.verdicts import parse_verdict
 from orchestrator.errors import SpecError
 from orchestrator.records import Judgement, Prediction, Usage
 
@@ -146,7 +147,7 @@ def _verdict(correct: Any) -> Literal["yes", "no", "unjudged"]:
         return "unjudged"
     if first := _FIRST_WORD.match(text):
         return "yes" if first[1] else "no"
-    if read := hle.parse_verdict(json.dumps({"correct": correct})):
+    if read := parse_verdict(json.dumps({"correct": correct})):
         return read.verdict
     words = set(re.findall(r"\w+", text.lower()))
     return "yes" if "yes" in words and not words & {"no", "not"} else "unjudged"

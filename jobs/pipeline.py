@@ -26,7 +26,7 @@ from orchestrator.progress import say
 from orchestrator.rayjobs import check_job, job_client, job_details, submit_job, wait_for_end
 from orchestrator.records import Owner, RunLock
 from orchestrator.spec import load_spec
-from orchestrator.state import run_root
+from orchestrator.state import current, mode_of, run_root
 
 FAILED = KosenError.exit_code
 LOOK_SECONDS = 0.5
@@ -54,7 +54,7 @@ def _run(spec: PipelineSpec, args: argparse.Namespace) -> int:
     client = job_client(start=False)  # the cluster is held: one that was started for this goes down with it
     folder = run_root() / spec.run
     pipeline = Pipeline(plan(spec, folder), client, folder)
-    lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()))
+    lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()), mode=mode_of(current()))
     try:
         pipeline.run()
     finally:

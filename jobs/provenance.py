@@ -17,11 +17,12 @@ import orjson
 from jobs.exam import ExamSpec, judge_wish, model_wish, request_options, row_of
 from jobs.tasks import hle
 from orchestrator import identity
+from orchestrator.clock import utc_now
 from orchestrator.discovery import is_this_host, locate
 from orchestrator.endpoint import Wish
 from orchestrator.errors import SpecError, storage_error
-from orchestrator.events import utc_now
 from orchestrator.identity import Served
+from orchestrator.privacy import as_open_as_its_folder
 from orchestrator.records import Judgement, Prediction, Provenance, digest
 from orchestrator.spec import ServingSpec
 from orchestrator.state import find_path
@@ -137,7 +138,7 @@ def begin_session(
         spec=spec.model_dump(mode="json"),
     )
     try:
-        with (folder / FILE).open("ab") as stream:
+        with open(folder / FILE, "ab", opener=as_open_as_its_folder) as stream:
             stream.write(orjson.dumps(session, option=orjson.OPT_APPEND_NEWLINE))
     except OSError as error:
         raise storage_error(error, folder / FILE) from error

@@ -14,6 +14,7 @@ from jobs.score import Failures, is_complete, outcome, write_metrics
 from jobs.showing import commonest, print_figures
 from jobs.tasks import hle, metrics
 from orchestrator.errors import COMPLETE, INCOMPLETE
+from orchestrator.privacy import write_as_open_as
 from orchestrator.records import (
     AnswerKey,
     Judgement,
@@ -27,7 +28,6 @@ from orchestrator.records import (
     prediction_digest,
     verdict_key,
 )
-from orchestrator.shapes import is_judgement, is_prediction
 from orchestrator.spec import PriceSpec
 from orchestrator.tracking import track
 
@@ -46,10 +46,8 @@ class Records:
         self._requests = Requests(spec, served)
         judge = judge_identity(spec, provenance.recorded("judge", spec, folder))
         self._judges = [digest(judge), digest(earlier_identity(judge))]
-        self._predictions = RecordReader[Prediction, AnswerKey](folder / "predictions.jsonl", answer_key, is_prediction)
-        self._judgements = RecordReader[Judgement, VerdictKey](
-            folder / "judgements.jsonl", _rule_in_any_version, is_judgement
-        )
+        self._predictions = RecordReader[Prediction, AnswerKey](folder / "predictions.jsonl", answer_key)
+        self._judgements = RecordReader[Judgement, VerdictKey](folder / "judgements.jsonl", _rule_in_any_version)
         self.n_foreign = self._predictions.n_foreign + self._judgements.n_foreign
 
     def answers(self) -> Iterator[leaderboard.Answer]:
@@ -81,6 +79,7 @@ def _rule_in_any_version(record: Judgement) -> VerdictKey:
 
 def report(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool) -> int:
     """Score a run, write its files, print the table; returns the exit code that the coverage deserves."""
+    write_as_open_as(folder)
     records = Records(folder, spec, items)
     figures = score(records, spec)
     write_metrics(folder / "metrics.json", figures)

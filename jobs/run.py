@@ -1,11 +1,11 @@
 """One exam run, from its spec to its records: what predict, judge and evaluate have in common."""
 
 import os
+import signal
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -27,9 +27,10 @@ from jobs.exam import (
     request_options,
     row_of,
 )
-from jobs.judging import JudgeConfig, judge, preflight
+from jobs.judging import JUDGE_TIMEOUT, JudgeConfig, judge, preflight
+from jobs.stages import StageThread, tell_failures
 from jobs.tasks import hle
-from orchestrator import serving
+from orchestrator import patience, serving
 from orchestrator.batching import Pick, RowStore, cause_of, configure_ray_data
 from orchestrator.cluster import Cluster, connect
 from orchestrator.concurrency import START, EngineWindow
@@ -40,19 +41,25 @@ from orchestrator.errors import EndpointDown, JudgeUnavailable
 from orchestrator.events import Events
 from orchestrator.identity import Served
 from orchestrator.layout import settle_both, settle_layout
+from orchestrator.liveness import Watch
 from orchestrator.planning.gpus import named_kinds
 from orchestrator.predicting import PredictConfig, predict
+from orchestrator.privacy import RUN_MODE
 from orchestrator.progress import Bars, bars, say
+from orchestrator.pulse import SILENT
 from orchestrator.records import Owner, Stage, digest, write_atomic
 from orchestrator.spec import Provider, ServingSpec, to_yaml
 from orchestrator.state import find_path
 from orchestrator.steering import steered
-from orchestrator.writer import Judges, RecordWriter
+from orchestrator.writer import Judges, Progress, RecordWriter
 
 PLAN_CHUNK = 2000  # items whose state is asked for in one call to the writer
 DEFAULT_WINDOW = 64  # requests in flight at a server that does not say what it can take
 API_WINDOW = 512  # the most at an API that does, by refusing with 429
 PROGRESS_INTERVAL = 0.5
+# Seconds without a response until judging is given up: each request under way has missed its deadline by then.
+JUDGE_SPEECHLESS = JUDGE_TIMEOUT + 60.0
+CLOSE_SECONDS = 2.0  # for the writer, when Ctrl-C is pressed
 
 
 @dataclass
@@ -90,37 +97,62 @@ def open_run(spec: ExamSpec, items: list[hle.Item], served: Served | None = None
     with connect() as cluster:
         configure_ray_data()
         folder = cluster.run_folder(spec.run_name)
-        with open_writer(folder) as writer:
+        with open_writer(folder, cluster.run_mode) as writer:
             served = served or provenance.who_answers("served", spec, folder, cluster.gpus, say)
             judge = provenance.who_answers("judge", spec, folder, cluster.gpus, say)
-            write_atomic(folder / "spec.yaml", to_yaml(spec))
+            patience.attend(lambda: write_atomic(folder / "spec.yaml", to_yaml(spec)), f"the run folder {folder}")
             run = Run(spec, items, Requests(spec, served), cluster, folder, writer, Events(folder))
+            wait = True
             try:
                 assert served  # only the rule is nobody
                 _begin(run, served, judge)
                 yield run
+            except KeyboardInterrupt:
+                wait = False
+                raise
             finally:
                 for endpoint in run.deployed:
-                    serving.release(endpoint, cluster)
+                    serving.release(endpoint, cluster, wait=wait)
 
 
 @contextmanager
-def open_writer(folder: Path) -> Iterator[ActorHandle]:
+def open_writer(folder: Path, mode: int = RUN_MODE) -> Iterator[ActorHandle]:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     writer = RecordWriter.options(scheduling_strategy=here).remote(str(folder))  # type: ignore[attr-defined]
     owner = Owner(socket.gethostname(), os.getpid())
-    for repair in call(writer.open, owner):
-        say(f"{folder.name}: {repair}")
+    pid, opened = _wait(writer.pid.remote(), "Ray, which starts the run's writer,"), False
     try:
+        for repair in call(writer.open, owner, mode):
+            say(f"{folder.name}: {repair}")
+        opened = True
         yield writer
-    finally:
-        call(writer.close)
+    except KeyboardInterrupt:
+        _close_now(writer, pid)
+        raise
+    except BaseException:
+        if opened:
+            call(writer.close)
+        raise
+    call(writer.close)
+
+
+def _close_now(writer: ActorHandle, pid: int) -> None:
+    """Close a writer that may hang; what it has appended is in the kernel's hands already."""
+    try:
+        ray.get(writer.close.remote(), timeout=CLOSE_SECONDS)
+    except RayError:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def call(method: Any, *args: Any) -> Any:
-    """Call the writer and wait; its KosenErrors are raised as themselves."""
+    """Call the writer and wait; its KosenErrors are raised as themselves. One that hangs is said."""
+    return _wait(method.remote(*args), "the run's writer")
+
+
+def _wait(pending: Any, what: str) -> Any:
     try:
-        return ray.get(method.remote(*args))
+        return patience.get(pending, what)
     except RayError as error:
         raise cause_of(error) from None
 
@@ -131,7 +163,8 @@ def _begin(run: Run, served: Served, judge: Served | None) -> None:
     kinds = named_kinds(key for node in ray.nodes() if node["Alive"] for key in node["Resources"])
     gpu = (", ".join(sorted(kinds)) or None) if run.cluster.gpus else "cpu"
     run.requests, run.todo = Requests(run.spec, served), []
-    run.session = provenance.begin_session(run.folder, run.spec, run.items, served=served, judge=judge, gpu=gpu)
+    begin = partial(provenance.begin_session, run.folder, run.spec, run.items, served=served, judge=judge, gpu=gpu)
+    run.session = patience.attend(begin, f"the run folder {run.folder}")
     _plan(run)
     if before and run.todo and (told := provenance.changes(before, run.session)):
         say(f"{run.folder.name}: answers recorded before were given otherwise and do not count: {'; '.join(told)}")
@@ -246,19 +279,24 @@ def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | No
         return
     store = RowStore(map(row_of, run.items))
     stages: dict[str, Callable[[], object]] = {}
+    threads: list[StageThread] = []
     if endpoint is not None:
         alone = judging is None or judging.asked is None or judging.asked.endpoint != endpoint
-        stages["predict"] = lambda: _predict(run, endpoint, store, _budget(run) if alone else None)
+        last = nothing if alone else lambda: threads[-1].join()  # the judge's
+        stages["predict"] = lambda: _predict(run, endpoint, store, _budget(run) if alone else None, last)
     if judging is not None:
         stages["judge"] = lambda: _judge(run, judging, store, beside=endpoint)
     totals = {"predict": len(run.todo), "judge": run.n_wanted}
-    threads = [_Stage(name, work) for name, work in stages.items()]
+    threads += [StageThread(name, work) for name, work in stages.items()]
+    watch = _watch(run, endpoint, judging)
     with bars({name: totals[name] for name in stages}) as drawn:
         for thread in threads:
             thread.start()
-        while alive := [thread for thread in threads if thread.is_alive()]:
+        while alive := [thread for thread in threads if not thread.is_over()]:
             alive[0].join(PROGRESS_INTERVAL)
-            _show(run, drawn, stages)
+            for stage in watch.look(_show(run, drawn, stages)):
+                next(thread for thread in threads if thread.name == stage).give_up(_speechless(run))
+            tell_failures(threads)
         _show(run, drawn, stages)
     for thread in threads:
         if thread.error:
@@ -266,23 +304,32 @@ def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | No
             raise thread.error
 
 
-class _Stage(threading.Thread):
-    """A stage in a thread of its own; a daemon, so that an interrupted driver does not wait for it."""
-
-    def __init__(self, name: str, work: Callable[[], object]) -> None:
-        super().__init__(name=name, daemon=True)
-        self._work = work
-        self.error: BaseException | None = None
-
-    def run(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:  # noqa: BLE001 - handed to the main thread, which raises it
-            self.error = error
+def _watch(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | None) -> Watch:
+    judge = judging.asked.endpoint if judging and judging.asked else None
+    asked: dict[Stage, Endpoint | None] = {"predict": endpoint, "judge": judge}
+    elsewhere: list[Stage] = [stage for stage, one in asked.items() if one and not one.serve_app]
+    endless: dict[Stage, float] = {"judge": JUDGE_SPEECHLESS} if "judge" in elsewhere else {}
+    return Watch(run.writer, run.events.add, elsewhere=elsewhere, endless=endless)
 
 
-def _predict(run: Run, endpoint: Endpoint, store: RowStore, budget: int | None) -> None:
-    """`budget`: the tokens that everything which this endpoint is asked may have, if that is known."""
+def _speechless(run: Run) -> JudgeUnavailable:
+    return JudgeUnavailable(
+        f"judge={run.spec.judge} has answered nothing for {JUDGE_SPEECHLESS:.0f} s. What it has not judged is judged "
+        "when you give the same command again"
+    )
+
+
+def nothing() -> None:
+    """Wait for nobody."""
+
+
+def _predict(
+    run: Run, endpoint: Endpoint, store: RowStore, budget: int | None, last: Callable[[], None] = nothing
+) -> None:
+    """`budget`: the tokens that everything which this endpoint is asked may have, if that is known.
+
+    `last` waits for others that ask it: its engines are watched until then.
+    """
     spec = run.spec
     start, most = window(run, endpoint, spec.provider, spec.num_workers)
     config = PredictConfig(
@@ -299,6 +346,8 @@ def _predict(run: Run, endpoint: Endpoint, store: RowStore, budget: int | None) 
     try:
         with _steering(run, "predict", endpoint, most, budget):
             predict(config, store, run.todo, node=run.node_for(endpoint))
+            call(run.writer.abandon)  # the judge goes on with what there is
+            last()
     finally:
         call(run.writer.abandon)
 
@@ -344,13 +393,14 @@ def window(run: Run, endpoint: Endpoint, provider: Provider, given: int | Litera
     return (START, API_WINDOW) if provider in ("openai", "deepinfra") else (DEFAULT_WINDOW, DEFAULT_WINDOW)
 
 
-def _show(run: Run, drawn: Bars, stages: dict[str, Callable[[], object]]) -> None:
-    progress = call(run.writer.progress)
+def _show(run: Run, drawn: Bars, stages: dict[str, Callable[[], object]]) -> Progress:
+    progress: Progress = call(run.writer.progress, SILENT)
     if "predict" in stages:
         drawn.update("predict", progress.predicted, _counts(progress.by_status))
     if "judge" in stages:
         drawn.update("judge", progress.judged + progress.needless, _counts(progress.by_verdict))
     drawn.tick()
+    return progress
 
 
 def _counts(counts: dict[str, int]) -> str:

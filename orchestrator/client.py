@@ -111,6 +111,11 @@ class ChatClient:
         self._health = Health(default if patience is None else patience)
         self._adaptation = Adaptation()
         self._session: aiohttp.ClientSession | None = None
+        self.heard = 0  # responses of any kind
+
+    @property
+    def in_flight(self) -> int:
+        return self._slots.held
 
     async def ask(self, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> Outcome:
         """Ask until there is an answer or the item has used its tries; `options` are further keys of the body.
@@ -207,6 +212,7 @@ class ChatClient:
         try:
             async with session.post(self._url, data=body) as response:
                 content = await response.read()
+                self.heard += 1
         except (aiohttp.ClientError, OSError) as error:  # TimeoutError is an OSError
             fault = fault_of_error(error, time.monotonic() - sent)
             return replace(fault, detail=one_line(fault.detail))
@@ -268,4 +274,6 @@ def _keepalive_socket(address: aiohttp.AddrInfoType) -> socket.socket:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 8)
+    # Probes wait for a request that nobody acknowledged, which the kernel would send again for 15 minutes.
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 180_000)
     return sock

@@ -20,9 +20,11 @@ from typing import Any, cast
 
 import psutil
 import ray
+from ray._private import auto_init_hook
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from orchestrator import secrets
+from orchestrator.cluster_watch import watched
 from orchestrator.errors import ClusterNotReady, SpecError, interrupt_on_sigterm
 from orchestrator.state import (
     ANSWER_TIMEOUT,
@@ -31,6 +33,7 @@ from orchestrator.state import (
     clusters_dir,
     current,
     inside_job,
+    mode_of,
     only_running,
     read_state,
     readable_state,
@@ -54,6 +57,11 @@ class Cluster:
     serve_port: int
     gpus: int
     state: State | None  # None: a Ray cluster without a state file of ours
+
+    @property
+    def run_mode(self) -> int:
+        """Of new run folders."""
+        return mode_of(self.state)
 
     @property
     def is_local(self) -> bool:
@@ -80,7 +88,8 @@ def connect(
     The lease is held meanwhile; a cluster that a job started goes down with the last job that leaves it.
     All workers of this job have `env_vars`, which Ray shows to everybody: no secrets. What workers print is in the
     cluster's logs, with `log_to_driver` also on our standard error.
-    Raises ClusterNotReady when there is none, or it does not answer to its token.
+    Raises ClusterNotReady when there is none, or it does not answer to its token. If it is taken down meanwhile, this
+    process ends with that error's exit code (orchestrator.cluster_watch).
     """
     secrets.load_into_environment()
     with ExitStack() as stack:
@@ -91,6 +100,7 @@ def connect(
         _check_place(state)
         _init_ray(address, namespace, _runtime_env(state, env_vars or {}), log_to_driver)
         stack.callback(ray.shutdown)
+        stack.enter_context(watched(state))
         yield _describe(state, address)
 
 
@@ -237,6 +247,8 @@ def _init_ray(address: str, namespace: str, runtime_env: dict[str, Any], log_to_
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nor does Ray Data start an actor that collects them
     # Ray Data's own actors make the core worker print a warning about Ray Data. Its errors reach us as exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    # A thread that outlives our ray.shutdown, the steering's when Ctrl-C is pressed, would join the cluster once more.
+    auto_init_hook.enable_auto_connect = False
     try:
         with _silent_native_code():
             ray.init(

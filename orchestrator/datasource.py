@@ -108,7 +108,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
     text = path.read_bytes()
     try:
         content = json.loads(text)
-    except (ValueError, RecursionError) as error:  # broken JSON, not UTF-8, or thousands of brackets in one another
+    except ValueError as error:  # broken JSON, or not UTF-8
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
             yield from _jsonl_rows(path)
             return

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 
 import ray
 from prometheus_client.parser import text_string_to_metric_families
+from ray.exceptions import RayError
 
 from orchestrator.state import DIRECT
 
 PAGE_SECONDS = 5.0  # for one node's page; one that takes longer is left out this time
 PAGES_AT_ONCE = 16
+ASK_SECONDS = 5.0
 _RUNNING = "ray_vllm_num_requests_running"
 _WAITING = "ray_vllm_num_requests_waiting"
 _KV_USE = "ray_vllm_kv_cache_usage_perc"
@@ -38,9 +40,44 @@ class Reading:
 
 def live_replicas(app: str) -> set[str]:
     """Ids of the application's engine replicas whose actors live; one that is still loading its model is among them."""
+    return {_id_of(name) for name in _replica_actors(app)}
+
+
+def asked_of(app: str) -> dict[str, int | None]:
+    """Requests that each replica has been given and has not answered, by its own count, which Serve's router asks too.
+
+    None for a replica that does not say within ASK_SECONDS: it loads its model, hangs, or ends just now.
+    """
+    pending = {name: one for name in _replica_actors(app) if (one := _count(name))}
+    if not pending:
+        return {}
+    ready, _ = ray.wait(list(pending.values()), num_returns=len(pending), timeout=ASK_SECONDS)
+    return {_id_of(name): _value(one) if one in ready else None for name, one in pending.items()}
+
+
+def _count(actor: str) -> ray.ObjectRef | None:
+    try:
+        counting: ray.ObjectRef = ray.get_actor(actor, namespace="serve").get_num_ongoing_requests.remote()
+        return counting
+    except ValueError:  # gone since it was listed
+        return None
+
+
+def _value(ready: ray.ObjectRef) -> int | None:
+    try:
+        return int(ray.get(ready))
+    except RayError:  # it has just ended
+        return None
+
+
+def _replica_actors(app: str) -> list[str]:
     prefix = f"SERVE_REPLICA::{app}#LLMServer"
     names = (str(actor["name"]) for actor in ray.util.list_named_actors(all_namespaces=True))
-    return {name.rpartition("#")[2] for name in names if name.startswith(prefix)}
+    return [name for name in names if name.startswith(prefix)]
+
+
+def _id_of(actor: str) -> str:
+    return actor.rpartition("#")[2]
 
 
 def read_pages() -> list[str]:

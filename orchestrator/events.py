@@ -1,29 +1,32 @@
 """`events.jsonl`: what happened to a run and when, one JSON line an event, readable with jq."""
 
-import datetime
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from orchestrator.clock import utc_now
 from orchestrator.errors import storage_error
+from orchestrator.patience import attend
+from orchestrator.privacy import as_open_as_its_folder
 
 
 class Events:
-    """Appends events of one driver. Opened after the run folder's lock is held."""
+    """Appends events of one driver. Opened after the run folder's lock is held.
+
+    A folder that hangs is said, and Ctrl-C still works meanwhile.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "events.jsonl"
 
     def add(self, event: str, **fields: Any) -> None:
-        line = {"time": utc_now(), "event": event} | fields
+        line = orjson.dumps({"time": utc_now(), "event": event} | fields, option=orjson.OPT_APPEND_NEWLINE)
+        attend(lambda: self._append(line), f"the run folder {self._path.parent}")
+
+    def _append(self, line: bytes) -> None:
         try:
-            with self._path.open("ab") as stream:
-                stream.write(orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE))
+            with open(self._path, "ab", opener=as_open_as_its_folder) as stream:
+                stream.write(line)
         except OSError as error:
             raise storage_error(error, self._path) from error
-
-
-def utc_now() -> str:
-    """The time as ISO 8601 in UTC, to the millisecond."""
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")

@@ -12,6 +12,7 @@ from orchestrator.batching import Outbox, Pick, RowStore, gather_all, run_stage
 from orchestrator.client import ChatClient, Outcome
 from orchestrator.endpoint import Endpoint
 from orchestrator.following import Follower
+from orchestrator.pulse import Heart
 from orchestrator.records import Key, Prediction, Provenance, Question
 
 
@@ -45,10 +46,15 @@ class PredictWorker:
         share = window / config.most
         start = math.ceil(share * config.start)
         self._client = ChatClient(config.endpoint, window=window, request_timeout=config.request_timeout, start=start)
+        self._heart = Heart(config.writer, "predict", self._client)
         self._outbox = Outbox[Prediction](self._send)
         self._follower = Follower(config.writer, "predict", self._client, share=share, step=start)
 
     async def work(self, rows: list[dict[str, Any]]) -> None:
+        async with self._heart.busy():
+            await self._work(rows)
+
+    async def _work(self, rows: list[dict[str, Any]]) -> None:
         secrets.remember(await self._config.writer.secrets.remote())
         if self._config.endpoint.serve_app:
             self._follower.start()
@@ -72,6 +78,10 @@ class PredictWorker:
         record = _record(question, outcome, self._config.endpoint)
         if self._config.provenance:
             record["provenance"] = self._config.provenance
+        if outcome.system_fingerprint:
+            record["system_fingerprint"] = outcome.system_fingerprint
+        if outcome.adapted:
+            record["adapted"] = list(outcome.adapted)
         return record
 
 

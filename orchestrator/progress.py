@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cluster.streams import visible_lines
+from orchestrator.clock import utc_now
 from orchestrator.errors import storage_error
-from orchestrator.events import utc_now
 
 PIPED_INTERVAL = 60.0  # seconds between lines
 

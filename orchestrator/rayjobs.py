@@ -60,6 +60,8 @@ def job_details(client: JobSubmissionClient, job_id: str) -> JobDetails:
         if "404" in str(error) or "does not exist" in str(error):
             raise SpecError(f"there is no job {job_id!r} on this cluster. make jobs lists them") from None
         raise ClusterNotReady(f"the cluster's job API failed: {error}") from None
+    except OSError as error:  # nobody listens any more
+        raise ClusterNotReady(f"the cluster was taken down, or does not answer: {error}") from None
 
 
 def wait_for_end(client: JobSubmissionClient, job_id: str, seconds: float = STOP_SECONDS) -> JobDetails:

@@ -18,6 +18,8 @@ from typing import Any, Generic, Literal, NamedTuple, NotRequired, TypedDict, Ty
 import orjson
 
 from orchestrator.errors import RunLocked, storage_error
+from orchestrator.privacy import RUN_MODE, as_open_as_its_folder, make_run_folder, mode_like
+from orchestrator.record_lines import format_line, parse_line
 
 Stage = Literal["predict", "judge"]
 Status = Literal["ok", "truncated", "failed"]
@@ -173,28 +175,28 @@ class RecordLog(Generic[R, K]):
         self._key_of: Callable[[R], K] = key_of
         self._state_of: Callable[[R], tuple[str | None, ...]] = state_of
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, mode_like(path.parent))
             self._end = self._load()
         except OSError as error:
             raise storage_error(error, path) from error
 
-    def append(self, records: Sequence[R]) -> None:
+    def append(self, records: Sequence[R]) -> list[R]:
         """Write `records` in one go; where that fails, as many of them as still fit. Raises StorageFailed.
 
-        No record is ever in the file by half: that line would be read as damage.
+        No record is ever in the file by half: that line would be read as damage. Returns the records as they stand
+        there: one that cannot be written fails alone (orchestrator.record_lines).
         """
-        lines = [orjson.dumps(record, option=orjson.OPT_APPEND_NEWLINE) for record in records]
+        written = [(cast(R, record), line) for record, line in map(format_line, records)]
         try:
-            self._write(b"".join(lines))
+            self._write(b"".join(line for _, line in written))
         except OSError as error:
             if len(records) == 1:
                 raise storage_error(error, self.path) from error
-            for record in records:
-                self.append([record])
-            return
-        for record, line in zip(records, lines, strict=True):
+            return [stands for record in records for stands in self.append([record])]
+        for record, line in written:
             self._remember(record, self._end, len(line))
             self._end += len(line)
+        return [record for record, _ in written]
 
     def read(self, key: K) -> R:
         """The newest record of `key`. Raises KeyError if there is none."""
@@ -241,40 +243,31 @@ class RecordLog(Generic[R, K]):
             os.ftruncate(self._file, end)
             self.repairs.append(f"{self.path.name}: cut off a torn last line of {size - end} bytes")
         if damaged:
-            self.repairs.append(f"{self.path.name}: passed over {damaged} damaged lines; their items are asked again")
+            self.repairs.append(
+                f"{self.path.name}: passed over {damaged} damaged or foreign lines; their items are asked again"
+            )
         return end
 
     def _remember(self, record: R, offset: int, length: int) -> None:
         self.index[self._key_of(record)] = Entry(offset, length, self._state_of(record))
 
 
-def parse_line(line: bytes) -> dict[str, Any] | None:
-    """A record from its line, or None if the line is damaged."""
-    try:
-        record = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return None
-    return record if isinstance(record, dict) and "id" in record and "sample" in record else None
-
-
 class RecordReader(Generic[R, K]):
     """The newest record of each key of a log that nobody need hold, in the order of the keys' first appearance.
 
     Keeps places, not records, and shares the ids' texts with whoever interned them: a log may have 100,000 keys. A log
-    that does not exist is empty. Whole lines that are no record, by `is_record` too, are passed over and counted in
-    `n_foreign`; a last line without its end is a record if it is whole.
+    that does not exist is empty. Whole lines that are no records are passed over and counted in `n_foreign`; a last
+    line without its end is a record if it is whole.
     """
 
-    def __init__(
-        self, path: Path, key_of: Callable[[R], K], is_record: Callable[[dict[str, Any]], bool] = bool
-    ) -> None:
+    def __init__(self, path: Path, key_of: Callable[[R], K]) -> None:
         self.n_foreign = 0
         self._offsets: dict[K, int] = {}
         self._stream = path.open("rb") if path.exists() else None
         offset = 0
         for line in self._stream or ():
             record = parse_line(line)
-            if record is None or not is_record(record):
+            if record is None:
                 self.n_foreign += line.endswith(b"\n")
             else:
                 record["id"] = sys.intern(record["id"])
@@ -313,13 +306,14 @@ class RunLock:
     """The right to write into a run folder: a POSIX lock that the kernel frees when its holder dies.
 
     The owner stands in the file as text, for the sentence that refuses the next job. A driver that was killed leaves
-    a writer behind that Ray ends within seconds: `patience` seconds are granted for that, and only for that.
+    a writer behind that Ray ends within seconds: `patience` seconds are granted for that, and only for that. A folder
+    that is not there yet is made, with `mode`.
     """
 
-    def __init__(self, folder: Path, owner: Owner, patience: float = 30) -> None:
+    def __init__(self, folder: Path, owner: Owner, patience: float = 30, *, mode: int = RUN_MODE) -> None:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+            make_run_folder(folder, mode)
+            self._file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, mode_like(folder))
         except OSError as error:
             raise storage_error(error, folder) from error
         deadline = time.monotonic() + patience
@@ -387,7 +381,8 @@ def write_atomic(path: Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        with open(temporary, "w", encoding="utf-8", opener=as_open_as_its_folder) as file:
+            file.write(text)
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

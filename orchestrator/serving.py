@@ -65,14 +65,17 @@ def deploy(model: str, spec: ServingSpec, cluster: Cluster, *, progress: Progres
     return endpoint
 
 
-def release(endpoint: Endpoint, cluster: Cluster) -> None:
-    """Give the endpoint back; its application is deleted unless another live job holds a lease on it."""
+def release(endpoint: Endpoint, cluster: Cluster, *, wait: bool = True) -> None:
+    """Give the endpoint back; its application is deleted unless another live job holds a lease on it.
+
+    Without `wait` Serve goes on deleting when this returns, which takes long where an engine hangs.
+    """
     name = endpoint.serve_app
     if name is None:
         return
     _drop_lease(name)  # first: of two jobs that leave together, the later one sees no other lease
     if _app_status(name) not in (None, "DELETING") and not _leases_on(name):
-        _delete(name)
+        _delete(name, wait=wait)
 
 
 def _bring_up(endpoint: Endpoint, spec: ServingSpec, cluster: Cluster, progress: Progress) -> None:
@@ -117,12 +120,12 @@ def _delete_abandoned(wanted: str, progress: Progress) -> None:
             _delete(name)
 
 
-def _delete(name: str) -> None:
+def _delete(name: str, *, wait: bool = True) -> None:
     from ray import serve
 
     _silence("ray.serve")
     with suppress(TimeoutError):  # Serve goes on deleting
-        serve.delete(name)
+        serve.delete(name, _blocking=wait)
 
 
 def _silence(*loggers: str) -> None:

@@ -1,6 +1,9 @@
 """Engines that stand still with requests in their hands: a hung GPU or network ends no process, so Serve sees nothing.
 
 Such an engine is ended. Serve starts another one, and its requests are asked again elsewhere, as after any crash.
+
+What tells is what has been asked, as Serve's replica counts it, and that no token came of it. vLLM's own gauges do not:
+an engine that hangs renews none of them, and Ray drops those that are not renewed. Its counters Ray keeps.
 """
 
 from collections.abc import Mapping
@@ -12,7 +15,10 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.engine_loads import Reading
 
-STALLED = 600.0  # seconds without a token; a single long prompt on a CPU may take minutes, on a GPU seconds
+# Seconds without a token. A single long prompt on a CPU may take minutes, on a GPU seconds; kernels that are compiled
+# for the first time take a minute. To end an engine costs all that it has in hand, so this is long.
+STALLED = 600.0
+QUIET = 120.0  # seconds until it is said
 FIND_SECONDS = 30
 
 
@@ -22,17 +28,23 @@ class Stalls:
     def __init__(self) -> None:
         self._tokens: dict[str, int] = {}
         self._well: dict[str, float] = {}
+        self._reported: set[str] = set()
 
-    def observe(self, now: float, found: Mapping[str, Reading]) -> list[str]:
-        """Replicas that have had requests for STALLED seconds and made no token meanwhile.
+    def observe(self, now: float, asked: Mapping[str, int | None], found: Mapping[str, Reading]) -> dict[str, float]:
+        """Seconds for which each replica that lives has had requests and made no token.
 
-        Both vLLM and Serve must say that there are requests: vLLM renews its count only with a step.
+        `asked`: requests that Serve has given it and that have no answer yet; None where it does not say, as one that
+        loads its model, or hangs itself. `found`: what the engines report. Where none of them ever reported, or a page
+        is missing that was there before, their tokens are not known, and nothing is said of them.
         """
-        for name, reading in found.items():
-            idle = not reading.asked or not (reading.running or reading.waiting)
-            if idle or self._tokens.get(name) != reading.tokens:
-                self._well[name], self._tokens[name] = now, reading.tokens
-        return [name for name in found if now - self._well[name] >= STALLED]
+        self._reported |= found.keys()
+        for name, requests in asked.items():
+            unknown = not self._reported or (name in self._reported and name not in found)
+            tokens = found[name].tokens if name in found else 0
+            idle = requests == 0 or (requests is None and name not in self._reported)
+            if unknown or idle or self._tokens.get(name) != tokens:
+                self._well[name], self._tokens[name] = now, tokens
+        return {name: now - self._well[name] for name in asked}
 
     def forgive(self, now: float, name: str) -> None:
         """It was ended; until Serve has noticed, it is not told of again."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from orchestrator.errors import ClusterNotReady
+from orchestrator.privacy import RUN_MODE
 
 State = dict[str, Any]
 UP = ("ready", "degraded")  # phases in which a cluster takes jobs
@@ -37,6 +38,11 @@ def run_root() -> Path:
     """Where runs are kept, without connecting."""
     state = current()
     return Path(state["run_root"]) if state else Path("runs").absolute()
+
+
+def mode_of(state: State | None) -> int:
+    """Of new run folders: the site's `run_mode`, which older state files do not have."""
+    return int(state["run_mode"], 8) if state and "run_mode" in state else RUN_MODE
 
 
 def find_path(text: str) -> str:

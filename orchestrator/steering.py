@@ -14,9 +14,9 @@ from typing import Any
 from ray.exceptions import RayError
 
 from orchestrator.concurrency import EngineWindow, Load
-from orchestrator.engine_loads import Reading, live_replicas, read_pages, readings
+from orchestrator.engine_loads import Reading, asked_of, live_replicas, read_pages, readings
 from orchestrator.progress import say
-from orchestrator.stalls import STALLED, Stalls, end_engine
+from orchestrator.stalls import QUIET, STALLED, Stalls, end_engine
 
 LOOK = 2.0  # seconds between looks at who lives
 READ = 10.0  # seconds between looks at reports, which Ray renews every 10 s
@@ -58,6 +58,8 @@ class Steering(threading.Thread):
         self._read_at = self._noted_at = self._begun_at = time.monotonic()
         self._rising = True
         self._stalls = Stalls()
+        self._said: set[str] = set()  # replicas of which it was said that they make no token
+        self._fixed = False  # the window, because nothing reports
 
     def run(self) -> None:
         try:
@@ -66,17 +68,16 @@ class Steering(threading.Thread):
             self.error = error
 
     def _steer(self) -> None:
-        """Until it is over, or until it is clear that these engines report nothing."""
         while not self.over.wait(LOOK):
             now = time.monotonic()
-            if not self._last and now - self._begun_at > SILENT:
-                self._give_up()
-                return
+            if not self._fixed and not self._last and now - self._begun_at > SILENT:
+                self._fix()
             try:
                 self._look(now)
             except RayError:
                 continue  # the cluster is busy or ends; the stage itself says so when it does
-            self._publish()
+            if not self._fixed:
+                self._publish()
 
     def _look(self, now: float) -> None:
         alive = live_replicas(self._app)
@@ -85,7 +86,7 @@ class Steering(threading.Thread):
             self._read_at = now
             found = {name: found for name, found in readings(read_pages()).items() if name in alive}
             self._observe(now, found)
-            self._end_stalled(now, found)
+            self._end_stalled(now, asked_of(self._app), found)
 
     def _observe(self, now: float, found: dict[str, Reading]) -> None:
         loads = [Load.since(self._last.get(name), reading) for name, reading in found.items()]
@@ -100,20 +101,33 @@ class Steering(threading.Thread):
             self._noted_at = now
             self._note("window", **_gauges(self._window, loads))
 
-    def _end_stalled(self, now: float, found: dict[str, Reading]) -> None:
-        for replica in self._stalls.observe(now, found):
-            end_engine(self._app, replica)
-            self._stalls.forgive(now, replica)
-            asked = found[replica].asked
-            say(f"{self._app}: an engine with {asked} requests made no token for {STALLED:.0f} s and is started anew")
-            self._note("engine_stalled", replica=replica, requests=asked, seconds=STALLED)
+    def _end_stalled(self, now: float, asked: dict[str, int | None], found: dict[str, Reading]) -> None:
+        for replica, seconds in self._stalls.observe(now, asked, found).items():
+            if seconds >= STALLED:
+                end_engine(self._app, replica)
+                self._stalls.forgive(now, replica)
+                self._tell_stall("engine_stalled", replica, asked[replica], STALLED, "It is started anew")
+            elif seconds >= QUIET and replica not in self._said:
+                self._said.add(replica)
+                self._tell_stall(
+                    "engine_silent", replica, asked[replica], seconds, f"After {STALLED:.0f} s it is ended"
+                )
+            elif not seconds:
+                self._said.discard(replica)
+
+    def _tell_stall(self, event: str, replica: str, requests: int | None, seconds: float, what: str) -> None:
+        count = "requests" if requests is None else f"{requests} requests"
+        say(f"{self._app}: an engine with {count} made no token for {seconds:.0f} s. {what}")
+        self._note(event, replica=replica, requests=requests, seconds=round(seconds))
 
     def _publish(self) -> None:
         if self._window.size != self._told:
             self._told = self._window.size
             self._tell(self._told)
 
-    def _give_up(self) -> None:
+    def _fix(self) -> None:
+        """It is clear that these engines report nothing. Should they, later, it is still fixed."""
+        self._fixed = True
         self._tell(self._window.most)
         self._note("window_fixed", window=self._window.most, reason=f"the engines reported nothing for {SILENT:.0f} s")
 

@@ -5,6 +5,8 @@ window and (the judge stage) for predictions to arrive.
 """
 
 import asyncio
+import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +14,9 @@ from typing import NamedTuple
 
 import ray
 
+from orchestrator.errors import StorageFailed
+from orchestrator.privacy import RUN_MODE
+from orchestrator.pulse import Beat, Life, Pulses, Traffic
 from orchestrator.records import (
     AnswerKey,
     Entry,
@@ -50,6 +55,9 @@ class Progress(NamedTuple):
     needless: int  # answers that had their verdict, or that no verdict is needed for
     by_status: dict[str, int]
     by_verdict: dict[str, int]
+    silent: list[Beat]  # the last words of batching actors that have work and give no sign of life
+    traffic: dict[Stage, Traffic]
+    syncing: float  # seconds since the disk was asked to keep what it has
 
 
 @ray.remote(num_cpus=0, max_restarts=0)
@@ -65,23 +73,28 @@ class RecordWriter:
         self._windows: dict[Stage, int] = {}
         self._resized = asyncio.Condition()
         self._unsynced = False
+        self._sync_began: float | None = None
+        self._sync_error: StorageFailed | None = None
+        self._pulses = Pulses()
         self._predicted = self._judged = self._needless = 0
         self._by_status: dict[str, int] = {}
         self._by_verdict: dict[str, int] = {}
 
-    async def open(self, owner: Owner) -> list[str]:
+    async def open(self, owner: Owner, mode: int = RUN_MODE) -> list[str]:
         """Lock the run folder and read its logs; returns what had to be mended, in sentences. Raises RunLocked.
+
+        A folder that is not there yet is made, with `mode`.
 
         Not in the constructor, whose errors reach a caller only as the text of a dead actor.
         """
-        self._lock = RunLock(self._folder, owner)
+        self._lock = RunLock(self._folder, owner, mode=mode)
         self._predictions = RecordLog[Prediction, AnswerKey](
             self._folder / "predictions.jsonl", answer_key, _prediction_state
         )
         self._judgements = RecordLog[Judgement, VerdictKey](
             self._folder / "judgements.jsonl", verdict_key, _judgement_state
         )
-        self._syncer = asyncio.create_task(self._sync_regularly())
+        self._regular = [asyncio.create_task(self._sync_regularly()), asyncio.create_task(self._tick())]
         return self._predictions.repairs + self._judgements.repairs
 
     async def keep_secrets(self, secrets: dict[str, str]) -> None:
@@ -123,9 +136,10 @@ class RecordWriter:
     async def append_predictions(self, records: Sequence[Prediction]) -> None:
         """Record final predictions; one that was recorded already in this session is passed over."""
         new = [record for record in records if Key(record["id"], record["sample"]) in self._open]
-        self._predictions.append(new)
+        self._raise_if_lost()
+        written = self._predictions.append(new)
         self._unsynced = True
-        for record in new:
+        for record in written:
             self._open.discard(Key(record["id"], record["sample"]))
             self._by_status[record["status"]] = self._by_status.get(record["status"], 0) + 1
         self._predicted += len(new)
@@ -161,27 +175,46 @@ class RecordWriter:
             self._arrived.notify_all()
 
     async def append_judgements(self, records: Sequence[Judgement]) -> None:
-        self._judgements.append(records)
+        self._raise_if_lost()
+        written = self._judgements.append(records)
         self._unsynced = True
-        self._judged += len(records)
-        for record in records:
+        self._judged += len(written)
+        for record in written:
             self._by_verdict[record["verdict"]] = self._by_verdict.get(record["verdict"], 0) + 1
 
-    async def progress(self) -> Progress:
+    async def progress(self, silent_after: int) -> Progress:
+        """`silent_after`: seconds without a sign of life."""
         return Progress(
             predicted=self._predicted,
             judged=self._judged,
             needless=self._needless,
             by_status=self._by_status,
             by_verdict=self._by_verdict,
+            silent=self._pulses.silent(silent_after),
+            traffic=self._pulses.traffic(),
+            syncing=time.monotonic() - self._sync_began if self._sync_began else 0.0,
         )
+
+    async def pid(self) -> int:
+        """For the driver, which runs on the same host and ends a writer that does not end itself."""
+        return os.getpid()
+
+    async def beat(self, beat: Beat) -> None:
+        """A batching actor lives."""
+        self._pulses.add(beat)
+
+    async def forgive(self, life: Life) -> None:
+        """A silent actor was ended."""
+        self._pulses.forgive(life)
 
     async def close(self) -> None:
         """Bring everything to the disk and give the run folder back."""
-        self._syncer.cancel()
+        for task in self._regular:
+            task.cancel()
         self._predictions.close()
         self._judgements.close()
         self._lock.release()
+        self._raise_if_lost()
 
     def _has(self, wanted: Wanted) -> bool:
         place = self._find(wanted)
@@ -217,8 +250,22 @@ class RecordWriter:
         while True:
             await asyncio.sleep(SYNC_INTERVAL)
             if self._unsynced:
-                self._unsynced = False
-                await asyncio.to_thread(self._sync)
+                self._unsynced, self._sync_began = False, time.monotonic()
+                try:
+                    await asyncio.to_thread(self._sync)
+                except StorageFailed as error:  # the kernel says it once
+                    self._sync_error = error
+                self._sync_began = None
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(1.0)
+            self._pulses.tick()
+
+    def _raise_if_lost(self) -> None:
+        """Where the disk did not take what was written before, a quota on NFS for example, the job ends."""
+        if self._sync_error:
+            raise self._sync_error
 
     def _sync(self) -> None:
         self._predictions.sync()

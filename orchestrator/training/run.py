@@ -107,7 +107,7 @@ def train(recipe: Recipe[S], spec: S) -> dict[str, Any]:
     with connect() as cluster:
         folder = TrainingFolder(cluster.run_folder(recipe.name(spec)))
         placement, missing = _place(spec, folder, cluster.state)
-        lock = RunLock(folder.path, Owner(socket.gethostname(), os.getpid()))
+        lock = RunLock(folder.path, Owner(socket.gethostname(), os.getpid()), mode=cluster.run_mode)
         try:
             steps = _prepare(recipe, spec, folder)
             config = _resolve(recipe, spec, placement, folder, {"trainer.total_training_steps": steps})

@@ -26,7 +26,15 @@ def test_long_answers_leave_no_slot_empty(scripted_server: ScriptedServer, tmp_p
     with open_writer(tmp_path) as writer:
         call(writer.plan, [question(row).wanted for row in rows])
         endpoint = Endpoint(scripted_server.base_url, "scripted")
-        config = PredictConfig(writer, question, endpoint, {}, request_timeout=20, start=WINDOW, most=WINDOW)
+        config = PredictConfig(
+            writer=writer,
+            build=question,
+            endpoint=endpoint,
+            options={},
+            request_timeout=20,
+            start=WINDOW,
+            most=WINDOW,
+        )
         assert predict(config, RowStore(rows), [Pick(place, 0) for place in range(ROWS)]) == ROWS
     answers = records(tmp_path / "predictions.jsonl")
     assert {answer["status"] for answer in answers} == {"ok"} and len(answers) == ROWS

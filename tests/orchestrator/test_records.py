@@ -26,6 +26,7 @@ from orchestrator.records import (
     answer_key,
     answer_keys,
     is_settled,
+    verdict_key,
 )
 
 
@@ -98,6 +99,156 @@ def test_a_damaged_line_in_the_middle_costs_only_itself(tmp_path: Path) -> None:
     assert set(log.index) == {key("a"), key("c")}
     assert "1 damaged" in log.repairs[0]
     assert log.read(key("c"))["id"] == "c"
+
+
+def judgement(identity: str, sample: int = 0, **fields: Any) -> dict[str, Any]:
+    record = {
+        "id": identity,
+        "sample": sample,
+        "prediction": "d",
+        "verdict": "yes",
+        "reason": None,
+        "extracted_answer": "4",
+        "reasoning": "it is",
+        "confidence": 90,
+        "judge": {"model": "j", "prompt_sha256": "p", "sampling": {}},
+        "usage": None,
+        "attempts": 1,
+    }
+    return record | fields
+
+
+def without(record: Any, field: str) -> dict[str, Any]:
+    return {name: value for name, value in record.items() if name != field}
+
+
+FOREIGN: list[Any] = [
+    {"id": 1, "sample": 0},
+    {"id": "x", "sample": 0},
+    {"id": "x", "sample": 0, "status": "ok"},
+    {"id": "x", "sample": 0, "verdict": "yes"},
+    {"time": "2026-11-27", "event": "planned"},
+    {},
+    [],
+    [1, 2],
+    "text",
+    17,
+    None,
+    True,
+    prediction(1),  # type: ignore[arg-type]
+    prediction(None),  # type: ignore[arg-type]
+    prediction(["x"]),  # type: ignore[arg-type]
+    prediction("x", "0"),  # type: ignore[arg-type]
+    prediction("x", None),  # type: ignore[arg-type]
+    prediction("x", True),
+    prediction("x", -1),
+    prediction("x", 0.5),  # type: ignore[arg-type]
+    prediction("x", status="done"),
+    prediction("x", status=None),
+    prediction("x", status=["ok"]),
+    prediction("x", response=5),
+    prediction("x", response={"text": "4"}),
+    prediction("x", reason=7),
+    prediction("x", seconds="1"),
+    prediction("x", seconds=None),
+    prediction("x", started_at=1764230000),
+    prediction("x", model=None),
+    prediction("x", fingerprint=None),
+    prediction("x", spec=3),
+    *(without(prediction("x"), name) for name in ("id", "sample", "status", "response", "seconds", "spec")),
+    judgement(1),  # type: ignore[arg-type]
+    judgement("x", "0"),  # type: ignore[arg-type]
+    judgement("x", verdict="maybe"),
+    judgement("x", verdict=True),
+    judgement("x", verdict=None),
+    judgement("x", prediction=None),
+    judgement("x", confidence="90"),
+    judgement("x", confidence=True),
+    judgement("x", extracted_answer=4),
+    judgement("x", reasoning=[]),
+    judgement("x", judge="j"),
+    judgement("x", judge={}),
+    *(without(judgement("x"), name) for name in ("id", "sample", "prediction", "confidence", "judge")),
+]
+
+
+@pytest.mark.parametrize("foreign", FOREIGN, ids=range(len(FOREIGN)))
+@pytest.mark.parametrize("kind", ["prediction", "judgement"])
+def test_a_foreign_line_of_valid_json_is_passed_over_counted_and_said(foreign: Any, kind: str, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    make: Any = prediction if kind == "prediction" else judgement
+    lines = [make("a"), foreign, make("b"), foreign]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    key_of: Any = answer_key if kind == "prediction" else verdict_key
+    log = RecordLog[Any, Any](path, key_of, lambda record: (record["id"],))
+    assert [key.id for key in log.index] == ["a", "b"]
+    assert "passed over 2 damaged or foreign lines" in log.repairs[0]
+    reader = RecordReader[Any, Any](path, key_of)
+    assert [record["id"] for record in reader] == ["a", "b"] and reader.n_foreign == 2
+
+
+@pytest.mark.parametrize(
+    "ours",
+    [
+        prediction("x"),
+        prediction("x", 7, status="failed", reason="4xx", response=None, usage=None),
+        prediction("x", seconds=0, provenance={"kosen": "1"}, system_fingerprint=None),  # of a later version
+        prediction("x", usage={"prompt_tokens": 1.0, "completion_tokens": 2}),
+        prediction("x", usage={"prompt_tokens": "1", "completion_tokens": 2}),  # as servers sent it once
+        prediction("x", usage="12"),
+        without(prediction("x"), "usage"),
+        prediction("x", started_at=""),  # from elsewhere
+        judgement("x", usage=3),
+        without(prediction("x"), "detail"),
+        judgement("x"),
+        judgement("x", verdict="unjudged", reason="malformed", confidence=None, extracted_answer=None, reasoning=None),
+        judgement("x", confidence=82.5, reference="r"),
+    ],
+)
+def test_records_of_this_and_of_other_versions_are_read(ours: Any, tmp_path: Path) -> None:
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps(ours) + "\n", encoding="utf-8")
+    key_of: Any = verdict_key if "verdict" in ours else answer_key
+    log = RecordLog[Any, Any](path, key_of, lambda record: (record["id"],))
+    assert len(log.index) == 1 and not log.repairs
+
+
+UNWRITABLE = {
+    "a number of 65 bits": 2**64,
+    "a negative one": -(2**63) - 1,
+    "half an emoji": "\ud83d",
+    "bytes": b"4",
+    "a set": {1},
+    "a key that is no text": {1: "x"},
+    "a deep one": [[2**70]],
+}
+
+
+@pytest.mark.parametrize("what", UNWRITABLE)
+@pytest.mark.parametrize("field", ["usage", "response", "detail", "finish_reason", "reasoning"])
+def test_a_record_that_cannot_be_written_fails_alone(what: str, field: str, tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    log = open_log(path)
+    batch = [prediction(str(number)) for number in range(12)]
+    batch[5][field] = UNWRITABLE[what]  # type: ignore[literal-required]
+    written = log.append(batch)
+    assert [record["status"] for record in written] == ["failed" if n == 5 else "ok" for n in range(12)]
+    again = open_log(path)
+    assert len(again.index) == 12 and not again.repairs
+    failed = again.read(key("5"))
+    assert (failed["status"], failed["reason"], failed["response"]) == ("failed", "5xx", None)
+    assert "cannot be recorded" in str(failed["detail"])
+    assert failed["fingerprint"] == "f"
+
+
+@pytest.mark.parametrize("what", UNWRITABLE)
+def test_a_verdict_that_cannot_be_written_is_none(what: str, tmp_path: Path) -> None:
+    log = RecordLog[Any, Any](tmp_path / "judgements.jsonl", verdict_key, lambda record: (record["verdict"],))
+    log.append([judgement("a"), judgement("b", usage=UNWRITABLE[what]), judgement("c")])
+    again = RecordLog[Any, Any](tmp_path / "judgements.jsonl", verdict_key, lambda record: (record["verdict"],))
+    assert [entry.state for entry in again.index.values()] == [("yes",), ("unjudged",), ("yes",)]
+    reasons = [again.read(place)["reason"] for place in again.index]
+    assert "cannot be recorded" in reasons[1]
 
 
 def test_a_full_disk_keeps_what_was_recorded_and_leaves_no_half_line(tmp_path: Path) -> None:

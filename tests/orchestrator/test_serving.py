@@ -1,5 +1,6 @@
 """Serving: what is started for a spec, and a real vLLM on CPU behind a real Ray Serve that wants its key."""
 
+import asyncio
 import json
 import os
 import time
@@ -15,8 +16,10 @@ import pytest
 from scripted_server import ScriptedServer
 from tiny_model import make_tiny_model
 
-from orchestrator import serving
+from orchestrator import serving, steering
+from orchestrator.client import ChatClient
 from orchestrator.cluster import REPOSITORY, Cluster, connect
+from orchestrator.concurrency import EngineWindow
 from orchestrator.endpoint import Endpoint
 from orchestrator.engine_loads import live_replicas, read_pages, readings
 from orchestrator.engine_log import meaningful_lines
@@ -24,6 +27,7 @@ from orchestrator.engine_options import engine_kwargs
 from orchestrator.errors import EndpointDown, SpecError
 from orchestrator.spec import ServingSpec
 from orchestrator.stalls import end_engine
+from orchestrator.steering import steered
 
 SITE_MODULES = "/of/a/site"  # what its `module load` may put on the path
 SPEC = ServingSpec(max_num_seqs=8, startup_timeout=200)
@@ -151,7 +155,7 @@ class FakeServe:
             }
         )
 
-    def delete(self, name: str) -> None:
+    def delete(self, name: str, _blocking: bool = True) -> None:
         self.deleted.append(name)
         self.states[name] = [None]
 
@@ -286,6 +290,38 @@ def test_an_engine_comes_back(endpoint: Endpoint, cluster: Cluster, how: str) ->
         except OSError:
             assert time.monotonic() < deadline, "the engine did not come back"
         time.sleep(0.5)
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["engine", "replica"])
+def test_what_hangs_under_requests_is_replaced_and_they_are_answered(
+    endpoint: Endpoint, cluster: Cluster, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped by SIGSTOP. A replica that hangs is noticed by Serve itself, an engine only by the tokens that miss."""
+    monkeypatch.setattr(steering, "STALLED", 20.0)
+    monkeypatch.setattr(steering, "QUIET", 5.0)
+    events: list[str] = []
+    deadline = time.monotonic() + 30
+    while not any(reading.tokens for reading in readings(read_pages()).values()):
+        ask(endpoint, endpoint.headers())
+        assert time.monotonic() < deadline
+    engine = next(process for process in psutil.process_iter() if _is_engine_of(process, cluster))
+    hung = engine if what == "engine" else psutil.Process(engine.ppid())
+
+    async def ask_all() -> list[str]:
+        client = ChatClient(endpoint, window=8, request_timeout=300)
+        outcomes = await asyncio.gather(*(client.ask([{"role": "user", "content": "?"}], {}) for _ in range(8)))
+        await client.close()
+        return [outcome.status for outcome in outcomes]
+
+    hung.suspend()
+    window = EngineWindow(engines=1, seats=8, most=10)
+    with steered(str(endpoint.serve_app), window, tell=print, note=lambda event, **_: events.append(event)):
+        assert asyncio.run(ask_all()) == ["ok"] * 8
+    assert not engine.is_running() and not hung.is_running()
+    stalls = [event for event in events if event.startswith("engine_")]
+    assert what == "replica" or (stalls[:2], stalls.count("engine_stalled")) == (["engine_silent", "engine_stalled"], 1)
 
 
 def _is_engine_of(process: psutil.Process, cluster: Cluster) -> bool:

@@ -51,25 +51,70 @@ def test_what_serve_says_of_a_replica_is_put_beside_what_its_engine_says() -> No
     assert readings(pages) == {"a1": Reading(3, 1, 0.5, tokens=1234, asked=5)}
 
 
+def stalled(stalls: Stalls, now: float, asked: dict[str, int | None], found: dict[str, Reading]) -> set[str]:
+    return {name for name, seconds in stalls.observe(now, asked, found).items() if seconds >= STALLED}
+
+
 def test_an_engine_without_a_token_is_told_of() -> None:
     stalls = Stalls()
-    busy = {"a1": Reading(running=3, tokens=10, asked=3), "b2": Reading(running=3, tokens=10, asked=3)}
-    assert stalls.observe(0, busy) == []
-    assert stalls.observe(STALLED - 1, busy) == []
+    asked: dict[str, int | None] = {"a1": 3, "b2": 3}
+    busy = {"a1": Reading(running=3, tokens=10), "b2": Reading(running=3, tokens=10)}
+    assert stalled(stalls, 0, asked, busy) == set()
+    assert stalled(stalls, STALLED - 1, asked, busy) == set()
     busy["b2"].tokens += 1
-    assert stalls.observe(STALLED, busy) == ["a1"]
+    assert stalled(stalls, STALLED, asked, busy) == {"a1"}
     stalls.forgive(STALLED, "a1")
-    assert stalls.observe(STALLED + 10, busy) == []
-    assert stalls.observe(2 * STALLED, busy) == ["a1", "b2"]
+    assert stalled(stalls, STALLED + 10, asked, busy) == set()
+    assert stalled(stalls, 2 * STALLED, asked, busy) == {"a1", "b2"}
 
 
-@pytest.mark.parametrize("idle", [Reading(running=1, tokens=10), Reading(tokens=10, asked=1), Reading(tokens=10)])
-def test_an_engine_that_has_nothing_to_do_does_not_stand_still(idle: Reading) -> None:
+HANGS = Reading(tokens=10)  # Ray drops gauges that are not renewed, and keeps counters
+
+
+@pytest.mark.parametrize(
+    ("asked", "found", "told"),
+    [
+        (3, Reading(running=3, tokens=10), True),
+        (3, HANGS, True),
+        (1, HANGS, True),
+        (None, HANGS, True),  # its replica hangs too
+        (0, HANGS, False),  # nobody asks it
+        (0, Reading(running=1, tokens=10), False),
+        (3, None, False),  # its node shows no page, so its tokens are not known
+    ],
+)
+def test_what_counts_is_what_was_asked_and_that_no_token_came(
+    asked: int | None, found: Reading | None, told: bool
+) -> None:
+    stalls = Stalls()
+    assert stalled(stalls, 0, {"a1": 3}, {"a1": Reading(running=3, tokens=10)}) == set()
+    pages = {"a1": found} if found else {}
+    for look in range(1, 70):
+        last = stalled(stalls, 10.0 * look, {"a1": asked}, pages)
+    assert last == ({"a1"} if told else set())
+
+
+def test_an_engine_that_hangs_before_its_first_report_is_told_of() -> None:
+    stalls = Stalls()
+    for look in range(70):
+        last = stalled(stalls, 10.0 * look, {"a1": 3, "b2": 3}, {"a1": Reading(tokens=look)})
+    assert last == {"b2"}
+
+
+def test_engines_that_report_nothing_and_one_that_loads_its_model_are_left_alone() -> None:
+    stalls, loading = Stalls(), Stalls()
+    for look in range(100):
+        assert stalled(stalls, 10.0 * look, {"a1": 3}, {}) == set()
+        assert stalled(loading, 10.0 * look, {"a1": 3, "b2": None}, {"a1": Reading(tokens=look)}) == set()
+
+
+@pytest.mark.parametrize("tokens", [10, 0])
+def test_an_engine_that_has_nothing_to_do_does_not_stand_still(tokens: int) -> None:
     stalls = Stalls()
     for look in range(100):
-        assert stalls.observe(10.0 * look, {"a1": idle}) == []
-    busy = Reading(running=1, tokens=10, asked=1)  # its first token is not due yet
-    assert stalls.observe(990 + STALLED - 1, {"a1": busy}) == []
+        assert stalled(stalls, 10.0 * look, {"a1": 0}, {"a1": Reading(tokens=tokens)}) == set()
+    busy = Reading(running=1, tokens=tokens)  # its first token is not due yet
+    assert stalled(stalls, 990 + STALLED - 1, {"a1": 1}, {"a1": busy}) == set()
 
 
 class Cluster:
@@ -78,10 +123,12 @@ class Cluster:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.alive = {"a1", "b2"}
         self.page = page()
+        self.asked: dict[str, int | None] = {}
         self.told: list[int] = []
         self.events: list[dict[str, Any]] = []
         monkeypatch.setattr(steering, "live_replicas", lambda app: self.alive)
         monkeypatch.setattr(steering, "read_pages", lambda: [self.page])
+        monkeypatch.setattr(steering, "asked_of", lambda app: self.asked)
         monkeypatch.setattr(steering, "LOOK", 0.01)
         monkeypatch.setattr(steering, "READ", 0.03)
 
@@ -99,18 +146,27 @@ class Cluster:
             time.sleep(0.005)
 
 
-def test_an_engine_that_stands_still_is_ended_and_noted(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reported", [True, False])
+def test_an_engine_that_stands_still_is_said_ended_and_noted(
+    reported: bool, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after the window was fixed because nothing reported at first."""
     ended: list[tuple[str, str]] = []
-    monkeypatch.setattr("orchestrator.stalls.STALLED", 0.2)
+    monkeypatch.setattr(steering, "STALLED", 0.4)
+    monkeypatch.setattr(steering, "QUIET", 0.1)
+    monkeypatch.setattr(steering, "SILENT", 60 if reported else 0.05)
     monkeypatch.setattr(steering, "end_engine", lambda *what: ended.append(what))
     with cluster.steer():
-        cluster.page = page(a1=Reading(3, 0, 0.2), b2=Reading(3, 0, 0.2))
-        cluster.page += 'ray_serve_replica_processing_queries{application="app",replica="b2"} 3.0\n'
+        cluster.asked = {"a1": 0, "b2": 3}
+        if not reported:
+            cluster.wait(lambda: [event["event"] for event in cluster.events] == ["window_fixed"])
+        cluster.page = page(a1=Reading(0, 0, 0.2), b2=Reading(0, 0, 0.2))
         cluster.wait(lambda: bool(ended))
-        time.sleep(0.3)
+        time.sleep(0.2)
     assert set(ended) == {("app", "b2")}
-    stalled = next(event for event in cluster.events if event["event"] == "engine_stalled")
-    assert (stalled["replica"], stalled["requests"]) == ("b2", 3)
+    stalls = [event for event in cluster.events if event["event"].startswith("engine_")]
+    assert [event["event"] for event in stalls[:2]] == ["engine_silent", "engine_stalled"]
+    assert {(event["replica"], event["requests"]) for event in stalls} == {("b2", 3)}
 
 
 @pytest.fixture

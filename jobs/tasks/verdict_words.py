@@ -64,9 +64,10 @@ def is_template(value: Any) -> bool:
     return _TEMPLATE.fullmatch(text.strip("\"'`“”")) is not None or _TEMPLATE.fullmatch(text) is not None
 
 
+_CHOICE = r"['\"’”]?\s*(?:/|\||or\b|when\b|if\b)"  # what the prompt, echoed, says of the label
 _MENTION = re.compile(
     rf"(?<![A-Za-z]){LABEL}[\\\"'`”’*_\]】?]*+(?:\s*(?:[:：=|>]|->|=>|→|⇒)|\s+(?:is|was|must be|should be)\s|(?<=\?)\s)"
-    rf"[\\\"'`“‘*_\[({{<\s]*+(?:(?P<yes>(?:{_YES}|y){_LATIN_END})|(?P<no>(?:{_NO}|n){_LATIN_END}))"
+    rf"[\\\"'`“‘*_\[({{<\s]*+(?:(?P<yes>(?:{_YES}|y){_LATIN_END}(?!{_CHOICE}))|(?P<no>(?:{_NO}|n){_LATIN_END}))"
     r"|^[^\w\n]{0,20}(?:(?P<yes_alone>yes|正解|はい)|(?P<no_alone>no|incorrect|wrong|不正解|いいえ))"
     r"[^\w\n]{0,20}(?:$|(?<=[.,!。、])\s)"
     r"|^(?!.*(?:extracted|\|[ \t*_`]*yes\b)).*?\|[ \t*_`]*(?P<no_cell>no)[ \t*_`]*(?=\||$)",  # of a broken table

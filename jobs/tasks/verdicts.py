@@ -10,7 +10,7 @@ itself puts it, and everything else in the reply must agree:
   field by field, if their braces balance. What lies inside a broken object is never an object of its own.
 - Every other mention of a verdict, wherever it stands, must be the same one. Two that differ, and one that cannot be
   read, leave the answer unjudged. An echoed template or schema ("yes" or "no") is no mention.
-- A "yes" among words needs more: none after it may say that the answer is wrong, and none before it unless taken back.
+- A "yes" among words needs more: the last of them about agreement must not deny it ("… is wrong").
 
 So a quotation can at worst leave an answer unjudged. No "yes" and no "no" is ever guessed.
 """
@@ -133,11 +133,11 @@ def _only_within_objects(text: str) -> bool:
 
 
 def _settle(statements: list[_Statement]) -> Verdict | None:
-    """The verdict on which all agree that are no templates; the last one's other fields."""
+    """The verdict on which all agree that are no templates; with the other fields of the one that has most."""
     definite = [statement for statement in statements if statement.says != "template"]
     if not definite or len({statement.says for statement in definite}) > 1 or definite[0].says == "odd":
         return None
-    values = definite[-1].values
+    values = max(reversed(definite), key=lambda statement: len(statement.values)).values
     extracted, reasoning = _plain(values.get("extracted_final_answer")), values.get("reasoning")
     says: YesNo = "yes" if definite[0].says == "yes" else "no"
     return Verdict(

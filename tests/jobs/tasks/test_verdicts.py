@@ -191,6 +191,8 @@ def test_forms(text: str) -> None:
         ("| extracted_final_answer | No |\n| correct | yes |", "yes"),
         ("extracted_final_answer: No\nreasoning: both No\ncorrect: yes", "yes"),
         ("<verdict>yes</verdict>", "yes"),
+        (f"correct: 'yes' when they mean the same. 'no' in every other case.\n\n{YES}", "yes"),
+        ("correct: 'yes' when they mean the same. 'no' in every other case.\n\ncorrect: no", "no"),
         ("Final verdict: **yes**", "yes"),
         ("最終判定：正解です", "yes"),
         ("判定結果：不一致", "no"),

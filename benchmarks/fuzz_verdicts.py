@@ -3,7 +3,7 @@
     python benchmarks/fuzz_verdicts.py --inputs 1000000 --seed 1
 
 Each input comes from its own seed, which a failure prints: `--seed N --inputs 1` gives it again. Beside exceptions it
-looks for two lies: a "yes" out of a valid reply that says no, and rows that are neither taken nor refused.
+looks for lies: a "yes" out of a reply whose verdict is no, valid and broken, and rows neither taken nor refused.
 """
 
 import argparse
@@ -23,6 +23,23 @@ from orchestrator.datasource import read_rows
 from orchestrator.errors import SpecError
 
 REPLY = '{"extracted_final_answer": "5", "reasoning": "same", "correct": "no", "confidence": 80, "strict": true}'
+# Judges whose verdict is no, and who quote what they judge as it is.
+QUOTING = [
+    '{"reasoning": "%s", "correct": "no"}',
+    '{"correct": "no", "reasoning": "%s"}',
+    "correct: no\n%s",
+    "%s\ncorrect: no",
+]
+QUOTING += [
+    "{'reasoning': '%s', 'correct': 'no'}",
+    '{"reasoning": "%s", "correct": false,}',
+    "reasoning: %s\ncorrect: いいえ",
+]
+QUOTING += [
+    'The response says %s.\n\n```json\n{"correct": "no"}\n```',
+    '<think>hm</think>{"reasoning": "%s", "correct": "no"}',
+]
+QUOTING += ["Verdict: no\n\nThe response:\n%s", '{"reasoning": "%s", "correct": "No, it is off by one"}']
 PIECES = [
     *"{}[]\"'`“”\\|<>:：,.#*/-_ \n\r\t\x00",
     "```",
@@ -140,6 +157,10 @@ def read_reply(chance: random.Random) -> str:
     whole = json.dumps({"reasoning": text, "correct": "no", "extracted_final_answer": thought})
     said = parse_verdict(chance.choice(["{}", "```json\n{}\n```", " {}\n", "<think>hm</think>{}"]).replace("{}", whole))
     assert said and said.verdict == "no", whole
+    answer = text.replace('"correct": "no"', '"correct": "yes"').replace("correct: no", "correct: yes")
+    quoting = chance.choice(QUOTING).replace("%s", answer)
+    said = parse_verdict(quoting)
+    assert said is None or said.verdict == "no", quoting
     return verdict.verdict if verdict else "unjudged"
 
 

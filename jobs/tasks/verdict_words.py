@@ -64,9 +64,10 @@ def is_template(value: Any) -> bool:
     return _TEMPLATE.fullmatch(text.strip("\"'`“”")) is not None or _TEMPLATE.fullmatch(text) is not None
 
 
+_CHOICE = r"['\"’”]?\s*(?:/|\||or\b|when\b|if\b)"  # what the prompt, echoed, says of the label
 _MENTION = re.compile(
     rf"(?<![A-Za-z]){LABEL}[\\\"'`”’*_\]】?]*+(?:\s*(?:[:：=|>]|->|=>|→|⇒)|\s+(?:is|was|must be|should be)\s|(?<=\?)\s)"
-    rf"[\\\"'`“‘*_\[({{<\s]*+(?:(?P<yes>(?:{_YES}|y){_LATIN_END})|(?P<no>(?:{_NO}|n){_LATIN_END}))"
+    rf"[\\\"'`“‘*_\[({{<\s]*+(?:(?P<yes>(?:{_YES}|y){_LATIN_END}(?!{_CHOICE}))|(?P<no>(?:{_NO}|n){_LATIN_END}))"
     r"|^[^\w\n]{0,20}(?:(?P<yes_alone>yes|正解|はい)|(?P<no_alone>no|incorrect|wrong|不正解|いいえ))"
     r"[^\w\n]{0,20}(?:$|(?<=[.,!。、])\s)"
     r"|^(?!.*(?:extracted|\|[ \t*_`]*yes\b)).*?\|[ \t*_`]*(?P<no_cell>no)[ \t*_`]*(?=\||$)",  # of a broken table
@@ -108,26 +109,32 @@ def denies(prose: str) -> bool:
 
 _SAYS = re.compile(
     r"(?:\b(?:says?|said|saying|contains?|containing|ends?|ending|includes?|writes?|wrote|states?|stated|claims?|gives?"
-    r"|reads?|quotes?|quoting|returns?|returned|outputs?|consists?|holds?|has|is|was|just|only|merely|simply)"
+    r"|reads?|quotes?|quoting|returns|returned|outputs|consists?|holds?|has|is|was|just|only|merely|simply)"
     r"(?: (?:with|of|that|in|by|as follows|this|the line|the text))?|に|は|には|と)\W*$",
     re.IGNORECASE,
 )
 _ANSWERS = re.compile(
     r"\b(?:the|its|their|this|model's|student's) (?:\w+['’]s? )?(?:final |last )?"
     r"(?:response|answer|reply|student|model|line|text)\b"
-    r"|extracted_final_answer|reasoning|^\W*(?:\w+ )?response\W*$|回答|応答|解答|引用",
+    r"|extracted_final_answer|reasoning|\[response\]|回答|応答|解答|引用",
     re.IGNORECASE,
 )
 _OWN = re.compile(
-    r"\b(?:verdict|judge?ment|judging|evaluat\w+|assess\w+|grad(?:e|ing)|results?|json|my|compar\w+|conclusion)\b"
+    r"\b(?:verdict|judge?ment|judging|evaluat\w+|assess\w+|grad(?:e|ing)|results?|json|my|compar\w+|conclusion"
+    r"|is (?:correct|right)|matches|equivalent)\b"
     r"|判定|採点|評価|結果|結論",
     re.IGNORECASE,
 )
 
 
+def is_announced(introduction: str) -> bool:
+    """Whether the words before an object name it the judge's own verdict."""
+    return _OWN.search(introduction) is not None
+
+
 def is_quoted(introduction: str) -> bool:
     """Whether the words before an object or a line announce what the answer says, and not the judge's verdict."""
-    if _OWN.search(introduction):
+    if is_announced(introduction):
         return False
     if _SAYS.search(introduction):
         return True

@@ -10,7 +10,7 @@ itself puts it, and everything else in the reply must agree:
   field by field, if their braces balance. What lies inside a broken object is never an object of its own.
 - Every other mention of a verdict, wherever it stands, must be the same one. Two that differ, and one that cannot be
   read, leave the answer unjudged. An echoed template or schema ("yes" or "no") is no mention.
-- A "yes" among words needs more: none after it may say that the answer is wrong, and none before it unless taken back.
+- A "yes" among words needs more: the last of them about agreement must not deny it ("… is wrong").
 
 So a quotation can at worst leave an answer unjudged. No "yes" and no "no" is ever guessed.
 """
@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jobs.tasks import answers, judge_json
-from jobs.tasks.verdict_words import LABEL, denies, is_quoted, is_template, mentions, yes_or_no
+from jobs.tasks.verdict_words import LABEL, denies, is_announced, is_quoted, is_template, mentions, yes_or_no
 
 YesNo = Literal["yes", "no"]
 FIELDS = ("extracted_final_answer", "reasoning", "confidence", "strict")
@@ -133,11 +133,11 @@ def _only_within_objects(text: str) -> bool:
 
 
 def _settle(statements: list[_Statement]) -> Verdict | None:
-    """The verdict on which all agree that are no templates; the last one's other fields."""
+    """The verdict on which all agree that are no templates; with the other fields of the one that has most."""
     definite = [statement for statement in statements if statement.says != "template"]
     if not definite or len({statement.says for statement in definite}) > 1 or definite[0].says == "odd":
         return None
-    values = definite[-1].values
+    values = max(reversed(definite), key=lambda statement: len(statement.values)).values
     extracted, reasoning = _plain(values.get("extracted_final_answer")), values.get("reasoning")
     says: YesNo = "yes" if definite[0].says == "yes" else "no"
     return Verdict(
@@ -233,8 +233,8 @@ def _masked(text: str, spans: list[judge_json.Piece]) -> str:
 
 
 # What may stand on an object's line behind it: the end of a fence, of a tag or of a sentence, and another object.
-_TAIL = re.compile(r"(?:[\]}\s`~.。;]|</?[\w:]+>|<\|\w+\|>)*(?:\{|$)")
-_HEAD = re.compile(r"(?:^|[:：=>→`~\[{}]|\bjson)$", re.IGNORECASE)
+_TAIL = re.compile(r"(?:[\]}\s`~.。;]|</?[\w:]+>|<\|\w+\|>)*(?:\{\s*[\"']|$)")
+_HEAD = re.compile(r"(?:^|[:：=>→`~\[{}.。!！*]|\bjson)$", re.IGNORECASE)
 
 
 def _is_quotation(text: str, piece: judge_json.Piece) -> bool:
@@ -242,7 +242,7 @@ def _is_quotation(text: str, piece: judge_json.Piece) -> bool:
     begin = text.rfind("\n", 0, piece.start) + 1
     end = text.find("\n", piece.end)
     head, tail = text[begin : piece.start].strip(), text[piece.end : end if end >= 0 else len(text)].strip()
-    if not _TAIL.match(tail) or not _HEAD.search(head):
+    if not _TAIL.match(tail) or not (_HEAD.search(head) or is_announced(head)):
         return True
     return is_quoted(_introduction(text, begin) if not head or head.startswith("```") else head)
 
@@ -352,7 +352,7 @@ def _lines(text: str) -> Iterator[_Statement]:
         if lines := pattern.findall(text):
             values[name] = re.sub(r"</\w+>.*", "", lines[-1]).strip(' \t*_|"`,')
     for match in _LABELLED.finditer(text):
-        below = text[match.end() + 1 : match.end() + 400].lstrip("\n").split("\n", 1)[0]
+        below = _below(text, match.end())
         if _RULE.fullmatch(below) or (match[1] or below).lstrip(" \t*_`[").startswith(judge_json.OBJECT):
             continue  # the head of a table; the words before an object
         if match[1] is None and not re.search("[#*<]", match[0]):
@@ -364,6 +364,12 @@ def _lines(text: str) -> Iterator[_Statement]:
         else:
             yield _Statement(_says(stated or below), values)
     yield from _columns(text)
+
+
+def _below(text: str, place: int) -> str:
+    """The next line after `place` that is neither empty nor a fence, if it is near."""
+    lines = text[place : place + 400].split("\n")[1:]
+    return next((line for line in lines if line.strip() and not line.lstrip().startswith("```")), "")
 
 
 def _columns(text: str) -> Iterator[_Statement]:

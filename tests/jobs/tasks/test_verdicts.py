@@ -191,6 +191,8 @@ def test_forms(text: str) -> None:
         ("| extracted_final_answer | No |\n| correct | yes |", "yes"),
         ("extracted_final_answer: No\nreasoning: both No\ncorrect: yes", "yes"),
         ("<verdict>yes</verdict>", "yes"),
+        (f"correct: 'yes' when they mean the same. 'no' in every other case.\n\n{YES}", "yes"),
+        ("correct: 'yes' when they mean the same. 'no' in every other case.\n\ncorrect: no", "no"),
         ("Final verdict: **yes**", "yes"),
         ("最終判定：正解です", "yes"),
         ("判定結果：不一致", "no"),
@@ -211,6 +213,27 @@ def test_forms(text: str) -> None:
 )
 def test_more_forms(text: str, expected: str | None) -> None:
     assert said(text) == expected
+
+
+BEFORE = """Here is my evaluation:|Here is the verdict:|Output:|Result:|Final output:|Here's the JSON:|The verdict is:
+My judgment is as follows:|Based on the comparison, the JSON object is:|Here is the structured output:|Response:
+The response matches the correct answer.|Both answers are 5.|Extracted answer: 5. Correct answer: 5.
+The answer is correct:
+I'll compare the extracted answer with the correct answer.|The extracted final answer is \\boxed{5}.
+以下に判定結果を示します：
+Let me evaluate the response against the correct answer:|The two are equivalent, so:|Final answer:
+回答と正解を比較した結果：
+Here is the evaluation of the response in the requested format:|Therefore, the final verdict:|Here's my grading:
+回答は5であり、正解と一致します。|[response] states 5 and [correct_answer] states 5.
+## Evaluation⏎⏎Both are 5.⏎⏎**Verdict**
+It isn't necessary to check units. Match.|The answer given is not simplified, but the value equals the reference.
+The response does not show its work, yet its final answer is right."""
+
+
+@pytest.mark.parametrize("words", BEFORE.replace("\n", "|").split("|"))
+def test_words_before_an_object(words: str) -> None:
+    for between in ("\n", "\n\n", " ", "\n```json\n"):
+        assert said(words.replace("⏎", "\n") + between + YES) == "yes"
 
 
 @pytest.mark.parametrize("tag", ["</think>", "<think>", "<thinking>", "</thinking>", "[/THINK]", "<|channel|>"])

@@ -7,6 +7,7 @@ Read from the server's own sentence, only for what the request holds:
 - An option that is not known or not supported is dropped, as is a value that the model does not take. Better an answer
   with the server's own sampling, which its record tells, than none; where that is unwanted, the sentence of a first
   record says so after one question.
+- A server that only streams is asked for a stream, whose pieces `orchestrator.bodies` joins.
 - A system prompt, where the model's template knows no such role, goes before the first question.
 
 A change is learnt once a request that it made was answered; later requests of this client have it from the start.
@@ -38,7 +39,8 @@ _REFUSED = re.compile(
     r"unsupported|(not|n't|no) (\w+ )?support|unknown|unrecogni[sz]ed|unexpected|only the default|deprecated|no longer"
     r"|not (\w+ )?(permitted|allowed|available|enabled|implemented|accepted|recogni[sz]ed|defined|a valid|compatible)"
     r"|extra (input|field|key|param)|additional propert|invalid (param|arg|field|name|key|option)|incompatible"
-    r"|cannot (find|be|both)|can't be|strictly positive|no such",
+    r"|cannot (find|be|both)|can't be|no such|(positive|greater than 0|> ?0|in \(0)(?![.\d]*[1-9])"
+    r"|不支持|非法|无效|未知|サポートされて|対応して|未対応",
     re.I,
 )
 _SYSTEM = re.compile(
@@ -51,6 +53,9 @@ _ROLES = re.compile(
     r"|first message.{0,40}user|(should|must) be .{0,20}user.{0,20}(assistant|model)",
     re.I | re.S,
 )
+_STREAM_ONLY = re.compile(
+    r"(only|must|require|enable|need).{0,40}\bstream|\bstream\w*.{0,20}(required|only|must)", re.I | re.S
+)
 _SENTENCE_END = re.compile(r"(?<=[.;!?])\s+|\n")
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}\b)")
 
@@ -61,7 +66,7 @@ Request = dict[str, Any]
 class Change:
     """One difference from what was asked."""
 
-    action: Literal["drop", "rename", "lower", "merge"]
+    action: Literal["drop", "rename", "lower", "merge", "stream"]
     option: str
     to: str | int = ""
     lasting: bool = True  # it holds whatever is asked
@@ -74,12 +79,16 @@ class Change:
                 return f"{self.option} renamed to {self.to}"
             case "lower":
                 return f"{self.option} lowered to {self.to}"
+            case "stream":
+                return "asked for a stream"
         return "system prompt put before the question"
 
     def apply(self, request: Request) -> bool:
         """Change `request`, whose messages may be another's; False where there is nothing to change."""
         if self.action == "merge":
             return _merge_system(request)
+        if self.action == "stream":
+            return request.setdefault("stream", True) is True
         if self.option not in request:
             return False
         if self.action == "rename":
@@ -123,6 +132,8 @@ def _proposals(request: Request, refusal: Refusal, made: list[Change]) -> Iterat
     budgets = [name for name in _OTHER_NAME if name in request]
     if _ROLES.search(text) or (_SYSTEM.search(text) and _REFUSED.search(text)):
         yield Change("merge", "messages")
+    elif "stream" not in request and _STREAM_ONLY.search(text):
+        yield Change("stream", "stream")
     elif budgets and _CONTEXT.search(text):
         yield from (Change("drop", name, lasting=False) for name in budgets)
     elif budgets and _is_of_size(request, refusal, text):

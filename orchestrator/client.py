@@ -217,7 +217,7 @@ class ChatClient:
             fault = fault_of_error(error, time.monotonic() - sent)
             return replace(fault, detail=one_line(fault.detail))
         retry_after = response.headers.get("Retry-After")
-        if not response.ok:
+        if not 200 <= response.status < 300:
             return read_refusal(response.status, content, retry_after)
         result = read_reply(content)
         return replace(result, retry_after=retry_after) if isinstance(result, Refusal) else result

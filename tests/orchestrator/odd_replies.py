@@ -75,6 +75,7 @@ SHAPES = [
     Odd("a text of a choice", _choices({"text": TEXT, "finish_reason": "stop"})),
     Odd("a text beside a message of null", _choices({"text": TEXT, "message": None, "finish_reason": "stop"})),
     Odd("a message that is a text", _choices({"message": TEXT, "finish_reason": "stop"})),
+    Odd("a message in a list", _choices({"message": [{"content": TEXT}], "finish_reason": "stop"})),
     Odd("a delta that is no stream", _choices({"delta": {"content": TEXT}, "finish_reason": "stop"})),
     Odd("choices that are one", orjson.dumps({"choices": FIRST})),
     Odd("choices in the wrong order", _choices(OTHER, FIRST)),
@@ -159,9 +160,19 @@ _LENGTHS += [
     "tokens_limit_reached",
 ]
 _FILTERS = ["content_filter", "CONTENT_FILTER", "SAFETY", "RECITATION", "PROHIBITED_CONTENT", "BLOCKLIST", "SPII"]
-_FILTERS += ["sensitive", "refusal", "guardrail_intervened", "content_filtered"]
+_FILTERS += ["sensitive", "refusal", "guardrail_intervened", "content_filtered", "policy_violation"]
 _BREAKS = ["network_error", "insufficient_system_resource", "cancelled", "canceled", "aborted", "abort", "timeout"]
-_BREAKS += ["error", "ERROR", "timed_out", "internal_error", "engine_overloaded", "interrupted", "failed"]
+_BREAKS += [
+    "error",
+    "ERROR",
+    "timed_out",
+    "internal_error",
+    "engine_overloaded",
+    "interrupted",
+    "failed",
+    "disconnected",
+    "preempted",
+]
 
 FINISHES = [
     *(Odd(f"{name} with text", _finish(name), "truncated", reason="length") for name in _LENGTHS),

@@ -140,6 +140,15 @@ REFUSALS: list[tuple[int, Any, list[str]]] = [
     (400, openai("Invalid role: system messages are not allowed"), [MERGED]),
 ]  # fmt: skip
 
+REFUSALS += [
+    (400, openai("invalid params, temperature must be in (0.0, 1.0]"), ["temperature dropped"]),
+    (400, openai("temperature must be greater than 0"), ["temperature dropped"]),
+    (400, openai("参数 temperature 不支持"), ["temperature dropped"]),
+    (400, openai("chat_template_kwargs はサポートされていません"), ["chat_template_kwargs dropped"]),
+    (400, openai("This model only support stream mode, please enable the stream parameter."), ["asked for a stream"]),
+    (400, openai("Streaming is required for operations that may take longer than 10 minutes."), ["asked for a stream"]),
+]
+
 NOTHING_TO_DO: list[tuple[int, Any]] = [
     (400, openai("User location is not supported for the API use.")),
     (400, openai("The response was filtered due to the prompt triggering our content management policy.", "prompt")),
@@ -177,7 +186,7 @@ def test_other_refusals_stand(status: int, body: Any) -> None:
 
 def test_only_what_was_asked_is_changed() -> None:
     for status, body, made in REFUSALS:
-        assert changes(status, body, {}) == [words for words in made if words == MERGED]
+        assert changes(status, body, {}) == [words for words in made if words in (MERGED, "asked for a stream")]
     unknown = pydantic("max_completion_tokens")
     assert changes(422, unknown, NEW_NAME) == ["max_completion_tokens renamed to max_tokens"]
 
@@ -221,7 +230,7 @@ def ask_all(say: Callable[[Body], Any], number: int = 3, options: Body = OPTIONS
     def answer(body: Body) -> tuple[int, bytes, str | None]:
         bodies.append(body)
         status, told = say(body)
-        return status, orjson.dumps(told), None
+        return status, told if isinstance(told, bytes) else orjson.dumps(told), None
 
     async def main(url: str) -> list[Outcome]:
         client = ChatClient(Endpoint(url, "scripted"), window=2, request_timeout=20)
@@ -310,6 +319,20 @@ def test_a_500_of_the_template_is_adapted_and_any_other_tried_again() -> None:
 
     outcomes, _ = ask_all(say, 2)
     assert [(outcome.status, outcome.attempts) for outcome in outcomes] == [("ok", 3), ("ok", 1)]
+
+
+def test_a_server_that_only_streams_is_read() -> None:
+    def say(body: Body) -> tuple[int, Any]:
+        told = [{"choices": [{"index": 0, "delta": {"content": word}}]} for word in ("Answer: ", "4")]
+        lines = [f"data: {orjson.dumps(chunk).decode()}\n\n" for chunk in told] + ["data: [DONE]\n\n"]
+        return (
+            (200, "".join(lines).encode())
+            if body.get("stream")
+            else (400, openai("This model only supports stream=true"))
+        )
+
+    outcomes, _ = ask_all(say, 2)
+    assert [(outcome.response, outcome.attempts) for outcome in outcomes] == [("Answer: 4", 2), ("Answer: 4", 1)]
 
 
 def test_a_request_that_suits_is_not_changed() -> None:

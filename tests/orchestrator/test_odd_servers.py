@@ -173,6 +173,7 @@ def test_an_error_in_a_200_may_ask_everybody_to_wait() -> None:
 @pytest.fixture
 def key(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setattr(secrets, "_traces", {})
+    monkeypatch.setattr(secrets, "_handed", {})
     monkeypatch.setenv("LAB_KEY", KEY)
     return KEY
 

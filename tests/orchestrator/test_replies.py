@@ -141,6 +141,7 @@ def test_what_a_filter_left_stands_in_the_detail() -> None:
 @pytest.mark.parametrize("key", ["sk-proj-0123456789abcdefghij", "a/key+with=signs/0123456789", "8letters"])
 def test_keys_that_a_server_echoes_are_struck_out(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "_traces", {})
+    monkeypatch.setattr(secrets, "_handed", {})
     secrets.remember({"LAB_KEY": f" {key}\n"})
     echo = f"Bearer {key}"
     fields = {"content": f"{TEXT} {echo}", "reasoning": echo, "refusal": echo}
@@ -155,6 +156,7 @@ def test_keys_that_a_server_echoes_are_struck_out(key: str, monkeypatch: pytest.
 
 def test_a_part_of_a_key_is_struck_out_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "_traces", {})
+    monkeypatch.setattr(secrets, "_handed", {})
     secrets.remember({"LAB_KEY": "sk-0123456789abcdefghijklmnop", "OTHER": "EMPTY", "THIRD": "p@ss/word:1"})
     struck = secrets.STRUCK_OUT
     assert secrets.strike_out("key sk-0123456789abcd**** is wrong") == f"key {struck} is wrong"

@@ -57,11 +57,6 @@ def api_address(url: str) -> str:
         valid = valid and url.isprintable() and " " not in url
     except ValueError:
         valid = False
-    if valid and (parts.query or parts.fragment):
-        raise SpecError(
-            "base_url= goes on after the address, with ? or #. Expected something like http://localhost:8000/v1; a key "
-            "belongs into the variable that api_key_env= names"
-        )
     if not valid:
         shown = url if url.isprintable() else repr(url)
         raise SpecError(f"base_url={shown} is no address. Expected something like http://localhost:8000/v1")

@@ -172,11 +172,12 @@ def _check_text(text: str, where: str) -> None:
 
 
 def refuse_login(text: str, where: str) -> None:
-    """Raise SpecError, which repeats nothing of it, for an address with a user or a password in it."""
-    if _LOGIN.search(text) or ("@" in text and where.endswith("base_url")):
+    """Raise SpecError, which repeats nothing of it, for an address with a user, a password or (base_url) a query."""
+    if _LOGIN.search(text) or (where.endswith("base_url") and re.search("[@?#]", text)):
         raise SpecError(
-            f"{where} has a user or a password in an address, which specs, messages and lists of jobs would show. Put "
-            "the key into a variable or ~/.kosen/secrets.env and name it: api_key_env=NAME (judge_api_key_env=NAME)"
+            f"{where} has a user or a password in an address, or a query behind it, which specs, messages and lists of "
+            "jobs would show. Expected something like http://localhost:8000/v1. Put the key into a variable or "
+            "~/.kosen/secrets.env and name it: api_key_env=NAME (judge_api_key_env=NAME)"
         )
 
 

@@ -212,7 +212,7 @@ def test_a_judge_that_is_gone_is_told_by_the_call_to_it() -> None:
     [
         *("http://user:sesame@h/v1", "https://user:sesame@h:8000/v1", "http://sesame@h/v1", "http://:sesame@h/v1"),
         *("http://user:ses/ame@h/v1", "user:sesame@h:8000/v1", "http://user:ses#ame@h/v1", "HTTP://user:sesame@h"),
-        *("http://h/v1?api_key=sesame", "http://h/v1#sesame"),
+        *("http://h/v1?api_key=sesame", "http://h/v1#sesame", "h:8000?key=sesame"),
     ],
 )
 def test_a_key_in_an_address_is_refused_with_the_key_to_use_and_not_shown(url: str) -> None:

@@ -24,6 +24,7 @@ def test_commands_of_jobs_are_jobs() -> None:
     "argument",
     [
         *("base_url=http://user:sesame@h/v1", "base_url=user:sesame@h/v1", "judge_base_url=https://sesame@h/v1"),
+        *("base_url=http://h/v1?key=sesame", "judge.base_url=h#sesame"),
         *("http://user:sesame@h", "--x=https://user:sesame@h", "dataset=${oc.env:sesame}"),
     ],
 )

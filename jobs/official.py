@@ -41,7 +41,8 @@ def read_official(path: Path, kind: Literal["judged", "predictions"]) -> Officia
     what = f"the {kind} file {path}"
     doubled: list[int] = []  # a number for each object; the outermost is finished last
     try:
-        entries = json.loads(path.read_bytes(), object_pairs_hook=lambda pairs: _object(pairs, doubled))
+        text = path.read_bytes()
+        entries = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, doubled), parse_int=_integer)
     except FileNotFoundError:
         raise SpecError(f"there is no {kind} file {path} (looked from {Path.cwd()})") from None
     except OSError as error:
@@ -70,6 +71,11 @@ def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
     return int(value) if 0 <= value <= answers.LARGEST_CONFIDENCE else 0  # not-a-number too
+
+
+def _integer(digits: str) -> float:
+    """Python refuses integers of thousands of digits, for which a whole file need not be refused."""
+    return int(digits) if len(digits) < 1000 else float(digits)
 
 
 def _object(pairs: list[tuple[str, Any]], doubled: list[int]) -> Entry:

@@ -267,6 +267,13 @@ def test_two_entries_of_one_id_are_said_and_two_verdicts_are_none(tmp_path: Path
     assert figures["accuracy"] == 33.33, "the last entry of an id counts"
 
 
+def test_numbers_of_any_length(tmp_path: Path) -> None:
+    path = judged(tmp_path, {"q0": entry("yes", 12345), "q1": entry("no", 95.5)})
+    path.write_text(path.read_text().replace("12345", "9" * 5000))
+    figures = score.score_official(path, dataset(tmp_path, 2))
+    assert (figures["n_judged"], figures["n_confidence_defaulted"]) == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("usage", "tokens"),
     [

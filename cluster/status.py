@@ -14,6 +14,7 @@ from rich.table import Table
 from cluster import api, slurm
 from cluster.errors import ClusterError
 from cluster.state import ClusterState, helpers, token_path
+from cluster.streams import visible_lines
 
 HTTP_TIMEOUT = 3.0  # seconds a request; Serve's first answer of a cluster took 1.7 on two cores
 DEADLINE = 4.5  # seconds for everything together; what has not answered by then is "not measured"
@@ -393,7 +394,7 @@ def _jobs_text(jobs: Sequence[JobStatus] | None) -> str:
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     table = Table(*head, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(visible_lines, row))
     output = io.StringIO()  # users' texts hold brackets, which are no markup, and lines must not wrap in a pipe
     Console(file=output, width=400, markup=False, highlight=False, emoji=False, no_color=True).print(table)
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines())

@@ -7,6 +7,7 @@ half does, resumable, by any judge. The official judged file is then in the fold
 import sys
 from collections.abc import Sequence
 
+from cluster.streams import visible_lines
 from jobs import imported
 from jobs.cli import describe, parse
 from orchestrator.errors import SpecError, run_command
@@ -17,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if imported.is_wanted(argv):
         command, file = imported.parse_import(argv)
         if command.dry_run:
-            print(imported.describe_import(command, file))
+            print(visible_lines(imported.describe_import(command, file)))
             return 0
         imported.import_predictions(command, file)
         served = imported.unknown_source(command.spec)

@@ -8,16 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 from jobs.leaderboard import Answer
 from jobs.tasks import answers
-from jobs.tasks.verdicts import parse_verdict
+from jobs.tasks.verdict_words import yes_or_no
 from orchestrator.errors import SpecError
 from orchestrator.records import Judgement, Prediction, Usage
 
 Entry = dict[str, Any]
 VERDICT = "judge_response"  # the field that makes a prediction's entry a judged one
-
-# A reply's first word is its verdict, "no - off by one", unless both are offered, "yes/no", or it goes on, "no idea".
-_BOTH = re.compile(r"\W*(?:yes[\s/|&,]*(?:or|and)?[\s/|&,]*no|no[\s/|&,]*(?:or|and)?[\s/|&,]*yes)\b(?!\s+\w)", re.I)
-_FIRST_WORD = re.compile(r"\W*(?:(yes)\b|no\b(?=\W*$|\s*[^\w\s]))", re.I)
 
 
 class OfficialFile(NamedTuple):
@@ -45,7 +41,8 @@ def read_official(path: Path, kind: Literal["judged", "predictions"]) -> Officia
     what = f"the {kind} file {path}"
     doubled: list[int] = []  # a number for each object; the outermost is finished last
     try:
-        entries = json.loads(path.read_bytes(), object_pairs_hook=lambda pairs: _object(pairs, doubled))
+        text = path.read_bytes()
+        entries = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, doubled), parse_int=_integer)
     except FileNotFoundError:
         raise SpecError(f"there is no {kind} file {path} (looked from {Path.cwd()})") from None
     except OSError as error:
@@ -74,6 +71,11 @@ def _count(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return 0
     return int(value) if 0 <= value <= answers.LARGEST_CONFIDENCE else 0  # not-a-number too
+
+
+def _integer(digits: str) -> float:
+    """Python refuses integers of thousands of digits, for which a whole file need not be refused."""
+    return int(digits) if len(digits) < 1000 else float(digits)
 
 
 def _object(pairs: list[tuple[str, Any]], doubled: list[int]) -> Entry:
@@ -137,20 +139,15 @@ def _error(stated: Mapping[str, Any]) -> str | None:
 
 
 def _verdict(correct: Any) -> Literal["yes", "no", "unjudged"]:
-    """yes or no in whole words, first as the reply's first word, then as any judge's word is read.
+    """yes or no as any judge's word is read; and, in the middle of a text that denies nothing, the word "yes".
 
-    The official code takes any text with "yes" in it for right, which is kept for the word where no other denies it.
-    What says neither, or both, is no verdict: "unknown", "not sure" and "cannot tell" hold a "no" as letters only.
+    The official code takes any text with "yes" in it for right. What says neither, or both, is no verdict: "unknown",
+    "not sure" and "cannot tell" hold a "no" as letters only.
     """
-    text = correct if isinstance(correct, str) else ""
-    if _BOTH.match(text):
-        return "unjudged"
-    if first := _FIRST_WORD.match(text):
-        return "yes" if first[1] else "no"
-    if read := parse_verdict(json.dumps({"correct": correct})):
-        return read.verdict
-    words = set(re.findall(r"\w+", text.lower()))
-    return "yes" if "yes" in words and not words & {"no", "not"} else "unjudged"
+    if word := yes_or_no(correct):
+        return word
+    words = re.findall(r"[^\W_]+", correct.lower()) if isinstance(correct, str) else []
+    return "yes" if "yes" in words[1:] and not {"no", "not"} & set(words) and words[0] != "yes" else "unjudged"
 
 
 def _confidence(value: Any) -> int | None:

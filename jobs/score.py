@@ -119,19 +119,10 @@ def _parser() -> Parser:
 
 
 def _read_items(dataset: str) -> dict[str, hle.Item]:
-    """The questions that the verdicts are on. A score needs ids and categories of them, and judges no answer."""
     try:
-        rows = read_rows(dataset, columns=(*hle.COLUMNS, "gold"))
-        return {item.id: item for item in hle.items_from_rows(map(_row, rows))}
+        return {item.id: item for item in hle.items_from_rows(read_rows(dataset, columns=hle.COLUMNS))}
     except ValueError as error:
         raise SpecError(f"{dataset}: {error}") from None
-
-
-def _row(row: dict[str, Any]) -> dict[str, Any]:
-    """The teams' results.jsonl, whose `gold` is the answer, is a data set too; and other types of answers may be."""
-    answer = {"answer": row["gold"]} if "gold" in row and "answer" not in row else {}
-    known = row.get("answer_type") in hle.ANSWER_TYPES
-    return row | answer | ({} if known else {"answer_type": hle.ANSWER_TYPES[0]})
 
 
 def outcome(prediction: Prediction, judgement: Judgement | None) -> metrics.Outcome:

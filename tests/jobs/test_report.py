@@ -1,19 +1,25 @@
 """From records to figures without Ray: logs as kills, other versions and other programs leave them."""
 
+import io
 import json
-import os
 import subprocess
-import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ROOT, numbered, write_exam
+from harness import numbered, write_exam
 
+from jobs import score
 from jobs.exam import ExamSpec, Requests, judge_identity, load_items
 from orchestrator.records import prediction_digest
 
 QUESTIONS = 4
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KOSEN_HOME", str(tmp_path / "home"))  # where no cluster is known
 
 
 class Folder:
@@ -52,10 +58,12 @@ class Folder:
             (self.path / log).write_text("\n".join(lines) + (end if log == name else "\n"), encoding="utf-8")
 
     def score(self, *more: str) -> subprocess.CompletedProcess[str]:
+        """As the command does, without a process of its own."""
         arguments = [f"dataset={self.exam}", "model=m", "judge=rule", f"run={self.path}", *more]
-        environment = os.environ | {"KOSEN_HOME": str(self.path / "home")}
-        line = [sys.executable, "-m", "jobs.score", *arguments]
-        return subprocess.run(line, capture_output=True, text=True, check=False, cwd=ROOT, env=environment)
+        out, err = io.StringIO(), io.StringIO()
+        with redirect_stdout(out), redirect_stderr(err):
+            code = score.main(arguments)
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
     def figures(self) -> dict[str, Any]:
         done = self.score("--json")

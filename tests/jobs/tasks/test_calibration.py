@@ -105,10 +105,10 @@ def every_order(confidences: list[int], correct: list[bool], size: int) -> tuple
         ties.setdefault(confidence, []).append(right)
     stated, found = sorted(confidences), []
     for orders in itertools.product(*(set(itertools.permutations(ties[value])) for value in sorted(ties))):
-        right = list(itertools.chain(*orders))
+        ordered = list(itertools.chain(*orders))
         total = 0.0
         for start in range(0, (len(stated) // size - 1) * size, size):
-            gap = (sum(stated[start : start + size]) / 100 - sum(right[start : start + size])) / size
+            gap = (sum(stated[start : start + size]) / 100 - sum(ordered[start : start + size])) / size
             total += size / len(stated) * gap**2
         found.append(math.sqrt(total))
     return min(found), max(found)

@@ -68,9 +68,11 @@ def field(row: Any, column: str) -> str:
 def gold(row: Any, column: str) -> str:
     """The text of a right answer; a number is as good as its text, and 72.0 is 72, of which pandas makes a float."""
     value = row.get(column)
-    if isinstance(value, bool) or missing(value) or not isinstance(value, int | float | Decimal):
-        return field(row, column)
-    return str(int(value)) if abs(value) < EXACT_FLOAT and value == int(value) else str(value)
+    if isinstance(value, float | Decimal) and not missing(value):
+        return str(int(value)) if abs(value) < EXACT_FLOAT and value == int(value) else str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return field(row, column)
 
 
 def encodable(value: str) -> bool:

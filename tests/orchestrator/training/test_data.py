@@ -12,7 +12,8 @@ from tiny_model import make_tiny_model
 
 from orchestrator.errors import SpecError
 from orchestrator.training import data
-from orchestrator.training.data import Report, convert_ppo, convert_sft, read_report
+from orchestrator.training.data import convert_ppo, convert_sft, read_report
+from orchestrator.training.sieve import Report
 
 Row = dict[str, Any]
 # A template with a system prompt of its own, and more in an answer that stands alone: both as in Qwen's.

@@ -45,7 +45,7 @@ def test_read_answer(response: str, answer: str | None, confidence: int | None) 
 @pytest.mark.parametrize(
     ("value", "expected"),
     [(85, 85), (85.0, 85), ("85%", 85), (" 85.4 % ", 85), ("0.5%", 0), (0.85, 85), (1, 1), (150, 150), (-5, -5)]
-    + [(value, None) for value in (None, True, "high", "", float("nan"), float("inf"), 10**400, "9" * 400, [85])],
+    + [(value, None) for value in (None, True, "high", "", float("nan"), float("inf"), 10**400, "9" * 400, [85, 90])],
 )
 def test_percent(value: object, expected: int | None) -> None:
     assert percent(value) == expected
@@ -183,3 +183,96 @@ def test_long_and_strange_texts_take_no_time() -> None:
             assert not equivalent(answer or text, "42", kind)
             assert not equivalent(text[:2000], "B", kind)
     assert time.perf_counter() - start < 5
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("最終的な答え：42", "42"),
+        ("最終的な回答：42", "42"),
+        ("【回答】42", "42"),
+        ("【答え】\n42", "42"),
+        ("答えは42です。", "42"),
+        ("よって、答えは 42 です。", "42"),
+        ("正解：B", "B"),
+        ("正答：42", "42"),
+        ("答案：42", "42"),
+        ("Ａｎｓｗｅｒ：４２", "42"),
+        ("Answer (final): 42", "42"),
+        ("**Answer (exact)**: 42", "42"),
+        ("The answer is: 42", "42"),
+        ("So the final answer is: **42**", "42"),
+        ("The final answer is $42$. I hope it is correct.", "$42$"),
+        ("Final Answer: The final answer is $42$. I hope it is correct.", "$42$"),
+        ("Therefore, the answer is 3.5.", "3.5"),
+        ("ANSWER - 42", "42"),
+        ("Answer = 42", "42"),
+        ("## Answer\n42", "42"),
+        ("**Answer**\n\n42", "42"),
+        ("**Final Answer**\n\nThe answer is $\\boxed{42}$.", "42"),
+        ("### Final Answer:\n```\n42\n```", "42"),
+        ('{"answer":"42","confidence":85}', "42"),
+        ('```json\n{"final_answer": 4.20, "confidence": 0.85}\n```', "4.20"),
+        ('{"reasoning": "x", "answer": ["A", "C"]}', '["A", "C"]'),
+        ("<answer>42</answer>", "42"),
+        ("Answer: 3, no\n<answer>\n42\n</answer>", "42"),
+        ("\\fbox{7}", "7"),
+        ("\\boxed 7", "7"),
+        ("\\boxed7", "7"),
+        ("\\boxed{\\text{(B)}}", "\\text{(B)}"),
+        ("Answer: \\begin{pmatrix}1&2\\\\\n3&4\\end{pmatrix}", "\\begin{pmatrix}1&2\\\\\n3&4\\end{pmatrix}"),
+        ("Answer: \\[\n42\n\\]\nConfidence: 5%", "\\[\n42\n\\]"),
+        ("Answer: [1,\n2]\nConfidence: 5%", "[1,\n2]"),
+        ("Answer: (1\nConfidence: 5%", "(1"),
+        ("#### .5", ".5"),
+        ("#### 3/4", "3/4"),
+        ("#### 1e3", "1e3"),
+        ("#### 1,2,3", "1,2,3"),
+        ("#### -$5", "-$5"),
+        ("#### −5", "−5"),
+        ("#### \\boxed{72}", "72"),
+        ("#### **72**", "**72**"),
+        ("#### USD 72", "USD 72"),
+        ("#### Step 2", None),
+        ("The answer depends.", None),
+        ("Answers may vary: 4", None),
+    ],
+)
+def test_other_labels(response: str, answer: str | None) -> None:
+    assert read_answer(response)[0] == answer
+
+
+ENDS = ["<|im_end|>", "</s>", "<|eot_id|>", "<end_of_turn>", "<|return|>", "<|endoftext|>", "<｜end▁of▁sentence｜>"]
+
+
+@pytest.mark.parametrize("tail", ENDS)
+@pytest.mark.parametrize("after", ["", "\n", "\n<|im_start|>user\nAnswer: 7"])
+def test_tokens_that_end_a_turn(tail: str, after: str) -> None:
+    assert read_answer(f"Answer: 42{tail}{after}") == ("42", None)
+    assert read_answer(f"Answer: 42\nConfidence: 9%{tail}{after}") == ("42", 9)
+
+
+@pytest.mark.parametrize("unseen", "\u200b\ufeff\u00ad\u2066\u2069\u200e\u2060\u202c")
+def test_what_nobody_sees(unseen: str) -> None:
+    assert read_answer(f"{unseen}An{unseen}swer: {unseen}42{unseen}\nConf{unseen}idence: 8{unseen}5%") == ("42", 85)
+
+
+@pytest.mark.parametrize(
+    ("response", "answer"),
+    [
+        ("Explanation: R1 opens with <think> here.\nAnswer: 42", "42"),
+        ("Explanation: it closes with </think> tags.\nAnswer: 4", "4"),
+        ("Answer: use the </think> tag", "use the </think> tag"),
+        ("Answer: </think>", "</think>"),
+        ("Answer: <|im_end|>", "<|im_end|>"),
+        ("Answer: the token <|im_end|> ends it", "the token <|im_end|> ends it"),
+        ("<thinking>Answer: 3</thinking>\nAnswer: 4", "4"),
+        ("<reasoning>Answer: 3", None),
+        ("[THINK]Answer: 3[/THINK]Answer: 4", "4"),
+        ("◁think▷Answer: 3◁/think▷Answer: 4", "4"),
+        ("<|channel|>analysis<|message|>Answer: 3", None),
+        ("analysisAnswer: 3assistantfinalAnswer: 4", "4"),
+    ],
+)
+def test_thoughts_are_no_answers(response: str, answer: str | None) -> None:
+    assert read_answer(response)[0] == answer

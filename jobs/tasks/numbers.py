@@ -1,0 +1,89 @@
+"""Numbers in all notations, as exact fractions."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from jobs.tasks.notation import normalise
+
+RELATIVE_TOLERANCE = Fraction(1, 10**6)
+_LONGEST = 2000  # digits; Python reads 4,300
+_LARGEST_EXPONENT = 2000
+
+_DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"
+_CURRENCY = r"[$€£¥₩₹]|US\$|USD "
+_NUMBER = re.compile(
+    r"(?P<sign>[+-]?)(?P<currency>" + _CURRENCY + r")?(?P<inner>[+-]?)(?:"
+    r"(?P<whole>\d+) (?P<part>\d+)/(?P<of>\d+)"
+    rf"|(?P<open>\()?(?P<top_sign>[+-]?)(?P<top>{_DECIMAL})(?(open)\))/"
+    rf"(?P<open2>\()?(?P<bottom_sign>[+-]?)(?P<bottom>{_DECIMAL})(?(open2)\))"
+    r"|10\^\((?P<power>[+-]?\d{1,4})\)"
+    rf"|(?P<decimal>{_DECIMAL})(?:[eE](?P<exponent>[+-]?\d{{1,4}})|\*10\^\((?P<times>[+-]?\d{{1,4}})\))?"
+    r")(?P<unit>(?![\d.])(?:[^\W\d_]|[%°'\"$€£¥₩₹‰]).*)?",
+    re.DOTALL,
+)
+_ALIKE = {"$": "", "US$": "", "USD": "", "dollars": "", "dollar": ""}
+
+
+@dataclass(frozen=True, slots=True)
+class Quantity:
+    """A number and what stands behind or, for a currency, before it."""
+
+    value: Fraction
+    exact: bool  # whole, or a ratio of whole numbers; other decimals may have been rounded
+    unit: str  # "" for a pure number and for dollars; percent are a hundredth
+
+    def same(self, other: "Quantity") -> bool:
+        """Exact numbers must be the same number; others may differ by the relative tolerance."""
+        if self.unit != other.unit:
+            return False
+        if self.exact and other.exact:
+            return self.value == other.value
+        return abs(self.value - other.value) <= RELATIVE_TOLERANCE * max(abs(self.value), abs(other.value))
+
+
+def number(text: str) -> Fraction | None:
+    """The value of a text that is one single number; None for any other.
+
+    Read are decimals, ratios, mixed and scientific numbers, powers of ten and percentages (a hundredth), grouped
+    (1,234; 1 234; 1'234) or not, with a sign of any kind and a currency's sign, in LaTeX, Markdown or full width.
+    More than 2,000 digits and exponents beyond 2,000 are no number.
+    """
+    found = quantity(normalise(text))
+    return found.value if found and found.unit in ("", *"$€£¥₩₹") else None
+
+
+def quantity(text: str) -> Quantity | None:
+    """The number that a normalised text begins with and its unit; None where it begins otherwise."""
+    if len(text) > _LONGEST or not (found := _NUMBER.fullmatch(text)):
+        return None
+    if found["sign"] and found["inner"]:
+        return None
+    value = _value(found)
+    if value is None:
+        return None
+    negative = sum(found[name] == "-" for name in ("sign", "inner", "top_sign", "bottom_sign")) % 2
+    ratio = found["whole"] or (found["top"] and "." not in found["top"] + found["bottom"])
+    unit = found["unit"] or found["currency"] or ""
+    exact = bool(ratio) or value.denominator == 1
+    if unit == "%":
+        value, unit = value / 100, ""
+    return Quantity(-value if negative else value, exact, _ALIKE.get(unit.strip(), unit))
+
+
+def _value(found: re.Match[str]) -> Fraction | None:
+    if found["whole"]:
+        whole, part, of = (int(found[name]) for name in ("whole", "part", "of"))
+        return whole + Fraction(part, of) if part < of else None
+    if found["top"]:
+        bottom = Fraction(_padded(found["bottom"]))
+        return Fraction(_padded(found["top"])) / bottom if bottom else None
+    exponent = int(found["power"] or found["exponent"] or found["times"] or 0)
+    if abs(exponent) > _LARGEST_EXPONENT:
+        return None
+    return Fraction(_padded(found["decimal"] or "1")) * Fraction(10) ** exponent
+
+
+def _padded(decimal: str) -> str:
+    """Fraction reads neither "5." nor ".5"."""
+    return f"0{decimal}0" if "." in decimal else decimal

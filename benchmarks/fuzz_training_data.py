@@ -1,7 +1,7 @@
 """Rows that nobody would write, through the readers of training data: every one is kept, dropped with a reason, or
 ends its file in one sentence.
 
-    PYTHONPATH=. python benchmarks/fuzz_training_data.py --rows 1000000 --seed 1
+    python benchmarks/fuzz_training_data.py --rows 1000000 --seed 1
 
 A failure prints the seed of its file; `--seed N --files 1` makes that file again.
 """
@@ -18,9 +18,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import SpecError
-from orchestrator.training import data
-from orchestrator.training.data import convert_ppo, convert_sft
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from orchestrator.errors import SpecError  # noqa: E402
+from orchestrator.training import data  # noqa: E402
+from orchestrator.training.data import convert_ppo, convert_sft  # noqa: E402
 
 ROWS_OF_A_FILE = 2000
 TEXTS = (

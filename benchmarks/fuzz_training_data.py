@@ -20,9 +20,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from orchestrator.errors import SpecError  # noqa: E402
-from orchestrator.training import data  # noqa: E402
-from orchestrator.training.data import convert_ppo, convert_sft  # noqa: E402
+from orchestrator.errors import SpecError
+from orchestrator.training import data
+from orchestrator.training.data import convert_ppo, convert_sft
 
 ROWS_OF_A_FILE = 2000
 TEXTS = (

@@ -64,9 +64,7 @@ _SENTENCE = re.compile(
     r"|(?:答え|回答|解答|正解|正答)は[、,]?[ \t]*)([^\n]+)",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(
-    r"(?:です|である|だ|になります|となります)?(?:。|\Z)|[.!?](?=\s|\Z)|\.?(?:\$|\*\*)?\.(?=\s|\Z)"
-)
+_SENTENCE_END = re.compile(r"(?:です|である|だ|になります|となります)?(?:。|\Z)|[.!?](?=\s|\Z)")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:(?P<open>\{)|(?<=\s)(?P<bare>[^\s{}\\$])|(?P<digit>\d))")
 _END_OF_TURN = re.compile(
     r"(?:<[|｜][\w▁]{1,40}[|｜]>|</?(?:s|eos|bos|pad|end_of_turn|start_of_turn)>|\[/?INST\]|\[EOS\])\s*", re.IGNORECASE

@@ -315,7 +315,6 @@ class _Reader:
             return f"{before} {ratio}"
         joined = before[-1:] == "/" or (before == out and re.search(r"[\w)\]}'°∞!]\Z", before[-1:]))
         function = before.rpartition(" ")[2] in _FUNCTIONS
-        self._skip_spaces()
         follows = self._peek()
         if joined or function or (follows and (follows.isdigit() or follows in "^_!'")):
             return f"{out}({ratio})"

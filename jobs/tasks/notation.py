@@ -115,7 +115,7 @@ def folded(text: str) -> str:
     letters: the case of variables, units, elements, genotypes and SMILES is their content (AaBb, 5 mW, CO, x).
     Capitals throughout count as content also where single letters stand beside them (triangle ABC, point P).
     """
-    chunks = text.split(" ")
+    chunks = re.sub(r" ?([=+*^<>≤≥≠≈∈±|→]) ?", r"\1", text).split(" ")
     if text in ("No", "no"):
         return "no"
     symbols = any(len(chunk.strip(".,;:()")) == 1 and chunk.strip(".,;:()").isalpha() for chunk in chunks)

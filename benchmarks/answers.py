@@ -10,6 +10,7 @@ older jobs/tasks/answers.py for example; `--rules math-verify` that library, eac
 import argparse
 import gzip
 import importlib.util
+import itertools
 import json
 import random
 import re
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--slow", type=float, default=0.5, help="CPU seconds an input may take")
     parser.add_argument("--against", type=int, default=40, help="other references that each is set against")
+    parser.add_argument("--every", type=int, default=1, help="take every so many pairs only")
     given = parser.parse_args()
     if given.what == "fuzz":
         fuzz(given.inputs, given.seed, given.slow)
@@ -49,9 +51,12 @@ def report_pairs(given: argparse.Namespace) -> None:
     same, read = rules(given.rules, given.seconds)
     references = list(dict.fromkeys(math_references(given.data)))
     print(f"{len(references)} references of MATH-500, Minerva and AMC; {given.rules or 'jobs.tasks.answers'}")
-    count("notation", variants(references), same, right=True)
-    count("near misses", near_misses(references), same, right=False)
-    count("other references", others(references, given.against, given.seed), same, right=False)
+    for what, pairs, right in (
+        ("notation", variants(references), True),
+        ("near misses", near_misses(references), False),
+        ("other references", others(references, given.against, given.seed), False),
+    ):
+        count(what, itertools.islice(pairs, 0, None, given.every), same, right=right)
     if read:
         gsm8k(given.data, read, same)
 

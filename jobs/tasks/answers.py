@@ -117,12 +117,13 @@ def _labelled(text: str) -> str | None:
 
 def _last_tag(text: str) -> tuple[int, int] | None:
     """Where the content of the last <answer>…</answer> begins and ends."""
-    opened, found = None, None
+    opened: int | None = None
+    found: tuple[int, int] | None = None
     for tag in _TAG.finditer(text):
         if not tag[1]:
             opened = tag.end()
         elif opened is not None:
-            opened, found = None, (opened, tag.start())
+            found, opened = (opened, tag.start()), None
     return found
 
 

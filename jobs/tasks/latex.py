@@ -126,6 +126,7 @@ _IGNORED_ARGUMENT = frozenset(_WORDS.findall("""phantom hspace vspace label tag 
 _TRANSPARENT = frozenset(_WORDS.findall("""array aligned align gathered split equation multline alignedat"""))
 _MATRICES = frozenset(_WORDS.findall("""matrix pmatrix bmatrix Bmatrix smallmatrix psmallmatrix bsmallmatrix array"""))
 CELL, ROW = "\ue000", "\ue001"
+ARRAY = "\ue002\ue003"  # around an array, which has its brackets from the text around it
 
 _ATOM = re.compile(r"(?:\d+(?:\.\d+)?|[^\W\d_]|(?:sqrt|root)\([^()]*\)|°|∞)(?:[\^_]\([^()]*\))*")
 _TIGHT = re.compile(r"(?<=[\d)]) (?=[^\W\d_(])|(?<=\d) (?=\()|(?<=[α-ωΑ-Ω]) (?=[^\W\d_(])")  # "5 π" is "5π"
@@ -310,7 +311,8 @@ class _Reader:
         sign = ""
         if begins and top[:1] == "-" and not _LOOSE & set(_outside(top[1:])):
             sign, top = "-", top[1:].strip()
-        ratio = f"{_product(top)}/{_factor(bottom)}"
+        derivative = top[:1] in ("d", "∂") and re.fullmatch(r"[d∂][^\W\d_]", bottom)
+        ratio = f"{_product(top)}/{bottom if derivative else _factor(bottom)}"
         if _is_part(top, bottom) and re.search(r"(?<![\w.^)])\d+\Z", before[-30:]):
             return f"{before} {ratio}"
         joined = before[-1:] == "/" or (before == out and re.search(r"[\w)\]}'°∞!]\Z", before[-1:]))
@@ -359,7 +361,8 @@ class _Reader:
         rows = [[cell.strip() for cell in row.split(CELL)] for row in body.split(ROW)]
         rows = [row for row in rows if any(row)]
         if name in _MATRICES or not name:
-            return "[" + ",".join(f"[{','.join(row)}]" for row in rows) + "]"
+            matrix = "[" + ",".join(f"[{','.join(row)}]" for row in rows) + "]"
+            return f"{ARRAY[0]}{matrix}{ARRAY[1]}" if name == "array" else matrix
         if name in _TRANSPARENT:
             return " ".join("".join(row) for row in rows)
         return f"{name}[" + ",".join(f"[{','.join(row)}]" for row in rows) + "]"

@@ -3,7 +3,7 @@
 import re
 
 from jobs.tasks.characters import plain
-from jobs.tasks.latex import CELL, ROW, TooDeep, linear
+from jobs.tasks.latex import ARRAY, CELL, ROW, TooDeep, linear
 
 LONGEST = 4000  # characters that are read as notation; longer texts are compared as they are
 
@@ -21,6 +21,8 @@ _WRAPPERS = (
     ("【", "】"),
 )
 _MATH = re.compile(r"(?<!\\)(\$\$|\$)((?:[^$\\]|\\.)*)\1", re.DOTALL)
+_BOLD = re.compile(r"(?<![\w*)])\*\*([^*]+)\*\*(?![\w*(])")
+_FRAMED_ARRAY = re.compile(f"[(\\[] *{ARRAY[0]}([^{ARRAY}]*){ARRAY[1]} *[)\\]]")
 _STOP_BEHIND = re.compile(r"(?<=[^\W_]|[)\]}\"'`*%°∞」』】])[.,;:。]\Z")
 
 
@@ -31,9 +33,10 @@ def written(text: str) -> str:
         return " ".join(text.split())
     text = re.sub(r"(?<![\w.])(\d{1,3}(?:_\d{3})+)(?![\w])", lambda found: found[1].replace("_", ""), text)
     try:
-        text = linear(_MATH.sub(r"\2", text))
+        text = linear(_BOLD.sub(r"\1", _MATH.sub(r"\2", text)))
     except TooDeep:
         return " ".join(text.split())
+    text = _FRAMED_ARRAY.sub(r"\1", text).replace(ARRAY[0], "").replace(ARRAY[1], "")
     return _unwrapped(" ".join(text.replace(CELL, "&").replace(ROW, " ").split()))
 
 
@@ -82,7 +85,7 @@ _REWRITTEN = [
         (r"!=", "≠"),
         (r"\+/?-", "±"),
         (r"(?<=\d) ?[xX] ?(?=10\^)", "*"),
-        (r"\*\*(?=\d)", "^"),
+        (r"(?<![\w)^/])\((\d+/\d+)\)(?=\(|[^\W\d_])", r"\1"),  # (1/2)x
         (r"(?<=\d) ?(?:percent|per cent|パーセント)(?!\w)", "%"),
         (r"(?<=\d) ?degrees?(?![^\W_])", "°"),
         (r"\s*([^\w\s])\s*", r"\1"),  # "x + 1" is "x+1", but "1 2" is not "12"
@@ -105,7 +108,7 @@ def squeezed(text: str) -> str:
 _CHUNK = re.compile(r"([(\[{\"'«]*)([^\W\d_]+(?:['/,.:;!?-][^\W\d_]+)*)([)\]}\"'»,.:;!?]*)")
 _WORD = re.compile(r"[^\W\d_]+")
 _PARTS = re.compile(r"[^\W\d_]+|[\W\d_]+")
-_SHORT = frozenset(re.findall(r"\w+", "Of In On At To By Is It An Or And As Be Vs For The"))
+_SHORT = frozenset(re.findall(r"\w+", "No Of In On At To By Is It An Or And As Be Vs For The"))
 
 
 def folded(text: str) -> str:
@@ -124,8 +127,8 @@ def folded(text: str) -> str:
         found = _CHUNK.fullmatch(chunk)
         least = 4 if number and chunks[number - 1][-1:].isdigit() else 3  # 5 kPa and 5 Mol, but 5 Apples
         words = _WORD.findall(chunk) if found else []
-        if words and chunks[1:] and number and chunk in _SHORT:
-            chunk = chunk.lower()
+        if words and chunk in _SHORT and (number or _WORD.fullmatch(chunks[1] if chunks[1:] else "", 0, 99)):
+            chunk = chunk.lower()  # "Lord Of The Rings", "No solution"
         elif words and min(map(len, words)) > 1:
             chunk = "".join(_folded_word(part, least, symbols) for part in _PARTS.findall(chunk))
         folded_chunks.append(chunk)

@@ -11,7 +11,7 @@ _LONGEST = 2000  # digits; Python reads 4,300
 _LARGEST_EXPONENT = 2000
 
 _DECIMAL = r"(?:\d+(?:\.\d*)?|\.\d+)"
-_CURRENCY = r"[$€£¥₩₹]|US\$|USD "
+_CURRENCY = r"[$€£¥₩₹]|US\$|USD |usd "
 _NUMBER = re.compile(
     r"(?P<sign>[+-]?)(?P<currency>" + _CURRENCY + r")?(?P<inner>[+-]?)(?:"
     r"(?P<whole>\d+) (?P<part>\d+)/(?P<of>\d+)"
@@ -22,7 +22,7 @@ _NUMBER = re.compile(
     r")(?P<unit>(?![\d.])(?:[^\W\d_]|[%°'\"$€£¥₩₹‰]).*)?",
     re.DOTALL,
 )
-_ALIKE = {"$": "", "US$": "", "USD": "", "dollars": "", "dollar": ""}
+_ALIKE = {"$": "", "US$": "", "USD": "", "usd": "", "dollars": "", "dollar": ""}
 
 
 @dataclass(frozen=True, slots=True)

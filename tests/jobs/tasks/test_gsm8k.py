@@ -125,6 +125,8 @@ def test_a_gold_is_read_by_the_answers_rule(truth: Any, gold: str | None) -> Non
         ("<think>Paris</think>", "Paris", 0),
         ("", "", 0),
         ("1 2", "12", 0),
+        ("long " * 1000, "long " * 1000, 1),
+        ("long " * 1000 + "x", "long " * 1000, 0),
     ],
 )
 def test_exact_match(solution: str, truth: Any, expected: float) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.errors import SpecError
-from orchestrator.training.formats import Message
 from orchestrator.training.tokens import TokenCounter
+from orchestrator.training.turns import Message
 
 DISTINCT = 16  # rows, which then repeat: what they say does not change the time that they take
 NUMBERS = 500  # the words; every tokenizer knows them, and those of our shapes as one token each
@@ -44,8 +44,10 @@ def _fitting(words: list[str], length: int, counter: TokenCounter, form: Form) -
 
     def tokens(size: int) -> int:
         (found,) = counter.count([form(words[:size])])
-        if found is None:
-            raise SpecError("the model's chat template refuses a question and its answer. Give a model that takes them")
+        if isinstance(found, str):
+            raise SpecError(
+                f"the model's chat template refuses a question and its answer ({found}). Give another model"
+            )
         return found
 
     return bisect_right(range(len(words) + 1), length, lo=2, key=tokens) - 1

@@ -6,9 +6,11 @@ One reading for all: the exam's rule judge, the reward of a training and the pre
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from jobs.tasks import answers
+from jobs.tasks.numbers import number
 
 NAME = "openai/gsm8k"
 MARK = "####"
@@ -58,10 +60,10 @@ class Problem:
 def gold_of(text: object) -> str | None:
     """The number that a right answer comes to, as digits: of `72`, `$1,234`, `72.0` or GSM8K's `… #### 72`; None where
     there is no single number."""
-    stated = str(text)
-    if MARK in stated:
-        stated = stated[stated.rindex(MARK) :]
-    return _plain(stated.removeprefix(MARK))
+    if isinstance(text, bool) or not isinstance(text, str | int | float):
+        return None
+    value = number(str(text).rpartition(MARK)[2])
+    return None if value is None else _digits(value)
 
 
 def reward(data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None) -> float:
@@ -81,6 +83,17 @@ def check_gold(ground_truth: object) -> str | None:
     return f"the right answer {str(ground_truth)[-80:]!r} is no number, which reward=gsm8k compares"
 
 
-def _plain(text: str) -> str | None:
-    value = answers._number(answers.normalise(text.strip().lstrip("$")))
-    return None if value is None else str(int(value)) if value == int(value) else str(value)
+def _digits(value: Fraction) -> str:
+    """As a decimal where it has an end, which verl's own scorer and the exam's judge read; else as a ratio."""
+    if value.denominator == 1:
+        return str(value.numerator)
+    rest, places = value.denominator, 0
+    for prime in (2, 5):
+        count = 0
+        while rest % prime == 0:
+            rest, count = rest // prime, count + 1
+        places = max(places, count)
+    if rest != 1:
+        return f"{value.numerator}/{value.denominator}"
+    digits = str(abs(value.numerator) * 10**places // value.denominator).rjust(places + 1, "0")
+    return f"{'-' if value < 0 else ''}{digits[:-places]}.{digits[-places:]}"

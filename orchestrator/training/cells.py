@@ -67,10 +67,13 @@ def field(row: Any, column: str) -> str:
 
 def gold(row: Any, column: str) -> str:
     """The text of a right answer; a number is as good as its text, and 72.0 is 72, of which pandas makes a float."""
-    value = row.get(column)
-    if isinstance(value, bool) or missing(value) or not isinstance(value, int | float | Decimal):
-        return field(row, column)
-    return str(int(value)) if abs(value) < EXACT_FLOAT and value == int(value) else str(value)
+    value: Any = row.get(column)
+    if isinstance(value, float | Decimal) and not missing(value):
+        whole = -EXACT_FLOAT < value < EXACT_FLOAT and value == int(value)
+        return str(int(value)) if whole else str(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return field(row, column)
 
 
 def encodable(value: str) -> bool:

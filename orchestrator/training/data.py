@@ -180,23 +180,29 @@ def _convert(to: _Conversion, out: Path | None) -> Report:
 
     sieve, batches = _sift(to, None)
     _keep_report(out, None)  # the old one must not vouch for the new rows
-    write = write_messages if to.options["to"] == "sft" else write_rows
-    texts = write(batches, out, to.source)
+    texts: list[str] = []
+    if to.options["to"] == "sft":
+        write_messages(batches, out, to.source)
+    else:
+        texts = write_rows(batches, out, to.source, sieve.drop_late)
     report = sieve.report().model_copy(update={"fingerprint": fingerprint, "stored_as_text": texts})
     _keep_report(out, report)
     return report
 
 
-def _sift(to: _Conversion, limit: int | None) -> tuple[Sieve, Iterator[list[Row]]]:
+def _sift(to: _Conversion, limit: int | None) -> tuple[Sieve, Iterator[list[tuple[int, Row]]]]:
     """The rows that can be trained on, batch by batch, and who knows of the others."""
 
     def rows() -> Iterator[Row]:
         return islice(read_rows(to.source, split=to.split, columns=None), limit)
 
-    columns = columns_of(rows())
+    columns, common = columns_of(rows())
     if not columns:
         raise SpecError(f"{to.source} has no rows, or none with anything in them")
-    shape = to.shape_of(columns)
+    try:
+        shape = to.shape_of(common)  # a few odd rows do not make the format
+    except SpecError:
+        shape = to.shape_of(columns)
     tokenizer = to.options["tokenizer"]
     if limit and tokenizer and not is_here(tokenizer):
         tokenizer = None

@@ -36,7 +36,7 @@ DECIDING = frozenset(
     | {"image", "images", "video", "videos", "audio", "audios", "documents"}
 )
 THOUGHTS = frozenset({"reasoning", "reasoning_content", "thinking", "chain_of_thought", "cot"})
-FLAGS = ("weight", "train", "trainable", "kto_tag", "loss")  # of a whole row: false means "not this one"
+FLAGS = ("weight", "train", "trainable", "loss", "kto_tag", "label")  # of a whole row: false means "not this one"
 
 
 @dataclass(frozen=True, slots=True)

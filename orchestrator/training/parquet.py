@@ -3,10 +3,10 @@
 import os
 import pickle
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,59 +18,64 @@ from orchestrator.spec import first_line
 from orchestrator.training.cells import EXACT_FLOAT, UnfitError, encodable, shown
 
 Row = dict[str, Any]
+Batch = list[tuple[int, Row]]  # with the rows' numbers in their source
 DEEPEST = 30  # levels of lists and objects; more is no data set
 UNSTORABLE = "not storable"  # the reason of rows that hold what Parquet cannot
 INT64 = 2**63
 KINDS: dict[type, str] = {bool: "bool", float: "float", str: "text", bytes: "bytes", dict: "object", list: "list"}
 PARTED = ("object", "list", "bytes")  # which nothing else can stand in for
+PLAIN = "plain"  # all others
 TURN = pa.struct([("role", pa.string()), ("content", pa.string())])
 MESSAGES = pa.schema([("messages", pa.list_(TURN))])  # of verl's SFT
 
 
 @dataclass
 class Field:
-    """What was seen in one field of all rows: each kind of value with the first row that has it."""
+    """What was seen in one field of all rows: how many values of each kind."""
 
-    kinds: dict[str, int] = field(default_factory=dict)
-    types: dict[str, Any] = field(default_factory=dict)  # Arrow's, of the values that have no parts
+    kinds: Counter[str] = field(default_factory=Counter)
+    types: dict[str, Any] = field(default_factory=dict)  # Arrow's, of the plain values
     fields: dict[str, "Field"] = field(default_factory=dict)  # of its objects
     items: "Field | None" = None  # of its lists
-    as_text: bool = False  # values of several kinds are stored as their texts
+    group: str = PLAIN  # of the values that are stored
+    as_text: bool = False  # plain values of several kinds are stored as their texts
 
-    def add(self, value: object, row: int) -> None:
+    def add(self, value: object) -> None:
         if value is None:
             return
         kind = _kind(value)
-        if kind not in self.kinds:
-            self.kinds[kind] = row
-            if kind not in ("object", "list"):
-                self.types[kind] = pa.scalar(value).type
+        self.kinds[kind] += 1
         if isinstance(value, dict):
             for name, part in value.items():
-                self.fields.setdefault(name, Field()).add(part, row)
+                self.fields.setdefault(name, Field()).add(part)
         elif isinstance(value, list):
             self.items = self.items or Field()
             for part in value:
-                self.items.add(part, row)
+                self.items.add(part)
+        elif kind not in self.types:
+            self.types[kind] = pa.scalar(value).type
 
-    def settle(self, name: str) -> Any:
-        """The Arrow type that holds all of it, once everything was added: whole numbers and others become floats,
-        other mixtures of plain values become texts. Raises UnfitError for lists and objects beside anything else."""
-        kinds = self.kinds.keys()
-        if kinds == {"object"}:
-            parts = [pa.field(key, part.settle(f"{name}.{key}" if name else key)) for key, part in self.fields.items()]
+    def settle(self) -> Any:
+        """The Arrow type for it, once everything was added. Whole numbers beside others become floats, other mixtures
+        of plain values texts. Of objects, lists, bytes and plain values only the most frequent can be stored."""
+        groups = Counter[str]()
+        for kind, count in self.kinds.items():
+            groups[_group(kind)] += count
+        self.group = max(sorted(groups), key=groups.__getitem__, default=PLAIN)
+        if self.group == "object":
+            parts = [pa.field(key, part.settle()) for key, part in self.fields.items()]
             return pa.struct(parts) if parts else pa.null()  # Parquet has no object without fields
-        if kinds == {"list"}:
-            return pa.list_(self.items.settle(f"{name}[]") if self.items else pa.null())
-        if len(kinds) > 1 and not kinds.isdisjoint(PARTED):
-            found = ", ".join(f"{kind} (first: row {row} of those kept)" for kind, row in self.kinds.items())
-            raise UnfitError("several types", f"{shown(name)}: {found}")
+        if self.group == "list":
+            return pa.list_(self.items.settle() if self.items else pa.null())
+        if self.group == "bytes":
+            return pa.binary()
+        kinds = {kind for kind in self.kinds if _group(kind) == PLAIN}
         if kinds <= {"int", "large int"}:
             return pa.int64() if kinds else pa.null()
         if kinds <= {"int", "float"}:
             return pa.float64()
         self.as_text = len(kinds) > 1
-        return pa.string() if self.as_text else next(iter(self.types.values()))
+        return pa.string() if self.as_text else self.types[kinds.pop()]
 
     def texts(self, name: str = "") -> Iterator[str]:
         """The names of the settled fields whose values became texts."""
@@ -81,13 +86,18 @@ class Field:
         if self.items:
             yield from self.items.texts(f"{name}[]")
 
-    def fit(self, value: Any) -> Any:
-        """The value as its settled type takes it."""
+    def fit(self, value: Any, name: str = "") -> Any:
+        """The value as its settled type takes it. Raises UnfitError for one of another group."""
+        if value is None:
+            return None
+        if (kind := _kind(value)) != self.group and _group(kind) != self.group:
+            raise UnfitError("another type", f"{shown(name)} is {kind}, where most rows have {self.group} values")
         if isinstance(value, dict):
-            return {name: self.fields[name].fit(part) for name, part in value.items()} or None
+            named = ((key, part, f"{name}.{key}" if name else key) for key, part in value.items())
+            return {key: self.fields[key].fit(part, at) for key, part, at in named} or None
         if isinstance(value, list):
-            return [self.items.fit(part) for part in value] if self.items else []
-        return str(value) if self.as_text and value is not None else value
+            return [self.items.fit(part, f"{name}[]") for part in value] if self.items else []
+        return str(value) if self.as_text else value
 
 
 def check_storable(value: object, where: str, depth: int = 0) -> None:
@@ -112,38 +122,36 @@ def check_storable(value: object, where: str, depth: int = 0) -> None:
         _check_other(value, where)
 
 
-def write_rows(batches: Iterable[list[Row]], out: Path, source: str) -> list[str]:
+def write_rows(batches: Iterable[Batch], out: Path, source: str, drop: Callable[[int, UnfitError], None]) -> list[str]:
     """A row group a batch, in types that hold all rows; they wait beside `out` until all were seen.
 
-    Gives the names of fields whose values became texts, for they were of several types. Raises SpecError.
+    A row that fits no such type goes to `drop` with its number. Gives the names of fields whose values became texts,
+    for they were of several kinds. Raises SpecError.
     """
     seen = Field()
     with _writing(out, source) as draft, tempfile.TemporaryFile(dir=out.parent) as waiting:
-        numbers = count(1)
         for batch in batches:
-            for row in batch:
-                seen.add(row, next(numbers))
+            for _, row in batch:
+                seen.add(row)
             pickle.dump(batch, waiting)
         waiting.seek(0)
-        schema = pa.schema(list(_settled(seen, source)))
-        _write(([seen.fit(row) for row in batch] for batch in _load(waiting)), schema, draft)
+        schema = pa.schema(list(seen.settle()))
+
+        def fitting(batch: Batch) -> Iterator[Row]:
+            for number, row in batch:
+                try:
+                    yield seen.fit(row)
+                except UnfitError as error:
+                    drop(number, error)
+
+        _write((list(fitting(batch)) for batch in _load(waiting)), schema, draft)
     return list(seen.texts())
 
 
-def write_messages(batches: Iterable[list[Row]], out: Path, source: str) -> list[str]:
+def write_messages(batches: Iterable[Batch], out: Path, source: str) -> None:
     """The same for rows of `messages`, whose types are known."""
     with _writing(out, source) as draft:
-        _write(batches, MESSAGES, draft)
-    return []
-
-
-def _settled(seen: Field, source: str) -> Any:
-    try:
-        return seen.settle("")
-    except UnfitError as error:
-        raise SpecError(
-            f"the rows of {source} have fields of several types, so they fit no Parquet file: {error}"
-        ) from None
+        _write(([row for _, row in batch] for batch in batches), MESSAGES, draft)
 
 
 def _kind(value: object) -> str:
@@ -153,6 +161,10 @@ def _kind(value: object) -> str:
     if isinstance(value, int):
         return "int" if -EXACT_FLOAT <= value <= EXACT_FLOAT else "large int"
     return str(pa.scalar(value).type)
+
+
+def _group(kind: str) -> str:
+    return kind if kind in PARTED else PLAIN
 
 
 def _check_other(value: object, where: str) -> None:
@@ -180,11 +192,11 @@ def _writing(out: Path, source: str) -> Iterator[Path]:
 
 def _write(batches: Iterable[list[Row]], schema: Any, draft: Path) -> None:
     with pq.ParquetWriter(draft, schema) as writer:
-        for batch in batches:
+        for batch in filter(None, batches):
             writer.write_table(pa.Table.from_pylist(batch, schema=schema))
 
 
-def _load(file: IO[bytes]) -> Iterator[list[Row]]:
+def _load(file: IO[bytes]) -> Iterator[Batch]:
     while True:
         try:
             yield pickle.load(file)  # of our own making: the file has no name that others could open

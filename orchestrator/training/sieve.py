@@ -1,6 +1,5 @@
 """Which rows of a data set can be trained on, and the report on the others."""
 
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from statistics import median
@@ -75,14 +74,16 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(map(shown, names[:MOST_NAMES])) + more
 
 
-def columns_of(rows: Iterable[Row]) -> list[str]:
-    """The columns in which any row holds something, so that the order of rows does not decide what they are."""
-    found: dict[str, bool] = {}
+def columns_of(rows: Iterable[Row]) -> tuple[list[str], list[str]]:
+    """The columns in which any row holds something, and of those the ones that at least half of the rows have; the
+    order of rows decides nothing."""
+    found: dict[str, int] = {}
+    total = 0
     for row in rows:
+        total += 1
         for name, value in row.items():
-            if not found.get(name):
-                found[name] = not missing(value)
-    return [name for name, there in found.items() if there]
+            found[name] = found.get(name, 0) + (not missing(value))
+    return [name for name, count in found.items() if count], [name for name, n in found.items() if n and 2 * n >= total]
 
 
 class Sieve:
@@ -109,11 +110,11 @@ class Sieve:
         self._max_length = max_length
         self._rows = 0
         self._kept = 0
-        self._lengths = array("l")
+        self._lengths: dict[int, int] = {}
         self._dropped: dict[str, Dropped] = {}
 
-    def batches(self, rows: Iterable[Row], size: int) -> Iterator[list[Row]]:
-        """The kept rows, of at most `size` rows at a time. Raises SpecError at the end when there is none."""
+    def batches(self, rows: Iterable[Row], size: int) -> Iterator[list[tuple[int, Row]]]:
+        """The kept rows with their numbers, `size` rows at a time. Raises SpecError at the end when there is none."""
         numbered = enumerate(rows, start=1)
         while chunk := list(islice(numbered, size)):
             if batch := self._short_enough(self._fit(chunk)):
@@ -122,8 +123,17 @@ class Sieve:
         if not self._kept:
             raise SpecError(self._why_none())
 
+    def drop_late(self, number: int, error: UnfitError) -> None:
+        """Leave out a row that was kept so far."""
+        self._kept -= 1
+        self._lengths.pop(number, None)
+        self._drop(number, error.reason, str(error))
+
     def report(self) -> Report:
-        lengths = sorted(self._lengths)
+        """Raises SpecError where no row is left."""
+        if not self._kept:
+            raise SpecError(self._why_none())
+        lengths = sorted(self._lengths.values())
         tokens = (
             Tokens(min=lengths[0], median=median(lengths), max=lengths[-1], total=sum(lengths)) if lengths else None
         )
@@ -148,9 +158,9 @@ class Sieve:
                 self._drop(number, error.reason, str(error))
         return fit
 
-    def _short_enough(self, fit: list[tuple[int, Row, list[Message]]]) -> list[Row]:
+    def _short_enough(self, fit: list[tuple[int, Row, list[Message]]]) -> list[tuple[int, Row]]:
         if self._counter is None:
-            return [row for _, row, _ in fit]
+            return [(number, row) for number, row, _ in fit]
         kept = []
         for (number, row, _), length in zip(fit, self._counter.count([turns for *_, turns in fit]), strict=True):
             if isinstance(length, str):
@@ -158,13 +168,15 @@ class Sieve:
             elif self._max_length is not None and length > self._max_length:
                 self._drop(number, f"longer than {self._max_length:,} tokens", f"{length:,} tokens")
             else:
-                self._lengths.append(length)
-                kept.append(row)
+                self._lengths[number] = length
+                kept.append((number, row))
         return kept
 
     def _drop(self, number: int, reason: str, example: str) -> None:
         drop = self._dropped.setdefault(reason, Dropped(reason=reason, rows=0, first_row=number, example=example))
         drop.rows += 1
+        if number < drop.first_row:
+            drop.first_row, drop.example = number, example
 
     def _why_none(self) -> str:
         if not self._dropped:

@@ -28,7 +28,8 @@ class TrainingSpec(SpecModel):
     val_split: str = "test"
     run: str | None = None  # the run folder: a name below the cluster's run root, or an absolute path
 
-    workers: PositiveInt | Literal["auto"] = "auto"  # processes, a GPU each where there are any; auto: all GPUs, or 1
+    # Processes, a GPU each where there are any; auto: the most GPUs that fit and divide the batch, or 1 process.
+    workers: PositiveInt | Literal["auto"] = "auto"
     device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: GPUs where the cluster has any
     epochs: PositiveInt = 1
     max_steps: PositiveInt | None = None  # ends the training earlier
@@ -121,7 +122,7 @@ class PpoSpec(TrainingSpec):
     critic: CriticSpec = CriticSpec()
     rollout: RolloutSpec = RolloutSpec()
     mini_batch_size: PositiveInt | None = None  # prompts an update; default: batch_size, one update a step
-    reward: str = "gsm8k"  # gsm8k | exact_match | judge | path/to/file.py[:function]
+    reward: str = "gsm8k"  # gsm8k | exact_match (rules that the job names) | judge | path/to/file.py[:function]
     reward_arguments: dict[str, Any] = {}  # further arguments of the file's function
     judge: JudgeSpec = JudgeSpec()
     question_key: str | None = None  # columns of the data, where they have names of their own

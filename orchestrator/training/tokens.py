@@ -41,10 +41,11 @@ class TokenCounter:
         """The texts that verl would tokenize, or the template's complaint."""
         from verl.utils.tokenizer.chat_template import apply_chat_template
 
-        groups = [messages] if self._prompt else [[message] for message in messages]
         options: dict[str, Any] = {"tokenize": False, "add_generation_prompt": self._prompt}
         try:
-            return [str(apply_chat_template(self._tokenizer, group, **options)) for group in groups]
+            if self._prompt:  # without verl's second try, which puts an empty turn before a prompt that was refused
+                return [str(self._tokenizer.apply_chat_template(messages, **options))]
+            return [str(apply_chat_template(self._tokenizer, [message], **options)) for message in messages]
         except Exception as error:  # noqa: BLE001 - a template is a program, and can end in any error
             return _complaint(error)
 

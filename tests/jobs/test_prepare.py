@@ -91,8 +91,10 @@ def test_mistakes_end_in_one_sentence(gsm8k: Path, tmp_path: Path, monkeypatch: 
 
 def test_a_bad_row_of_gsm8k_costs_that_row(tmp_path: Path) -> None:
     golds = ["#### $18", None, "#### many", "#### 1,234", "no mark", "#### 3/4", "#### 72.0", "#### -$5"]
-    rows = [{"question": f"Q{n}?", "answer": gold and f"So it is.\n{gold}"} for n, gold in enumerate(golds)]
-    rows += [{"question": float("nan"), "answer": "#### 1"}, {"question": "Q?"}]
+    rows: list[dict[str, str | None]] = [
+        {"question": f"Q{n}?", "answer": gold and f"So it is.\n{gold}"} for n, gold in enumerate(golds)
+    ]
+    rows += [{"question": None, "answer": "#### 1"}, {"question": "Q?"}]
     folder = tmp_path / "gsm8k"
     folder.mkdir()
     for split in ("train", "test"):

@@ -101,7 +101,8 @@ def test_data_that_is_not_there_yet_is_said_in_a_dry_run_and_refused_in_a_run() 
     [
         ("sft", {"question": "q", "answer": "a"}, "{{ 1 // 0 }}", "cannot train with the chat template"),
         ("sft", {"question": "q", "answer": "a"}, None, "has no chat template"),
-        ("sft", {"question": "q", "answer": None}, "", "can be trained on"),
+        ("sft", {"question": "q", "answer": None}, "", "have the columns question. Expected"),
+        ("sft", {"messages": [{"role": "user", "content": "q"}]}, "", "can be trained on"),
         ("sft", {"a": "q"}, "", "have the columns a"),
         ("ppo", {"question": "q", "answer": "many"}, "", "the right answer 'many' is no number"),
         ("ppo", {"question": "q", "answer": "5"}, "{{ 1 // 0 }}", "refused by the chat template"),
@@ -110,7 +111,7 @@ def test_data_that_is_not_there_yet_is_said_in_a_dry_run_and_refused_in_a_run() 
 )
 @pytest.mark.parametrize("dry", [True, False], ids=["dry", "real"])
 def test_model_template_and_golds_are_read(
-    job: str, row: dict[str, str], template: str | None, part: str, dry: bool, tmp_path: Path
+    job: str, row: dict[str, Any], template: str | None, part: str, dry: bool, tmp_path: Path
 ) -> None:
     model = make_tiny_model(tmp_path / "model")
     if template is None:

@@ -12,7 +12,8 @@ from tiny_model import make_tiny_model
 
 from orchestrator.errors import SpecError
 from orchestrator.training import data
-from orchestrator.training.data import Report, convert_ppo, convert_sft, read_report
+from orchestrator.training.data import convert_ppo, convert_sft, read_report
+from orchestrator.training.sieve import Report
 
 Row = dict[str, Any]
 # A template with a system prompt of its own, and more in an answer that stands alone: both as in Qwen's.
@@ -283,7 +284,7 @@ def test_a_field_of_late_rows_is_kept_whichever_comes_first(tmp_path: Path, monk
 
 
 def test_fields_of_several_types(tmp_path: Path) -> None:
-    """Plain values become texts, and the report says so; a list beside an object is refused."""
+    """Plain values become texts, and the report says so; of lists and objects the most frequent are kept."""
     golds = ["72", 72, 72.5, True]
     rows = [verl_row(reward_model={"style": "rule", "ground_truth": gold}) for gold in golds]
     report = convert_ppo(write(tmp_path, *rows), tmp_path / "rl.parquet")
@@ -295,10 +296,17 @@ def test_fields_of_several_types(tmp_path: Path) -> None:
     ]
     assert report.stored_as_text == ["reward_model.ground_truth"]
     assert "stored as text, for the types differ: reward_model.ground_truth" in report.sentence()
-    (tmp_path / "rl.parquet").unlink()
-    with pytest.raises(SpecError, match=r"several types.*level: list .first: row 1 .*, object .first: row 2"):
-        convert_ppo(write(tmp_path, verl_row(level=[1]), verl_row(level={"a": 1})), tmp_path / "rl.parquet")
-    assert not (tmp_path / "rl.parquet").exists()
+    rows = [verl_row(level=[1]), verl_row(level={"a": 1}), verl_row(level=[{"a": 1}, 2]), verl_row(level=[3])]
+    rows.append(verl_row(reward_model={"style": "rule", "ground_truth": ["5"]}))
+    for order in (rows, rows[::-1]):
+        report = convert_ppo(write(tmp_path, *order), tmp_path / "rl.parquet")
+        assert sorted(row["level"] for row in kept(tmp_path / "rl.parquet")) == [[1], [3]]
+        assert [(drop.reason, drop.rows) for drop in report.dropped] == [("another type", 3)]
+    report = convert_ppo(write(tmp_path, *rows), tmp_path / "rl.parquet")
+    assert (report.dropped[0].first_row, report.dropped[0].example) == (
+        2,
+        "level is object, where most rows have list values",
+    )
 
 
 def test_columns_by_name(tmp_path: Path) -> None:

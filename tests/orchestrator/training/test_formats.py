@@ -165,6 +165,7 @@ def test_what_is_used(tmp_path: Path, row: Row, messages: list[Row]) -> None:
         ({"weight": 0}, "not to be trained on"),
         ({"weight": 0.5}, "not to be trained on"),
         ({"kto_tag": False}, "not to be trained on"),
+        ({"label": False}, "not to be trained on"),
     ],
 )
 def test_columns_that_would_change_what_is_trained_are_refused(tmp_path: Path, more: Row, reason: str) -> None:

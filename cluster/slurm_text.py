@@ -114,8 +114,8 @@ def plain_hosts(hostlist: str) -> list[str] | None:
 
 def hosts_of(hostlist: str, text: str) -> list[str]:
     """The hosts that `scontrol show hostnames` printed for `hostlist`, in order; nothing that cannot be one of them."""
-    parts = re.split(r"[,\s]+(?![^\[\]]*\])", hostlist)
-    host = re.compile("|".join(map(_host_pattern, parts)), re.ASCII)
+    parts = re.findall(r"(?:[^\[\],\s]|\[[^\[\]]*\])+", hostlist)
+    host = re.compile("|".join(dict.fromkeys(map(_host_pattern, parts))), re.ASCII)
     alone = (words[0] for line in plain(text).splitlines() if len(words := line.split()) == 1)
     return [name for name in alone if host.fullmatch(name)]
 

@@ -1,16 +1,12 @@
 """What Slurm's commands print under wrappers, banners and colours, and what its words mean for who waits."""
 
 import random
-import sys
-from pathlib import Path
 
 import pytest
 
+from benchmarks.fuzz_slurm import SEEDS, check, variant
 from cluster import slurm_states, slurm_text
 from cluster.slurm import Job
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from fuzz_slurm import SEEDS, check, variant
 
 BANNER = "*** Welcome to the cluster! Quota: 500 GB of 1000 ***\nmaintenance on 2026-12-01, 24/7 hotline 4242 or 17\n"
 

@@ -47,6 +47,26 @@ def command(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+CHANGES: list[dict[str, Any]] = [
+    {"nodes": None},
+    {"nodes": [7]},
+    {"nodes": [{"name": "h"}]},
+    {"ports": []},
+    {"ports": {"dashboard": "x"}},
+    {"pids": 7},
+    {"pids": {"head": "1"}},
+    {"phase": "new"},
+    {"phase": None},
+    {"job_id": 7},
+    {"job_id": ["7"]},
+    {"name": "d"},
+    {"name": "../c"},
+    {"name": None},
+    {"temp_dir": 7},
+    {"expected_nodes": "two"},
+    {"ray_address": None},
+    {"dashboard_url": {}},
+]
 ODD = [
     b"",
     b"\xff\xfe{}",
@@ -57,29 +77,7 @@ ODD = [
     b"{}",
     b'{"name": "c"',
     b"[" * 100_000,
-    *[
-        json.dumps(STATE | change).encode()
-        for change in (
-            {"nodes": None},
-            {"nodes": [7]},
-            {"nodes": [{"name": "h"}]},
-            {"ports": []},
-            {"ports": {"dashboard": "x"}},
-            {"pids": 7},
-            {"pids": {"head": "1"}},
-            {"phase": "new"},
-            {"phase": None},
-            {"job_id": 7},
-            {"job_id": ["7"]},
-            {"name": "d"},
-            {"name": "../c"},
-            {"name": None},
-            {"temp_dir": 7},
-            {"expected_nodes": "two"},
-            {"ray_address": None},
-            {"dashboard_url": {}},
-        )
-    ],
+    *[json.dumps(STATE | change).encode() for change in CHANGES],
 ]
 
 

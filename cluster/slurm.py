@@ -18,9 +18,9 @@ from cluster.profile import SECRET, Site
 
 COMMAND_TIMEOUT = 30.0  # seconds; a busy controller answers in a few
 PATIENCE = 600.0  # seconds without an answer after which a loop gives up; controllers restart, and fail over, in less
-# Seconds after which a command that somebody sits before says that the controller is away; with a last question that
-# nobody answers it takes COMMAND_TIMEOUT more.
-SHORT_PATIENCE = 20.0
+# Seconds after which a command that somebody sits before says that the controller is away. Slurm's own commands try for
+# 10 and more before they give up, and a last question that nobody answers takes COMMAND_TIMEOUT more.
+SHORT_PATIENCE = 10.0
 PAUSE = 5.0  # seconds until a controller that did not answer is asked again
 SHORT_PAUSE = 2.0  # the same, where somebody sits before it
 SHOWN = 600  # characters of what a command printed, in a message

@@ -67,6 +67,7 @@ CHANGES: list[dict[str, Any]] = [
     {"ray_address": None},
     {"dashboard_url": {}},
 ]
+DAMAGED = "cannot be understood"
 ODD = [
     b"",
     b"\xff\xfe{}",
@@ -100,7 +101,7 @@ def test_what_else_lies_among_the_clusters_is_passed_over(home: Path) -> None:
 @pytest.mark.parametrize("text", [b"[7]", json.dumps(STATE | {"ports": 7}).encode()])
 def test_every_command_has_a_sentence_for_an_odd_state(home: Path, text: bytes) -> None:
     folder = write(text)
-    for verb, said in (("status", "no cluster 'c'"), ("env", "no cluster 'c'"), ("down", "cannot be understood")):
+    for verb, said in (("status", "no cluster 'c'"), ("env", "no cluster 'c'"), ("down", DAMAGED), ("up", DAMAGED)):
         done = command(home, verb, "--name", "c")
         assert (done.returncode, done.stdout) == (4, "")
         assert said in done.stderr and "Traceback" not in done.stderr

@@ -8,8 +8,11 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 JOB_ID = re.compile(r"[1-9][0-9]{0,9}")  # a federation's have up to ten digits
-# Colours and cursor movements (CSI), titles and links (OSC), and the two-character ones.
-ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\-~])")
+# Colours and cursor movements (CSI), titles and links (OSC), the two-character ones, and what has no width.
+ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\-~])"
+    r"|[\x00-\x08\x0e-\x1b\x7f\u200b-\u200f\u2060\ufeff]"
+)
 SUBMITTED = re.compile(r"\bsubmitted batch job ([1-9][0-9]{0,9})\b", re.IGNORECASE)  # sbatch without --parsable
 ON_CLUSTER = re.compile(r"\s*([1-9][0-9]{0,9});[\w.-]*\s*")  # a whole line of --parsable, with the cluster's name
 ALONE = re.compile(r"\s*([1-9][0-9]{0,9})\s*")  # a whole line of --parsable
@@ -17,7 +20,7 @@ TAKEN = r"\b(?:submitted|queued|enqueued|accepted|launched|started|running)\b"
 SPOKEN = re.compile(  # a wrapper's own words
     rf"{TAKEN}[^\n]{{0,40}}?\bjob\b[^\d\n]{{0,12}}([1-9][0-9]{{0,9}})\b"
     rf"|\bjob\b[^\d\n]{{0,12}}([1-9][0-9]{{0,9}})\b(?=[^\n]{{0,40}}{TAKEN})"
-    r"|^\s*job[ _]?id\W{1,4}([1-9][0-9]{0,9})\W*$",
+    r"|\bjob[ _-]?id(?:\s+is)?[^\w\n]{1,4}([1-9][0-9]{0,9})\b",
     re.IGNORECASE | re.MULTILINE,
 )
 # What a command says that did not reach the controller, or was sent away by it: of slurm_errno.c, the C library, and

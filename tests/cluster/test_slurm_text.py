@@ -38,6 +38,10 @@ BANNER = "*** Welcome to the cluster! Quota: 500 GB of 1000 ***\nmaintenance on 
         ("Job ID: 4711\n", "", "4711"),
         ("JobId=4711\n", "", "4711"),
         ("Running job 12\n", "", "12"),
+        ("Submitted batch job: 4711\n", "", "4711"),
+        ("Your job id is 4711, good luck\n", "", "4711"),
+        ("\ufeff4711\x07\n", "", "4711"),
+        ("please wait ...\r4711\r\n", "", "4711"),
         ("4294967295\n", "", "4294967295"),
         # several that it could be, or none
         ("2026\n4711\n", "", None),

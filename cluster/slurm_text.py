@@ -4,7 +4,7 @@ Every function takes any text and raises nothing: what cannot be told for certai
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 JOB_ID = re.compile(r"[1-9][0-9]{0,9}")  # a federation's have up to ten digits
@@ -104,6 +104,25 @@ def job_fields(text: str, job_id: str) -> dict[str, str] | None:
     for key, value in re.findall(r"(?:^|(?<=\s))([A-Za-z][\w:/.-]*)=(\S*)", job):
         fields.setdefault(key, value)
     return fields
+
+
+def time_left(fields: Mapping[str, str]) -> str | None:
+    """What is left of a job's time, days-hours:minutes:seconds; None where it has no limit."""
+    limit, used = (seconds(fields.get(key, "")) for key in ("TimeLimit", "RunTime"))
+    if limit is None or used is None:
+        return None
+    days, rest = divmod(max(0, limit - used), 86_400)
+    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days}-{clock}" if days else clock
+
+
+def seconds(text: str) -> int | None:
+    """Slurm's days-hours:minutes:seconds as seconds; None for its words, as UNLIMITED."""
+    match = re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9}):(\d{1,9}):(\d{1,9})", text)
+    if not match:
+        return None
+    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
 
 
 def is_host_list(text: str) -> bool:

@@ -99,6 +99,8 @@ def _request(args: argparse.Namespace, mode: Mode) -> Request:
     suffix = {"up": "", "run": time.strftime("-run-%d%H%M%S"), "preflight": time.strftime("-preflight-%d%H%M%S")}[mode]
     name = site_name + suffix if args.name is None else args.name
     _checked(name)
+    if not args.dry_run:
+        _refuse_damaged(name)
     if args.nodes < 1:
         raise ProfileError(f"--nodes={args.nodes}: a cluster has at least one node")
     if site.scheduler == "local" and args.nodes != 1:
@@ -201,17 +203,22 @@ def _env(args: argparse.Namespace) -> int:
 
 def _down(args: argparse.Namespace) -> int:
     name = _known_name(args.name, or_else="local")
-    if is_damaged(name):
-        raise ClusterError(
-            f"the state of cluster {name!r} in {cluster_dir(name)} cannot be understood, so what it started cannot be "
-            "ended. Look for it (`squeue --me`, `ps`), end it, and remove that folder"
-        )
+    _refuse_damaged(name)
     state = read_state(name)
     if state and state.scheduler == "slurm":
         _say(up.down(name))
     else:
         _say(local.down(name, if_unused=args.if_unused))
     return 0
+
+
+def _refuse_damaged(name: str) -> None:
+    """What nobody can end must not be forgotten either."""
+    if is_damaged(name):
+        raise ClusterError(
+            f"the state of cluster {name!r} in {cluster_dir(name)} cannot be understood, so what it started cannot be "
+            "ended. Look for it (`squeue --me`, `ps`), end it, and remove that folder"
+        )
 
 
 def _state(name: str | None) -> ClusterState:

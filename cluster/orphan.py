@@ -34,8 +34,9 @@ def main(argv: list[str]) -> int:
     while not stopped.wait(LOOK):
         in_vain = 0 if is_listening(host, port) else in_vain + 1
         if in_vain >= PATIENCE and _has_lost(job_id, state.host):
-            _give_up(name, job_id)
-            return 0
+            with suppress(slurm.Silent):  # the job was not cancelled: once more
+                _give_up(name, job_id)
+                return 0
     return 0
 
 

@@ -18,9 +18,9 @@ from cluster.profile import SECRET, Site
 
 COMMAND_TIMEOUT = 30.0  # seconds; a busy controller answers in a few
 PATIENCE = 600.0  # seconds without an answer after which a loop gives up; controllers restart, and fail over, in less
-# Seconds after which a command that somebody sits before says that the controller is away; with a last question that
-# nobody answers it takes COMMAND_TIMEOUT more.
-SHORT_PATIENCE = 20.0
+# Seconds after which a command that somebody sits before says that the controller is away. Slurm's own commands try for
+# 10 and more before they give up, and a last question that nobody answers takes COMMAND_TIMEOUT more.
+SHORT_PATIENCE = 10.0
 PAUSE = 5.0  # seconds until a controller that did not answer is asked again
 SHORT_PAUSE = 2.0  # the same, where somebody sits before it
 SHOWN = 600  # characters of what a command printed, in a message
@@ -262,25 +262,8 @@ def job(job_id: str) -> Job | None:
         state=state,
         reason=fields.get("Reason", "None"),
         nodes=hostnames(hosts) if hosts not in ("", "(null)") else [],
-        time_left=_seconds_left(fields) if state in slurm_states.RUNNING else None,
+        time_left=slurm_text.time_left(fields) if state in slurm_states.RUNNING else None,
     )
-
-
-def _seconds_left(fields: Mapping[str, str]) -> str | None:
-    limit, used = (_seconds(fields.get(key, "")) for key in ("TimeLimit", "RunTime"))
-    if limit is None or used is None:
-        return None  # unlimited
-    days, rest = divmod(max(0, limit - used), 86_400)
-    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
-    return f"{days}-{clock}" if days else clock
-
-
-def _seconds(text: str) -> int | None:
-    match = re.fullmatch(r"(?:(\d+)-)?(\d+):(\d+):(\d+)", text)
-    if not match:
-        return None
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
 
 
 def seconds_left(job_id: str) -> int | None:
@@ -289,7 +272,7 @@ def seconds_left(job_id: str) -> int | None:
     if view is None or view.time_left is None:
         return None
     days, _, clock = view.time_left.rpartition("-")
-    return _seconds(f"{days or 0}-{clock}")
+    return slurm_text.seconds(f"{days or 0}-{clock}")
 
 
 def hostnames(hostlist: str) -> list[str]:

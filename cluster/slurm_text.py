@@ -4,12 +4,15 @@ Every function takes any text and raises nothing: what cannot be told for certai
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 JOB_ID = re.compile(r"[1-9][0-9]{0,9}")  # a federation's have up to ten digits
-# Colours and cursor movements (CSI), titles and links (OSC), and the two-character ones.
-ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\-~])")
+# Colours and cursor movements (CSI), titles and links (OSC), the two-character ones, and what has no width.
+ESCAPES = re.compile(
+    r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)|[ -/]*[0-Z\\-~])"
+    r"|[\x00-\x08\x0e-\x1b\x7f\u200b-\u200f\u2060\ufeff]"
+)
 SUBMITTED = re.compile(r"\bsubmitted batch job ([1-9][0-9]{0,9})\b", re.IGNORECASE)  # sbatch without --parsable
 ON_CLUSTER = re.compile(r"\s*([1-9][0-9]{0,9});[\w.-]*\s*")  # a whole line of --parsable, with the cluster's name
 ALONE = re.compile(r"\s*([1-9][0-9]{0,9})\s*")  # a whole line of --parsable
@@ -17,7 +20,7 @@ TAKEN = r"\b(?:submitted|queued|enqueued|accepted|launched|started|running)\b"
 SPOKEN = re.compile(  # a wrapper's own words
     rf"{TAKEN}[^\n]{{0,40}}?\bjob\b[^\d\n]{{0,12}}([1-9][0-9]{{0,9}})\b"
     rf"|\bjob\b[^\d\n]{{0,12}}([1-9][0-9]{{0,9}})\b(?=[^\n]{{0,40}}{TAKEN})"
-    r"|^\s*job[ _]?id\W{1,4}([1-9][0-9]{0,9})\W*$",
+    r"|\bjob[ _-]?id(?:\s+is)?[^\w\n]{1,4}([1-9][0-9]{0,9})\b",
     re.IGNORECASE | re.MULTILINE,
 )
 # What a command says that did not reach the controller, or was sent away by it: of slurm_errno.c, the C library, and
@@ -103,6 +106,25 @@ def job_fields(text: str, job_id: str) -> dict[str, str] | None:
     return fields
 
 
+def time_left(fields: Mapping[str, str]) -> str | None:
+    """What is left of a job's time, days-hours:minutes:seconds; None where it has no limit."""
+    limit, used = (seconds(fields.get(key, "")) for key in ("TimeLimit", "RunTime"))
+    if limit is None or used is None:
+        return None
+    days, rest = divmod(max(0, limit - used), 86_400)
+    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days}-{clock}" if days else clock
+
+
+def seconds(text: str) -> int | None:
+    """Slurm's days-hours:minutes:seconds as seconds; None for its words, as UNLIMITED."""
+    match = re.fullmatch(r"(?:(\d{1,9})-)?(\d{1,9}):(\d{1,9}):(\d{1,9})", text)
+    if not match:
+        return None
+    days, hours, minutes, rest = (int(part or 0) for part in match.groups())
+    return ((days * 24 + hours) * 60 + minutes) * 60 + rest
+
+
 def is_host_list(text: str) -> bool:
     return bool(HOST_LIST.fullmatch(text))
 
@@ -114,8 +136,8 @@ def plain_hosts(hostlist: str) -> list[str] | None:
 
 def hosts_of(hostlist: str, text: str) -> list[str]:
     """The hosts that `scontrol show hostnames` printed for `hostlist`, in order; nothing that cannot be one of them."""
-    parts = re.split(r"[,\s]+(?![^\[\]]*\])", hostlist)
-    host = re.compile("|".join(map(_host_pattern, parts)), re.ASCII)
+    parts = re.findall(r"(?:[^\[\],\s]|\[[^\[\]]*\])+", hostlist)
+    host = re.compile("|".join(dict.fromkeys(map(_host_pattern, parts))), re.ASCII)
     alone = (words[0] for line in plain(text).splitlines() if len(words := line.split()) == 1)
     return [name for name in alone if host.fullmatch(name)]
 

@@ -1,16 +1,16 @@
 """What Slurm's commands print under wrappers, banners and colours, and what its words mean for who waits."""
 
 import random
-import sys
+import subprocess
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from cluster import slurm_states, slurm_text
+from benchmarks.fuzz_slurm import SEEDS, check, variant
+from cluster import slurm, slurm_states, slurm_text
+from cluster.errors import ClusterError
 from cluster.slurm import Job
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-from fuzz_slurm import SEEDS, check, variant
 
 BANNER = "*** Welcome to the cluster! Quota: 500 GB of 1000 ***\nmaintenance on 2026-12-01, 24/7 hotline 4242 or 17\n"
 
@@ -42,6 +42,10 @@ BANNER = "*** Welcome to the cluster! Quota: 500 GB of 1000 ***\nmaintenance on 
         ("Job ID: 4711\n", "", "4711"),
         ("JobId=4711\n", "", "4711"),
         ("Running job 12\n", "", "12"),
+        ("Submitted batch job: 4711\n", "", "4711"),
+        ("Your job id is 4711, good luck\n", "", "4711"),
+        ("\ufeff4711\x07\n", "", "4711"),
+        ("please wait ...\r4711\r\n", "", "4711"),
         ("4294967295\n", "", "4294967295"),
         # several that it could be, or none
         ("2026\n4711\n", "", None),
@@ -227,6 +231,27 @@ def test_the_readers_take_anything() -> None:
         check(seed)
     for _ in range(5_000):
         check(variant(chance))
+
+
+def test_what_asks_slurm_raises_cluster_errors_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    chance = random.Random(11)
+
+    def answer(command: list[str], *_: object) -> "subprocess.CompletedProcess[str]":
+        return subprocess.CompletedProcess(command, chance.choice((0, 0, 1)), variant(chance), variant(chance))
+
+    monkeypatch.setattr(slurm, "_call", answer)
+    for name in ("SHORT_PATIENCE", "SHORT_PAUSE"):
+        monkeypatch.setattr(slurm, name, 0.0)
+    asked = Counter[str]()
+    for _ in range(2_000):
+        for ask in (lambda: slurm.job("7"), lambda: slurm.submit(tmp_path), lambda: slurm.hostnames("n[1-2]")):
+            try:
+                asked["answered" if ask() else "unknown"] += 1
+            except ClusterError as error:
+                asked[type(error).__name__] += 1
+        slurm.node_states(["n1", "n2"])
+        slurm.signal_batch("7", "TERM")
+    assert min(asked.values()) > 10 and set(asked) == {"answered", "unknown", "Silent", "ProfileError", "ClusterError"}
 
 
 def test_no_reader_takes_long() -> None:

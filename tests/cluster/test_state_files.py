@@ -47,6 +47,27 @@ def command(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(words, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+CHANGES: list[dict[str, Any]] = [
+    {"nodes": None},
+    {"nodes": [7]},
+    {"nodes": [{"name": "h"}]},
+    {"ports": []},
+    {"ports": {"dashboard": "x"}},
+    {"pids": 7},
+    {"pids": {"head": "1"}},
+    {"phase": "new"},
+    {"phase": None},
+    {"job_id": 7},
+    {"job_id": ["7"]},
+    {"name": "d"},
+    {"name": "../c"},
+    {"name": None},
+    {"temp_dir": 7},
+    {"expected_nodes": "two"},
+    {"ray_address": None},
+    {"dashboard_url": {}},
+]
+DAMAGED = "cannot be understood"
 ODD = [
     b"",
     b"\xff\xfe{}",
@@ -57,29 +78,7 @@ ODD = [
     b"{}",
     b'{"name": "c"',
     b"[" * 100_000,
-    *[
-        json.dumps(STATE | change).encode()
-        for change in (
-            {"nodes": None},
-            {"nodes": [7]},
-            {"nodes": [{"name": "h"}]},
-            {"ports": []},
-            {"ports": {"dashboard": "x"}},
-            {"pids": 7},
-            {"pids": {"head": "1"}},
-            {"phase": "new"},
-            {"phase": None},
-            {"job_id": 7},
-            {"job_id": ["7"]},
-            {"name": "d"},
-            {"name": "../c"},
-            {"name": None},
-            {"temp_dir": 7},
-            {"expected_nodes": "two"},
-            {"ray_address": None},
-            {"dashboard_url": {}},
-        )
-    ],
+    *[json.dumps(STATE | change).encode() for change in CHANGES],
 ]
 
 
@@ -102,7 +101,7 @@ def test_what_else_lies_among_the_clusters_is_passed_over(home: Path) -> None:
 @pytest.mark.parametrize("text", [b"[7]", json.dumps(STATE | {"ports": 7}).encode()])
 def test_every_command_has_a_sentence_for_an_odd_state(home: Path, text: bytes) -> None:
     folder = write(text)
-    for verb, said in (("status", "no cluster 'c'"), ("env", "no cluster 'c'"), ("down", "cannot be understood")):
+    for verb, said in (("status", "no cluster 'c'"), ("env", "no cluster 'c'"), ("down", DAMAGED), ("up", DAMAGED)):
         done = command(home, verb, "--name", "c")
         assert (done.returncode, done.stdout) == (4, "")
         assert said in done.stderr and "Traceback" not in done.stderr

@@ -63,6 +63,8 @@ def merge(spec: MergeSpec) -> Path:
         actor = checkpoint / "actor"  # of PPO, whose critic nobody serves
         facts = _run_merger(actor if actor.is_dir() else checkpoint, out, base, spec.dtype, wanted, run)
     say(f"step {step} of {run.path.name}: {facts['parameters']:,} parameters in {facts['dtype']}, merged and checked")
+    if facts["of_base"]:
+        say(f"{', '.join(facts['of_base'])}: of {base}, since the checkpoint has none")
     return out
 
 
@@ -161,7 +163,7 @@ def _run_merger(
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
             code = subprocess.run(command, stdout=stream, stderr=stream, env=environment, check=False).returncode
         if code:
-            raise _failure(code, log)
+            raise _failure(code, log, draft, out)
         facts: dict[str, Any] = json.loads((draft / MARK).read_text(encoding="utf-8")) | wanted
         (draft / MARK).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)  # what was made of an earlier save of this step, see _is_there
@@ -173,8 +175,10 @@ def _run_merger(
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _failure(code: int, log: Path) -> KosenError:
+def _failure(code: int, log: Path, draft: Path, out: Path) -> KosenError:
+    """What the merger said last; its draft is deleted, so the folder that was wanted is named."""
     last = (log.read_text(encoding="utf-8", errors="replace").strip().splitlines() or [""])[-1]
+    last = last.replace(str(draft), str(out))
     if last.startswith("error: "):
         return (SpecError if code == SpecError.exit_code else TrainingFailed)(last.removeprefix("error: "))
     if code == -9:

@@ -3,45 +3,24 @@
 The token is HF_TOKEN, from the environment or the secrets file.
 """
 
+import glob
 import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
+from jobs.model_folder import Plan, survey
 from orchestrator import secrets
 from orchestrator.errors import INTERRUPTED, KosenError, Parser, SpecError, run_command, storage_error
 from orchestrator.progress import say
 from orchestrator.spec import SpecModel, first_line, load_spec
 from orchestrator.state import find_path
 
-# As the hub's client matches them: * takes in slashes too.
-LEFT_OUT = {
-    "a cache": (".cache/*", "*/.cache/*", "__pycache__/*", "*/__pycache__/*", ".ipynb_checkpoints/*"),
-    "version control": (".git/*", "*/.git/*", ".gitignore"),
-    "a temporary file": ("*.tmp", "*.lock", "*.incomplete", "*.part", "*.swp", "*~", "*.draft/*"),
-    "may hold secrets": ("*.env", "*.pem", "*.key", "*token.txt", ".netrc", "*/.netrc"),
-    "of the training": (
-        "*optim_world_size_*",
-        "*extra_state_world_size_*",
-        "*model_world_size_*",
-        "*optimizer.pt",
-        "*optimizer.bin",
-        "*scheduler.pt",
-        "*rng_state*.pth",
-        "*training_args.bin",
-    ),
-    "a log": ("wandb/*", "*/wandb/*", "*.log", "*events.out.tfevents*"),
-    "of this machine": ("kosen*.json", "*/kosen*.json"),
-}
-IGNORE = [pattern for patterns in LEFT_OUT.values() for pattern in patterns]
-WEIGHTS = (".safetensors", ".bin", ".gguf")
 CACHE = Path(".cache", "huggingface")  # of the hub's client, inside the folder: what is uploaded already
 TARGET = "kosen-upload.json"
 BYTES_A_WORKER, MOST_WORKERS = 10e9, 8  # one that finds nothing to do sleeps for ten seconds
@@ -52,23 +31,22 @@ class UploadSpec(SpecModel):
     folder: str = Field(min_length=1)
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")  # owner/name
     public: bool = False
-    any_folder: bool = False  # also one that holds no model
+    any_folder: bool = False  # also one that holds no model, or half of one
+
+    @field_validator("repo")
+    @classmethod
+    def _as_the_hub_names(cls, repo: str) -> str:
+        from huggingface_hub.utils import HFValidationError, validate_repo_id
+
+        try:
+            validate_repo_id(repo)
+        except HFValidationError as error:
+            raise ValueError(f"the hub takes no such name: {first_line(error)}") from None
+        return repo
 
 
 class UploadFailed(KosenError):
     """The hub could not be reached, or it refused."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The files of a folder with their sizes in bytes, and why others stay."""
-
-    files: dict[str, int]
-    left_out: dict[str, str]
-
-    @property
-    def total(self) -> int:
-        return sum(self.files.values())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,31 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     print(upload(spec, folder, plan))
     return 0
-
-
-def survey(folder: Path, any_folder: bool) -> Plan:
-    """What of `folder` goes to the hub. Raises SpecError unless it is a model's."""
-    if not folder.is_dir():
-        raise SpecError(f"there is no folder {folder}")
-    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    reasons = {name: reason for name in names if (reason := _reason(name))}
-    files = {name: (folder / name).stat().st_size for name in names if name not in reasons}
-    if not any_folder:
-        _check_model(folder, files)
-    return Plan(files, reasons)
-
-
-def _check_model(folder: Path, files: dict[str, int]) -> None:
-    if (folder / "fsdp_config.json").exists() or (folder / "actor" / "fsdp_config.json").exists():
-        raise SpecError(f"{folder} is a checkpoint of verl. Make a model of it first: python -m jobs.merge run=…")
-    if "config.json" not in files and "adapter_config.json" not in files:
-        raise SpecError(f"{folder} is no model folder: it has no config.json. If it is meant, add any_folder=true")
-    if not any(name.endswith(WEIGHTS) for name in files):
-        raise SpecError(f"{folder} has no weights ({', '.join(WEIGHTS)}). If it is meant, add any_folder=true")
-
-
-def _reason(name: str) -> str | None:
-    return next((why for why, patterns in LEFT_OUT.items() if any(fnmatch(name, one) for one in patterns)), None)
 
 
 def describe(spec: UploadSpec, folder: Path, plan: Plan) -> str:
@@ -139,7 +92,7 @@ def upload(spec: UploadSpec, folder: Path, plan: Plan) -> str:
                 folder,
                 repo_type="model",
                 private=not spec.public,
-                ignore_patterns=list(IGNORE),
+                allow_patterns=[glob.escape(name) for name in plan.files],  # what was shown, and nothing else
                 num_workers=min(MOST_WORKERS, 1 + int(plan.total / BYTES_A_WORKER)),
                 print_report=False,
             )

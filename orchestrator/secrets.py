@@ -6,11 +6,14 @@ shared home folder brings to every node.
 
 import hashlib
 import hmac
+import io
 import os
 import re
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
+
+from dotenv import dotenv_values
 
 from orchestrator.errors import ClusterNotReady, SpecError
 
@@ -98,8 +101,10 @@ def _read_file() -> dict[str, str]:
     try:
         if path.stat().st_mode & 0o077:
             raise SpecError(f"{path} can be read by others. Give: chmod 600 {path}")
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return {}
-    pairs = (line.removeprefix("export ").partition("=") for line in map(str.strip, lines) if not line.startswith("#"))
-    return {name.strip(): value.strip().strip("'\"") for name, _, value in pairs if name.strip() and value}
+    except UnicodeDecodeError:
+        raise SpecError(f"{path} is not UTF-8 text. Write it again: a line NAME=value for each key") from None
+    values = dotenv_values(stream=io.StringIO(text), interpolate=False)
+    return {name: value.strip() for name, value in values.items() if value and value.strip()}

@@ -14,11 +14,12 @@ from typing import Any, Literal
 import torch
 from safetensors import safe_open
 from torch.distributed.tensor import DTensor
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from verl.model_merger.base_model_merger import ModelMergerConfig
 from verl.model_merger.fsdp_model_merger import FSDPModelMerger, merge_non_dtensor_shards
 
 from orchestrator.errors import SpecError, TrainingFailed, run_command
+from orchestrator.training.model_files import has_tokenizer
 
 DType = Literal["auto", "bfloat16", "float16", "float32"]
 BASE, LORA_A, LORA_B = ".base_layer.", ".lora_A.default.weight", ".lora_B.default.weight"
@@ -42,15 +43,17 @@ class Merger(FSDPModelMerger):
         """Overrides verl's. `total_shards` ranks hold each piece of the model once; further ranks are copies."""
         shards = [self._shard(world_size, rank) for rank in range(total_shards)]
         self._refuse_unknown_adapters(shards[0])
-        return {
+        merged = {
             name.removeprefix(PEFT_PREFIX).replace(BASE, "."): self._rounded(self._weight(shards, name))
             for name in shards[0]
             if not name.endswith((LORA_A, LORA_B))
         }
+        self._refuse_a_head_that_would_be_lost(merged)
+        return merged
 
     def _shard(self, world_size: int, rank: int) -> dict[str, Any]:
         path = self._folder / f"model_world_size_{world_size}_rank_{rank}.pt"
-        return dict(torch.load(path, map_location="cpu", mmap=True, weights_only=False))
+        return dict(torch.load(path, map_location="cpu", mmap=True, weights_only=True))
 
     def _weight(self, shards: list[dict[str, Any]], name: str) -> torch.Tensor:
         """A whole tensor; of one that LoRA adapts, W + alpha / r * B A (Hu et al. 2021), summed in float32."""
@@ -74,6 +77,17 @@ class Merger(FSDPModelMerger):
         placement = parts[0].placements[-1]  # of several dimensions the last is the sharded one, the first a copy
         return self._merge_by_placement([part.to_local() for part in parts], placement)
 
+    def _refuse_a_head_that_would_be_lost(self, merged: dict[str, torch.Tensor]) -> None:
+        """Where the config ties the head to the embeddings, only one of the two is written."""
+        head = next((tensor for name, tensor in merged.items() if name.endswith("lm_head.weight")), None)
+        embedded = next((tensor for name, tensor in merged.items() if name.endswith("embed_tokens.weight")), None)
+        tied = getattr(self.model_config, "tie_word_embeddings", False)
+        if tied and head is not None and embedded is not None and not torch.equal(head, embedded):
+            raise SpecError(
+                f"{self._folder} holds a head of its own, but its config ties the head to the embeddings, so it would "
+                "be lost. Set tie_word_embeddings to false in its huggingface/config.json"
+            )
+
     def _refuse_unknown_adapters(self, shard: dict[str, Any]) -> None:
         adapted = [name for name in shard if "lora_" in name or "modules_to_save" in name]
         unknown = [name for name in adapted if not name.endswith((LORA_A, LORA_B))]
@@ -86,30 +100,85 @@ class Merger(FSDPModelMerger):
 
 
 def merge(checkpoint: Path, target: Path, base: str | None, dtype: DType) -> dict[str, Any]:
-    """Write `target`, whole and checked; returns its `dtype` and number of `parameters`.
+    """Write `target`, whole and checked; returns its `dtype`, number of `parameters` and what is `of_base`.
 
-    `auto` is the precision of the model `base`, else of the checkpoint. Raises SpecError and TrainingFailed.
+    `auto` is the precision of the model `base`, else of the checkpoint. Tokenizer, chat template and generation
+    settings that the checkpoint lacks are those of `base`. Raises SpecError and TrainingFailed.
     """
+    saved = checkpoint / "huggingface"
+    tokenizer, of_base = find_tokenizer(saved, base)
     name = _dtype_of(base, checkpoint) if dtype == "auto" else dtype
     config = ModelMergerConfig(
         operation="merge",
         backend="fsdp",
         local_dir=str(checkpoint),
         target_dir=str(target),
-        hf_model_config_path=str(checkpoint / "huggingface"),
+        hf_model_config_path=str(saved),
     )
     merger = Merger(config, getattr(torch, name))
     merger.merge_and_save()
+    tokenizer.save_pretrained(target)
+    of_base += _settle_generation(target, base)
     _settle(target, name)
     model_class = merger.get_transformers_auto_model_class()
-    return {"dtype": name, "parameters": check(target, model_class, getattr(torch, name))}
+    parameters = check(target, model_class, getattr(torch, name))
+    return {"dtype": name, "parameters": parameters, "of_base": of_base}
+
+
+def find_tokenizer(saved: Path, base: str | None) -> tuple[Any, list[str]]:
+    """The tokenizer of a checkpoint's `huggingface` folder, and what of it had to be the base model's.
+
+    transformers makes a tokenizer of a single token out of a folder that has none. Raises SpecError where neither the
+    checkpoint nor the base model has one.
+    """
+    theirs = _tokenizer_of(base) if base else None
+    if not has_tokenizer(path.name for path in saved.glob("*")):
+        if theirs is None:
+            raise SpecError(
+                f"{saved} has no tokenizer, and the base model {base or '(not named)'} cannot give one. Copy its "
+                "tokenizer files there, then merge again"
+            )
+        return theirs, ["tokenizer"]
+    ours = AutoTokenizer.from_pretrained(saved)
+    if ours.chat_template is None and theirs is not None and theirs.chat_template is not None:
+        ours.chat_template = theirs.chat_template
+        return ours, ["chat template"]
+    return ours, []
+
+
+def _tokenizer_of(base: str) -> Any | None:
+    """The base model's tokenizer; None where it moved, has none, or is on the hub and the hub is far."""
+    folder = Path(base).expanduser()
+    if folder.is_dir() and not has_tokenizer(path.name for path in folder.glob("*")):
+        return None
+    try:
+        return AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError):
+        return None
+
+
+def _settle_generation(target: Path, base: str | None) -> list[str]:
+    """verl keeps the checkpoint's generation settings; without them transformers writes its own defaults."""
+    try:
+        theirs = GenerationConfig.from_pretrained(base) if base else None
+    except (OSError, ValueError):
+        return []
+    path = target / "generation_config.json"
+    kept = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if theirs is None or set(theirs.to_diff_dict()) - {"transformers_version"} <= set(kept):
+        return []
+    theirs.save_pretrained(target)
+    return ["generation settings"]
 
 
 def check(folder: Path, model_class: Any, dtype: torch.dtype) -> int:
     """Reopen a merged folder; the number of its parameters. Raises TrainingFailed unless all of the model is there."""
-    AutoTokenizer.from_pretrained(folder)
+    tokens = len(AutoTokenizer.from_pretrained(folder))
     with torch.device("meta"):
         model = model_class.from_config(AutoConfig.from_pretrained(folder))
+    rows = model.get_input_embeddings().weight.shape[0]
+    if tokens > rows:
+        raise TrainingFailed(f"{folder} has a tokenizer of {tokens:,} tokens, but embeddings for {rows:,}")
     model.tie_weights()
     expected = {id(tensor): tensor.numel() for tensor in model.state_dict(keep_vars=True).values()}
     found = 0

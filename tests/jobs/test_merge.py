@@ -214,6 +214,82 @@ def test_a_failing_merge_leaves_nothing(trained: Path, tmp_path: Path) -> None:
     assert list((tmp_path / "run" / "exports").iterdir()) == []
 
 
+def copied(trained: Path, tmp_path: Path) -> Path:
+    """A run with step 2 of `trained`, whose checkpoint a test may change; returns the checkpoint's folder."""
+    shutil.copytree(trained / "checkpoints" / "global_step_2", tmp_path / "run" / "checkpoints" / "global_step_2")
+    shutil.copy(trained / "verl.yaml", tmp_path / "run" / "verl.yaml")
+    return tmp_path / "run" / "checkpoints" / "global_step_2"
+
+
+def test_what_a_checkpoint_lacks_comes_from_the_base_model_and_is_said(
+    base: Path, trained: Path, tmp_path: Path
+) -> None:
+    folder = copied(trained, tmp_path)
+    for path in (folder / "huggingface").iterdir():
+        if path.name != "config.json":
+            path.unlink()
+    checkpoints.seal(folder)
+    done = run("jobs.merge", f"run={tmp_path}/run", timeout=280)
+    assert done.returncode == 0, done.stderr
+    assert "tokenizer" in done.stderr and f"of {base}" in done.stderr
+    out = Path(done.stdout.strip().splitlines()[-1])
+    old, new = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(out)
+    assert len(new) == len(old) and new.chat_template == old.chat_template
+
+
+@pytest.mark.slow
+def test_a_template_that_the_checkpoint_lost_comes_back(base: Path, trained: Path, tmp_path: Path) -> None:
+    folder = copied(trained, tmp_path)
+    (folder / "huggingface" / "chat_template.jinja").unlink()
+    checkpoints.seal(folder)
+    out = Path(merge(f"run={tmp_path}/run"))
+    assert AutoTokenizer.from_pretrained(out).chat_template == AutoTokenizer.from_pretrained(base).chat_template
+
+
+@pytest.mark.slow
+def test_a_model_without_a_tokenizer_is_refused(trained: Path, tmp_path: Path) -> None:
+    folder = copied(trained, tmp_path)
+    for path in (folder / "huggingface").glob("*token*"):
+        path.unlink()
+    (tmp_path / "run" / "verl.yaml").unlink()
+    checkpoints.seal(folder)
+    assert "has no tokenizer" in refused(f"run={tmp_path}/run")
+    assert list((tmp_path / "run" / "exports").iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_head_that_would_be_lost_is_refused(trained: Path, tmp_path: Path) -> None:
+    folder = copied(trained, tmp_path)
+    for rank in (0, 1):
+        path = folder / f"model_world_size_2_rank_{rank}.pt"
+        weights = torch.load(path, weights_only=False)
+        weights["lm_head.weight"] = torch.load(path, weights_only=False)["model.embed_tokens.weight"]
+        weights["lm_head.weight"].to_local().add_(1)
+        torch.save(weights, path)
+    checkpoints.seal(folder)
+    assert "a head of its own" in refused(f"run={tmp_path}/run")
+
+
+class Planted:
+    """What a checkpoint of unknown origin may hold: a call that unpickling makes."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_runs_no_code(trained: Path, tmp_path: Path) -> None:
+    folder = copied(trained, tmp_path)
+    path = folder / "model_world_size_2_rank_0.pt"
+    torch.save(torch.load(path, weights_only=False) | {"planted": Planted(tmp_path / "ran")}, path)
+    checkpoints.seal(folder)
+    refused(f"run={tmp_path}/run", code=4)
+    assert not (tmp_path / "ran").exists()
+
+
 VLLM = """
 import json, sys
 from vllm import LLM, SamplingParams

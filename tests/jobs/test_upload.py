@@ -6,17 +6,22 @@ import json
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
+import torch
 from harness import run, start
+from safetensors.torch import save
+from tiny_model import make_tiny_model
 
-from jobs.upload import survey
+from jobs.model_folder import survey
+from jobs.upload import UploadSpec
 from orchestrator.errors import SpecError
+from orchestrator.spec import load_spec
 
 TOKEN = "hf_notARealTokenButASecretOne"
 REPO = "lab/model"
@@ -135,13 +140,21 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
         server.shutdown()
 
 
+def shard(name: str, value: float) -> bytes:
+    return save({name: torch.full((1500,), value)})
+
+
+FIRST, SECOND = shard("first", 1.0), shard("second", 2.0)
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """A model in two shards, with what else lies about in such folders. Sizes are multiples of 3, for base64."""
     contents = {
-        "config.json": b"{}\n",
-        "model-00001-of-00002.safetensors": b"first " * 1000,
-        "model-00002-of-00002.safetensors": b"second" * 1000,
+        "config.json": b'{"model_type":"qwen3"}\n ',
+        "tokenizer.json": b"{}\n",
+        "model-00001-of-00002.safetensors": FIRST,
+        "model-00002-of-00002.safetensors": SECOND,
         "tokenizer/extra.json": b"[]\n",
         "weights.tmp": b"x",
         "optim_world_size_2_rank_0.pt": b"x",
@@ -158,9 +171,10 @@ def folder(tmp_path: Path) -> Path:
 
 
 WANTED = {
-    "config.json": 3,
-    "model-00001-of-00002.safetensors": 6000,
-    "model-00002-of-00002.safetensors": 6000,
+    "config.json": 24,
+    "tokenizer.json": 3,
+    "model-00001-of-00002.safetensors": len(FIRST),
+    "model-00002-of-00002.safetensors": len(SECOND),
     "tokenizer/extra.json": 3,
 }
 
@@ -175,7 +189,7 @@ def refused(*arguments: str, code: int = 2) -> str:
 def test_a_dry_run_says_what_goes_and_what_stays(hub: Hub, folder: Path) -> None:
     done = run("jobs.upload", f"folder={folder}", f"repo={REPO}", "--dry-run")
     assert done.returncode == 0, done.stderr
-    assert "(private)" in done.stdout and "in 4 files" in done.stdout
+    assert "(private)" in done.stdout and "in 5 files" in done.stdout
     assert "weights.tmp: a temporary file" in done.stdout and "secrets.env: may hold secrets" in done.stdout
     assert survey(folder, any_folder=False).files == WANTED
     assert not hub.tokens
@@ -193,7 +207,7 @@ def test_a_private_model_arrives_once(hub: Hub, folder: Path) -> None:
 
 
 def test_an_interrupted_upload_goes_on_where_it_was(hub: Hub, folder: Path) -> None:
-    hub.block = hashlib.sha256(b"second" * 1000).hexdigest()
+    hub.block = hashlib.sha256(SECOND).hexdigest()
     process = start("jobs.upload", f"folder={folder}", f"repo={REPO}")
     assert hub.blocked.wait(120)
     assert len(hub.sent) == 1
@@ -210,7 +224,7 @@ def test_an_interrupted_upload_goes_on_where_it_was(hub: Hub, folder: Path) -> N
 
 def test_notes_of_another_repository_are_not_believed(hub: Hub, folder: Path) -> None:
     """The client would take what it sent to one repository as sent to all."""
-    hub.block = hashlib.sha256(b"second" * 1000).hexdigest()
+    hub.block = hashlib.sha256(SECOND).hexdigest()
     process = start("jobs.upload", f"folder={folder}", "repo=lab/other")
     assert hub.blocked.wait(120)
     os.killpg(process.pid, signal.SIGKILL)
@@ -255,3 +269,131 @@ def test_only_model_folders(tmp_path: Path, folder: Path) -> None:
     (folder / "fsdp_config.json").write_text("{}")
     with pytest.raises(SpecError, match=r"python -m jobs.merge"):
         survey(folder, any_folder=False)
+
+
+STAYS = [
+    *("id_rsa", "id_ed25519", "keys/id_ecdsa.pub", "server.PEM", "tls.key", "putty.ppk", "cert.p12", "store.jks"),
+    *("vault.kdbx", "mail.gpg", ".env", ".env.local", "prod.env", ".envrc", ".netrc", ".npmrc", ".pypirc", ".pgpass"),
+    *("credentials.json", "gcp-service-account.json", "client_secret.json", "passwords.txt", "openai_api_key"),
+    *("token", "hf_token", "wandb-token", "token.txt", ".git-credentials", ".ssh/config", ".aws/config", "kubeconfig"),
+    *("core", "core.12345", "java.hprof", "crash.dmp", "trace.nsys-rep", "train.log", "train.log.1", "logs/step1.txt"),
+    *("slurm-4711.out", "nohup.out", "worker.err", ".bash_history", "events.out.tfevents.1", ".DS_Store"),
+]
+GOES = [
+    *("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt"),
+    *("generation_config.json", "modeling_custom.py", "README.md", "LICENSE", "assets/plot.png", "scores.json"),
+]
+
+
+@pytest.mark.parametrize(("names", "goes"), [(STAYS, False), (GOES, True)])
+def test_keys_dumps_and_logs_stay_with_their_reason(names: list[str], goes: bool, folder: Path) -> None:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("x")
+    plan = survey(folder, any_folder=False)
+    assert {name for name in names if (name in plan.files) != goes} == set()
+    assert all(plan.left_out.get(name) for name in names if not goes)
+
+
+@pytest.mark.parametrize(
+    ("content", "goes"),
+    [
+        ("-----BEGIN OPENSSH PRIVATE KEY-----\nabc", False),
+        ("-----BEGIN RSA PRIVATE KEY-----", False),
+        (f"export HF_TOKEN=hf_{'a' * 34}", False),
+        (f"OPENAI_API_KEY: sk-proj-{'b1' * 24}", False),
+        (f"aws AKIA{'A1' * 8} region", False),
+        (f"ghp_{'c' * 36}", False),
+        ("set HF_TOKEN=hf_... before you begin; keys look like sk-...", True),
+        ("-----BEGIN CERTIFICATE-----", True),
+        ("risk-averse task-oriented sk-learn", True),
+    ],
+)
+def test_a_key_in_a_text_keeps_the_text_here(content: str, goes: bool, folder: Path) -> None:
+    (folder / "notes.md").write_text(content)
+    assert ("notes.md" in survey(folder, any_folder=False).files) is goes
+
+
+def test_links_out_of_the_folder_stay(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "private.txt").write_text("x")
+    (tmp_path / "elsewhere").mkdir()
+    (folder / "out.txt").symlink_to(tmp_path / "private.txt")
+    (folder / "elsewhere").symlink_to(tmp_path / "elsewhere")
+    (folder / "nothing.txt").symlink_to(tmp_path / "nothing")
+    (folder / "inside.json").symlink_to("config.json")
+    plan = survey(folder, any_folder=False)
+    assert {"out.txt", "elsewhere", "nothing.txt"} <= plan.left_out.keys()
+    assert plan.files["inside.json"] == WANTED["config.json"]
+
+
+def test_a_snapshot_of_the_hubs_cache_is_whole(folder: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "models--lab--model"
+    (cache / "blobs").mkdir(parents=True)
+    snapshot = cache / "snapshots" / "abc"
+    snapshot.mkdir(parents=True)
+    for number, name in enumerate(WANTED):
+        if "/" not in name:
+            (folder / name).rename(cache / "blobs" / str(number))
+            (snapshot / name).symlink_to(cache / "blobs" / str(number))
+    assert len(survey(snapshot, any_folder=False).files) == len(WANTED) - 1
+
+
+def test_what_was_not_shown_does_not_go(hub: Hub, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "private.txt").write_text("secret of the lab")
+    (folder / "out.txt").symlink_to(tmp_path / "private.txt")
+    (folder / "id_rsa").write_text("x")
+    assert run("jobs.upload", f"folder={folder}", f"repo={REPO}").returncode == 0
+    assert hub.files == WANTED
+
+
+def lose(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def write(name: str, content: bytes) -> Callable[[Path], object]:
+    return lambda folder: (folder / name).write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lose("model-00002-of-00002.safetensors"), "model-00002-of-00002.safetensors is missing"),
+        (write("model.safetensors.index.json", b'{"weight_map":{"a":"gone.safetensors"}}'), "names gone.safetensors"),
+        (write("model.safetensors.index.json", b"{}"), "has no weight_map"),
+        (write("model.safetensors.index.json", b"{"), "is no JSON"),
+        (write("model-00001-of-00002.safetensors", b""), "is cut short"),
+        (write("model-00001-of-00002.safetensors", FIRST[:-1]), "its header says"),
+        (write("model-00001-of-00002.safetensors", FIRST[:100]), "its header says"),
+        (write("model-00001-of-00002.safetensors", FIRST + b"x"), "its header says"),
+        (write("model-00001-of-00002.safetensors", b"version https://git-lfs.github.com/spec/v1\n"), "is cut short"),
+        (write("model-00001-of-00002.safetensors", b"\x10" + bytes(7) + b"{" * 16), "damaged header"),
+        (write("pytorch_model.bin", b""), "is empty"),
+        (write("pytorch_model.bin", b"PK\x03\x04" + bytes(200)), "is cut short"),
+        (write("model.gguf", b"GGUF"), "no GGUF file"),
+        (write("config.json", b"{}"), "names no model"),
+        (write("config.json", b"[1]"), "names no model"),
+        (write("config.json", b'{"model_type": '), "is no JSON"),
+        (write("config.json", b"[" * 100_000), "is no JSON"),
+        (lose("tokenizer.json"), "has no tokenizer"),
+    ],
+)
+def test_half_a_model_is_refused(change: Callable[[Path], object], said: str, folder: Path) -> None:
+    change(folder)
+    with pytest.raises(SpecError, match="holds no whole model") as error:
+        survey(folder, any_folder=False)
+    assert said in str(error.value)
+    assert survey(folder, any_folder=True).files
+
+
+def test_a_real_model_is_whole(tmp_path: Path) -> None:
+    assert "model.safetensors" in survey(make_tiny_model(tmp_path / "tiny"), any_folder=False).files
+
+
+REFUSED = ("model.git", "a--b", "a..b", "-a", "a.", ".a", "a" * 97, "モデル", "a b", "a/b")
+
+
+def test_names_that_the_hub_refuses_end_the_dry_run(folder: Path) -> None:
+    for name in REFUSED:
+        with pytest.raises(SpecError, match="repo="):
+            load_spec(UploadSpec, None, [f"folder={folder}", f"repo=lab/{name}"])
+    assert "the hub takes no such name" in refused(f"folder={folder}", "repo=lab/a--b", "--dry-run")

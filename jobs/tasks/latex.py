@@ -162,6 +162,8 @@ class _Reader:
     def _append(self, out: str, token: str, depth: int) -> str:
         if token in "^_":
             return self._scripts(out, token, depth)
+        if token == "~" and self._peek().isdigit() and (not out or out[-1] in " (=[,"):
+            return f"{out}≈"  # typed for "about"; TeX's is a space between two things
         if token[0] == "\\" and token[1:].strip() in ("frac", "dfrac", "tfrac", "cfrac"):
             return self._fraction(out, depth)
         return out + self._item(token, depth)

@@ -60,7 +60,7 @@ _KEY = re.compile(
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(
-    r"(?:(?:the|my)[ \t]+(?:(?:exact|final|correct)[ \t]+)*answer[ \t]+(?:is|=|equals)(?:[ \t]+|:[ \t]*)"
+    r"(?:(?:\b(?:the|my)[ \t]+)?\b(?:(?:exact|final|correct)[ \t]+){0,2}answer[ \t]+(?:is|=|equals)(?:[ \t]+|:[ \t]*)"
     r"|(?:答え|回答|解答|正解|正答)は[、,]?[ \t]*)([^\n]+)",
     re.IGNORECASE,
 )
@@ -178,7 +178,8 @@ def _after_hashes(text: str) -> str | None:
 def _after_label(text: str, label: re.Match[str]) -> str:
     """The rest of the label's line, with the lines that its brackets span, or, where that is empty, the paragraph
     below it, up to the next label."""
-    line = _CONFIDENCE_INLINE.split(label[1] or "", maxsplit=1)[0].strip()
+    line, *confidence = _CONFIDENCE_INLINE.split(label[1] or "", maxsplit=1)
+    line = line.rstrip(" \t|,;(") if confidence else line.strip()
     if line.strip("*_` \t"):
         return _without_bold_end(_whole_brackets(line, text[label.end() : label.end() + LONGEST_ANSWER]))
     below = text[label.end() : label.end() + LONGEST_ANSWER].lstrip()

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from jobs.tasks.notation import written
 
-_LEFT, _RIGHT = r"[(\[{<「『【]", r"[)\]}>」』】]"
+_LEFT, _RIGHT = r"[(\[{<「『【《〈〔]", r"[)\]}>」』】》〉〕]"
 _CJK = "\u3040-\u30ff\u3400-\u9fff"
 
 _ENGLISH_WORDS = re.findall(
     r"[\w']+",
-    """i think believe guess choose pick select say would go with it it's its that is are must should be the my our so
-    thus therefore hence correct right best final exact most likely probably answer answers option options choice
-    choices letter letters response both of these""",
+    """i i'd i'll we'd we'll think believe guess choose pick select say would go with it it's its that is are must
+    should be the my our so thus therefore hence correct right best final exact most likely probably answer
+    answers option options choice choices letter letters response both of these""",
 )
 _LEAD = re.compile(
     rf"(?:(?:{'|'.join(sorted(_ENGLISH_WORDS, key=len, reverse=True))})(?![\w'])[ :,=]*)+|"
@@ -26,7 +26,7 @@ _LEAD = re.compile(
 _AGREES = re.compile(
     r"(?:(?:is|seems|must be|would be|should be)(?: (?:the|my|most|likely|probably|clearly|definitely))*"
     r"(?: (?:correct|right|best|final|true|proper|answer|choice|option|one|statement))+"
-    r"|(?:番|の?選択肢)?(?:です|だ|である|でしょう|にな(?:る|ります)|とな(?:る|ります)|と(?:思い|考え)ます|を選(?:び|択し)ます"
+    r"|(?:番|の?選択肢)?(?:です|(?:だ|である)(?!と)|でしょう|にな(?:る|ります)|とな(?:る|ります)|(?:だ|である)?と(?:思い|考え)ます|を選(?:び|択し)ます"
     r"|が(?:最も)?(?:正解|正しい|適切|答え)(?:です|だ|である)?)|番|の?選択肢)"
     r"(?= ?(?:[.,;:!。]|because\b|since\b|as\b|\Z))",
     re.IGNORECASE,
@@ -36,7 +36,7 @@ _DISAGREES = re.compile(
     r"through|vs|versus|but|plus)(?![\w])|[&/|+]|と|や|か|また|または|および|及び|では|じゃ|以外|は|が|も|でも",
     re.IGNORECASE,
 )
-_SEPARATOR = re.compile(r" ?[.):,;]\)?|\)| [-=→](?= )| (?=[(\[{<「『【])|(?=[(\[{<「『【])|" + rf" (?=[{_CJK}])")
+_SEPARATOR = re.compile(r" ?[.):,;。]\)?|\)| [-=→](?= )| (?=[(\[{<「『【])|(?=[(\[{<「『【])|" + rf" (?=[{_CJK}])")
 _SPOKEN_OF = re.compile(
     r"(?<![\w'.-])(?:[A-Z][.:]|[A-Za-z]\))(?![^\W_])"  # another `C.` or `c)`
     r"|(?:\b(?:is|are|be|answer|option|options|choice|choose|pick|select|letter|or|and|to|not|but|"
@@ -44,6 +44,7 @@ _SPOKEN_OF = re.compile(
     r"[,;/&|+→=]|[はがと、])[ ]?(?<![\w'])[A-Z](?![\w'])"
     r"|(?<![\w'.-])[A-Z] (?:is|are|was|would|has|seems|looks|and|or)\b"
 )
+_NEW_LINE = re.compile(r"(?<=[\w)\].])[ \t]*\n\s*(?=[\w(])")
 _ALL = re.compile(r"\s*(?:[,;/&+]|\band\b|と|および|及び|\s)\s*")
 _LETTERS, _DIGITS, _KANA = "[A-Za-z]", r"\d{1,2}", "[ァ-ヶぁ-ゖ]"
 
@@ -81,6 +82,7 @@ def chosen(answer: str, *, like: frozenset[str]) -> frozenset[str] | None:
 
 
 def _bare(text: str) -> str:
+    text = _NEW_LINE.sub("; ", text)  # what is below the label is no part of its line
     return written(text).replace("*", "").replace("`", "").strip()
 
 
@@ -108,7 +110,7 @@ def _one(text: str, label: str) -> str | None:
     if not separator and not (head["bracketed"] and rest[0] == " "):
         return None
     between = separator[0].strip() if separator else ""
-    after = rest[separator.end() if separator else 0 :].strip()
+    after = rest[separator.end() if separator else 0 :].strip(" .,;:")
     return None if _is_another(after, between, label) or _speaks_of_another(after, label) else name
 
 

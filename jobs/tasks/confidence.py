@@ -21,11 +21,11 @@ _ASIDE = re.compile(rf"{_DRESS}|{_ABOUT}", re.IGNORECASE)
 _STATED = re.compile(
     rf"(?P<number>{_NUMBER})[ \t]*"
     rf"(?:(?P<unit>{_UNIT})|(?P<tenths>割)(?:(?P<hundredths>\d)分)?"
-    rf"|(?:/|out of|of)[ \t]*(?P<whole>\d{{1,4}}(?:\.0+)?)(?![\d.,])[ \t]*{_UNIT}?)?"
+    rf"|(?:/|out of|of|in)[ \t]*(?P<whole>\d{{1,4}}(?:\.0+)?)(?![\d.,])[ \t]*{_UNIT}?)?"
     r"(?P<rest>.*)",
     re.IGNORECASE | re.DOTALL,
 )
-_RANGE = re.compile(rf"[ \t]*{_UNIT}?[ \t]*(?:[-‐‑‒–—―−~〜～]|to\b|or\b|and\b|から|or)[ \t]*\d", re.IGNORECASE)
+_RANGE = re.compile(rf"[ \t]*{_UNIT}?[ \t]*(?:[-‐‑‒–—―−~〜～]|to\b|or\b|and\b|から|[,;]|\.\.)[ \t]*\d", re.IGNORECASE)
 _DIGITS = {sign: value for value, sign in enumerate("〇一二三四五六七八九")}
 _KANJI = re.compile("[〇一二三四五六七八九十百]+(?=パーセント|%|割)")
 _NAMES = re.findall(
@@ -63,7 +63,7 @@ def percent(value: object) -> int | None:
 
 
 def _stated(text: str) -> int | None:
-    text = unicodedata.normalize("NFKC", visible(text[:_LONGEST])).strip()
+    text = unicodedata.normalize("NFKC", visible(text[:_LONGEST])).replace("−", "-").strip()
     text = _SPELLED.sub(_spelled, _KANJI.sub(lambda found: str(_kanji(found[0])), text))
     found = _STATED.search(text)
     if not found or _RANGE.match(found["rest"]) or found["rest"][:1] in tuple("0123456789"):

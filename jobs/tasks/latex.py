@@ -6,125 +6,22 @@ Exponents and indices always have parentheses: `x^2` and `x^{2}` are `x^(2)`, wh
 import re
 from collections.abc import Callable
 
+from jobs.tasks.latex_names import (
+    ACCENTS,
+    DECLARATIONS,
+    FONTS,
+    FUNCTIONS,
+    GREEK,
+    IGNORED_ARGUMENT,
+    MATRICES,
+    SPACES,
+    SYMBOLS,
+    TRANSPARENT,
+)
+
 _TOKEN = re.compile(r"\\[A-Za-z]+\*?\s*|\\.|sqrt(?![A-Za-z])|.", re.DOTALL)
 _DEEPEST = 40  # groups within groups
 
-_WORDS = re.compile(r"\w+")
-_GREEK = _WORDS.findall(
-    """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi omicron pi rho sigma tau upsilon phi chi
-    psi omega"""
-)
-_SYMBOLS = {
-    name: sign
-    for sign, names in {
-        "*": "times cdot ast bullet star",
-        "/": "div slash",
-        "∞": "infty",
-        "°": "degree textdegree",
-        "≤": "le leq leqslant",
-        "≥": "ge geq geqslant",
-        "≠": "ne neq",
-        "<": "lt langle",
-        ">": "gt rangle",
-        "≪": "ll",
-        "≫": "gg",
-        "±": "pm",
-        "∓": "mp",
-        "→": "to rightarrow longrightarrow",
-        "←": "gets leftarrow longleftarrow",
-        "↔": "leftrightarrow longleftrightarrow rightleftharpoons",
-        "⇒": "implies Rightarrow Longrightarrow",
-        "⇔": "iff Leftrightarrow Longleftrightarrow",
-        "↦": "mapsto",
-        "∪": "cup bigcup",
-        "∩": "cap bigcap",
-        "∈": "in",
-        "∉": "notin",
-        "∋": "ni",
-        "⊂": "subset",
-        "⊆": "subseteq",
-        "⊃": "supset",
-        "⊇": "supseteq",
-        "\\": "setminus backslash smallsetminus",
-        "∅": "emptyset varnothing",
-        "≈": "approx thickapprox",
-        "≃": "simeq",
-        "≅": "cong",
-        "~": "sim",
-        "≡": "equiv",
-        "∝": "propto",
-        "⊗": "otimes bigotimes",
-        "⊕": "oplus bigoplus",
-        "∘": "circ",
-        "∧": "land wedge",
-        "∨": "lor vee",
-        "¬": "neg lnot",
-        "∀": "forall",
-        "∃": "exists",
-        "∂": "partial",
-        "∇": "nabla",
-        "∫": "int",
-        "∑": "sum",
-        "∏": "prod",
-        "ħ": "hbar hslash",
-        "ℓ": "ell",
-        "ℵ": "aleph",
-        "†": "dagger",
-        "'": "prime",
-        "⊥": "perp bot",
-        "∥": "parallel",
-        "∠": "angle",
-        "△": "triangle",
-        "...": "ldots dots cdots dotsc dotsb",
-        "⌊": "lfloor",
-        "⌋": "rfloor",
-        "⌈": "lceil",
-        "⌉": "rceil",
-        "|": "mid vert lvert rvert",
-        "‖": "Vert lVert rVert",
-        "{": "lbrace",
-        "}": "rbrace",
-        "[": "lbrack",
-        "]": "rbrack",
-        ":": "colon",
-        "%": "percent",
-        "$": "dollar textdollar",
-        "€": "euro texteuro",
-        "£": "pounds textsterling",
-        "Å": "AA angstrom",
-        " mod ": "bmod",
-        "i": "imath",
-        "j": "jmath",
-    }.items()
-    for name in names.split()
-}
-_FUNCTIONS = frozenset(
-    _WORDS.findall(
-        """sin cos tan cot sec csc arcsin arccos arctan sinh cosh tanh coth log ln lg exp lim max min sup inf arg deg
-    det dim gcd lcm ker mod Pr tr"""
-    )
-)
-_FONTS = frozenset(
-    _WORDS.findall(
-        """text textbf textit textrm textsf texttt textnormal textup emph mathrm mathbf mathit mathsf mathtt mathbb
-    mathcal mathscr mathfrak mathnormal boldsymbol bm pmb operatorname mbox hbox ensuremath underline boxed fbox
-    ce mathop mathrel mathbin mathord mathopen mathclose mathpunct si unit cancel smash vphantom"""
-    )
-)
-_DECLARATIONS = frozenset(
-    _WORDS.findall(
-        """rm bf it sf tt cal sl em bfseries itshape displaystyle textstyle scriptstyle scriptscriptstyle limits
-    nolimits left right big bigl bigr bigm Big Bigl Bigr bigg biggl biggr Bigg Biggl Biggr middle normalsize
-    large Large small strut hline centering"""
-    )
-)
-_SPACES = frozenset(_WORDS.findall("""quad qquad enspace thinspace space hfill newline"""))
-_ACCENTS = frozenset(
-    _WORDS.findall("""hat bar vec tilde dot ddot overline overrightarrow widehat widetilde check breve""")
-)
-_IGNORED_ARGUMENT = frozenset(_WORDS.findall("""phantom hspace vspace label tag color hphantom"""))
-_TRANSPARENT = frozenset(_WORDS.findall("""array aligned align gathered split equation multline alignedat"""))
-_MATRICES = frozenset(_WORDS.findall("""matrix pmatrix bmatrix Bmatrix smallmatrix psmallmatrix bsmallmatrix array"""))
 CELL, ROW = "\ue000", "\ue001"
 ARRAY = "\ue002\ue003"  # around an array, which has its brackets from the text around it
 
@@ -162,6 +59,8 @@ class _Reader:
     def _append(self, out: str, token: str, depth: int) -> str:
         if token in "^_":
             return self._scripts(out, token, depth)
+        if token == "~" and self._peek().isdigit() and (not out or out[-1] in " (=[,"):
+            return f"{out}≈"  # typed for "about"; TeX's is a space between two things
         if token[0] == "\\" and token[1:].strip() in ("frac", "dfrac", "tfrac", "cfrac"):
             return self._fraction(out, depth)
         return out + self._item(token, depth)
@@ -195,7 +94,7 @@ class _Reader:
 
     def _group(self, depth: int) -> str:
         """Braces: TeX's own where a script follows, where they hold a comma of thousands or a font; else a set's."""
-        fonts = self._peek().removeprefix("\\") in _DECLARATIONS
+        fonts = self._peek().removeprefix("\\") in DECLARATIONS
         body = self.sequence(depth + 1, "}")
         if self._peek() in ("^", "_") and self._peek():
             return body if not body or _ATOM.fullmatch(body) else f"({body})"
@@ -206,25 +105,25 @@ class _Reader:
     def _command(self, name: str, depth: int) -> str:
         if greek := _greek(name):
             return greek
-        if name in _SYMBOLS:
-            return _SYMBOLS[name]
-        if name in _FUNCTIONS:
+        if name in SYMBOLS:
+            return SYMBOLS[name]
+        if name in FUNCTIONS:
             if self._peek() == "{":
                 return f" {name} {self._argument(depth)}"
             return f" {name} "
-        if name in _FONTS:
+        if name in FONTS:
             return self._inside(depth)
-        if name in _SPACES:
+        if name in SPACES:
             return " "
-        if name in _DECLARATIONS:
+        if name in DECLARATIONS:
             if name in ("left", "right") and self._peek() == ".":
                 self._next()
             return ""
         if name in _COMMANDS:
             return _COMMANDS[name](self, depth)
-        if name in _ACCENTS:
+        if name in ACCENTS:
             return f"\\{name}({self._argument(depth)})"
-        if name in _IGNORED_ARGUMENT:
+        if name in IGNORED_ARGUMENT:
             self._argument(depth)
             return ""
         return _escape(name, self)
@@ -316,7 +215,7 @@ class _Reader:
         if _is_part(top, bottom) and re.search(r"(?<![\w.^)])\d+\Z", before[-30:]):
             return f"{before} {ratio}"
         joined = before[-1:] == "/" or (before == out and re.search(r"[\w)\]}'°∞!]\Z", before[-1:]))
-        function = before.rpartition(" ")[2] in _FUNCTIONS
+        function = before.rpartition(" ")[2] in FUNCTIONS
         follows = self._peek()
         if joined or function or (follows and (follows.isdigit() or follows in "^_!'")):
             return f"{out}({ratio})"
@@ -360,10 +259,10 @@ class _Reader:
         self._argument(depth)
         rows = [[cell.strip() for cell in row.split(CELL)] for row in body.split(ROW)]
         rows = [row for row in rows if any(row)]
-        if name in _MATRICES or not name:
+        if name in MATRICES or not name:
             matrix = "[" + ",".join(f"[{','.join(row)}]" for row in rows) + "]"
             return f"{ARRAY[0]}{matrix}{ARRAY[1]}" if name == "array" else matrix
-        if name in _TRANSPARENT:
+        if name in TRANSPARENT:
             return " ".join("".join(row) for row in rows)
         return f"{name}[" + ",".join(f"[{','.join(row)}]" for row in rows) + "]"
 
@@ -400,9 +299,9 @@ def _is_part(top: str, bottom: str) -> bool:
 
 def _greek(name: str) -> str:
     base = name if name.lower() == "upsilon" else name.removeprefix("var").removeprefix("up")
-    if base.lower() not in _GREEK or (base[1:] != base[1:].lower()):
+    if base.lower() not in GREEK or (base[1:] != base[1:].lower()):
         return ""
-    letter = chr(0x3B1 + _GREEK.index(base.lower()) + (_GREEK.index(base.lower()) > 16))  # there are two small sigmas
+    letter = chr(0x3B1 + GREEK.index(base.lower()) + (GREEK.index(base.lower()) > 16))  # there are two small sigmas
     return letter.upper() if base[0].isupper() else letter
 
 

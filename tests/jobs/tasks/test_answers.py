@@ -1,10 +1,12 @@
 """Reading final answers and comparing them by rule."""
 
+import random
 import time
 
 import pytest
 
 from jobs.tasks.answers import equivalent, percent, read_answer
+from jobs.tasks.hle import ANSWER_TYPES
 
 
 @pytest.mark.parametrize(
@@ -166,6 +168,56 @@ def test_not_equivalent(answer: str, gold: str) -> None:
     assert not equivalent(gold, answer, "exactMatch")
 
 
+PARTS = [
+    *"0129aAxB+-*/=^_{}()[]<>|,.;:'\"`$%#\\ \n√π∞°×−½²ₙ「」（）、。一Ａ７\u200b",
+    *(
+        "\\frac",
+        "\\sqrt",
+        "\\text{",
+        "\\boxed{",
+        "\\left(",
+        "\\begin{pmatrix}",
+        "\\end{pmatrix}",
+        "$$",
+        "**",
+        "```",
+        "####",
+    ),
+    *(
+        "Answer:",
+        "Confidence:",
+        "答え：",
+        "確信度：",
+        "(B)",
+        "1e999999999",
+        "10^10^10",
+        "1,234",
+        "1/3",
+        "85%",
+        "九十パーセント",
+    ),
+    *("<think>", "</think>", "<|im_end|>", '{"answer":', "<answer>", "The answer is ", "です", "\ud83d"),
+]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_texts_are_read_and_compared(seed: int) -> None:
+    choose = random.Random(seed)
+    for _ in range(250):
+        text = "".join(choose.choices(PARTS, k=choose.randint(1, 30)))
+        answer, confidence = read_answer(f"Answer: {text}")
+        assert confidence is None or isinstance(confidence, int)
+        assert percent(text) is None or isinstance(percent(text), int)
+        assert equivalent(text, text, "exactMatch")
+        equivalent(answer or text, choose.choice(["B", "A, C", "1", "x^2", text[::-1]]), choose.choice(ANSWER_TYPES))
+
+
+def test_huge_digits_and_exponents_are_no_trouble() -> None:
+    for text in ("9" * 5000, "1e999999999", "10^10^10", "1/" + "9" * 1999, "(" * 1000 + "1" + ")" * 1000, "{" * 2000):
+        assert not equivalent(text[:2000], "42", "exactMatch")
+        assert equivalent(text[:2000], text[:2000], "exactMatch")
+
+
 def test_long_and_strange_texts_take_no_time() -> None:
     fill = [
         "\n" * 50_000,
@@ -276,3 +328,26 @@ def test_what_nobody_sees(unseen: str) -> None:
 )
 def test_thoughts_are_no_answers(response: str, answer: str | None) -> None:
     assert read_answer(response)[0] == answer
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        "<answer>",
+        "```",
+        "#### 1\n",
+        "Confidence: ",
+        "The answer is ",
+        "\\boxed{",
+        "{",
+        "</s>",
+        '{"answer":',
+        "【",
+        "1,234 ",
+    ],
+)
+def test_reading_takes_linear_time(part: str) -> None:
+    start = time.process_time()
+    answer, _ = read_answer(part * (100_000 // len(part)))
+    equivalent((answer or part * 250)[:2000], part * (2000 // len(part)), "multipleChoice")
+    assert time.process_time() - start < 2

@@ -107,6 +107,7 @@ LISTS = [
     ("\\{2, 1\\}", "{1, 2}"),
     ("\\left( 3, \\frac{\\pi}{2} \\right)", "(3, π/2)"),
     ("\\begin{pmatrix} -1/3 \\\\ 2/3 \\end{pmatrix}", "\\begin{bmatrix}-\\frac13\\\\\\frac23\\end{bmatrix}"),
+    ("\\left[\\begin{array}{cc}1&2\\\\3&4\\end{array}\\right]", "\\begin{bmatrix}1&2\\\\3&4\\end{bmatrix}"),
     ("\\begin{pmatrix}1&2\\\\\n3&4\\end{pmatrix}", "[[1, 2], [3, 4]]"),
     ("(-\\infty, 2) \\cup (3, \\infty)", "(-∞,2)∪(3,∞)"),
 ]
@@ -257,6 +258,10 @@ CONTENT = [
     ("New York City", "New York"),
     ("U.S.A", "USA"),
     ("≤5", "5"),
+    ("~5", "5"),
+    ("5 mg", "5 Mg"),
+    ("ttgg", "TTGG"),
+    ("\\frac{1}{2}(a+b)", "1/(2(a+b))"),
     ("±5", "5"),
     ("≈5", "5"),
     ("log_2 8", "log_3 8"),

@@ -149,10 +149,10 @@ def _settle(statements: list[_Statement]) -> Verdict | None:
 
 
 def _only(value: Any) -> Any:
-    """The one entry of a list or object that holds one: [80], {"value": 80}."""
+    """The one entry of a list or object that holds one: [80], {"value": 80}; of more the one that is called value."""
     for _ in range(MAX_DEPTH):
-        if isinstance(value, dict) and len(value) == 1:
-            value = next(iter(value.values()))
+        if isinstance(value, dict) and (len(value) == 1 or "value" in value):
+            value = value.get("value", next(iter(value.values())))
         elif isinstance(value, list) and len(value) == 1:
             value = value[0]
     return value

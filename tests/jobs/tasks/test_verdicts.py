@@ -69,6 +69,7 @@ def with_correct(value: str) -> str:
         ('["no"]', "no"),
         ('{"value": "yes"}', "yes"),
         ('{"verdict": "no"}', "no"),
+        ('{"value": "yes", "note": "off by no more than rounding"}', "yes"),
         ("true", "yes"),
         ("false", "no"),
         *((value, None) for value in ("1", '"1"', "0", "null", "[]", "{}", '["yes", "no"]', "1.0", '""')),
@@ -284,7 +285,15 @@ def test_extracted_answer(value: str, expected: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "expected"), [("[80]", 80), ('{"value": 80}', 80), ('["80%"]', 80), ("[]", None), ("{}", None)]
+    ("value", "expected"),
+    [
+        ("[80]", 80),
+        ('{"value": 80}', 80),
+        ('{"value": 80, "unit": "%"}', 80),
+        ('["80%"]', 80),
+        ("[]", None),
+        ("{}", None),
+    ],
 )
 def test_confidence(value: str, expected: int | None) -> None:
     verdict = parse_verdict(YES.replace("80", value))

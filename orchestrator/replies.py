@@ -33,19 +33,14 @@ _NAME_LIMIT = 100  # characters of a finish reason or a fingerprint; real ones h
 Ending = Literal["done", "loop", "truncated", "filtered", "broken"]
 
 # What finish reasons say, in the words of OpenAI, Anthropic, Gemini, Mistral, DeepSeek, Zhipu, sglang and TGI.
-_ENDINGS: tuple[tuple[Ending, re.Pattern[str]], ...] = tuple(
-    (ending, re.compile(words))
-    for ending, words in (
-        ("loop", r"repetition"),
-        ("truncated", r"length|max_?(\w+_)?tokens?|tokens?_limit|context_?window|truncat|incomplete|cut_?off"),
-        (
-            "filtered",
-            r"filter|safety|recitation|prohibited|block|spii|sensitive|guardrail|moderat|refus|flagged|violat",
-        ),
-        ("broken", r"error|abort|cancel|time_?d?_?out|dead|insufficient|unavailable|interrupt|overload|fail|connect"),
-        ("broken", r"network|killed|preempt|shut_?down|crash|exception|lost|expired|evict"),
-    )
+_WORDS: tuple[tuple[Ending, str], ...] = (
+    ("loop", r"repetition"),
+    ("truncated", r"length|max_?(\w+_)?tokens?|tokens?_limit|context_?window|truncat|incomplete|cut_?off"),
+    ("filtered", r"filter|safety|recitation|prohibited|block|spii|sensitive|guardrail|moderat|refus|flagged|violat"),
+    ("broken", r"error|abort|cancel|time_?d?_?out|dead|insufficient|unavailable|interrupt|overload|fail|connect"),
+    ("broken", r"network|killed|preempt|shut_?down|crash|exception|lost|expired|evict"),
 )
+_ENDINGS = tuple((ending, re.compile(words)) for ending, words in _WORDS)
 _FINISH_KEYS = ("finish_reason", "finishReason", "finish_details", "stop_reason", "done_reason")
 _PROMPT_KEYS = ("prompt_tokens", "input_tokens")
 _COMPLETION_KEYS = ("completion_tokens", "output_tokens")

@@ -263,7 +263,9 @@ def test_an_official_file_from_elsewhere_is_judged(scripted_server: ScriptedServ
     again = run("jobs.judge", *job)
     assert again.returncode == 0, again.stderr
     assert len(records(out / "judgements.jsonl")) == 8, "only what was new was judged"
-    assert not scripted_server.requests()["asked"], "the model itself is asked nothing"
+    asked = scripted_server.requests()["asked"]
+    assert all("[correct_answer]" in text for text in asked), "the model itself is asked nothing"
+    assert max(count for text, count in asked.items() if "Question" in text) == 1, "and the judge nothing twice"
 
 
 @pytest.mark.slow

@@ -50,7 +50,7 @@ from orchestrator.pulse import SILENT
 from orchestrator.records import Owner, Stage, digest, write_atomic
 from orchestrator.spec import Provider, ServingSpec, to_yaml
 from orchestrator.state import find_path
-from orchestrator.steering import steered
+from orchestrator.steering import steered, stop_all
 from orchestrator.writer import Judges, Progress, RecordWriter
 
 PLAN_CHUNK = 2000  # items whose state is asked for in one call to the writer
@@ -109,6 +109,7 @@ def open_run(spec: ExamSpec, items: list[hle.Item], served: Served | None = None
                 yield run
             except KeyboardInterrupt:
                 wait = False
+                stop_all()
                 raise
             finally:
                 for endpoint in run.deployed:

@@ -20,7 +20,6 @@ from typing import Any, cast
 
 import psutil
 import ray
-from ray._private import auto_init_hook
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from orchestrator import secrets
@@ -247,8 +246,6 @@ def _init_ray(address: str, namespace: str, runtime_env: dict[str, Any], log_to_
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nor does Ray Data start an actor that collects them
     # Ray Data's own actors make the core worker print a warning about Ray Data. Its errors reach us as exceptions.
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    # A thread that outlives our ray.shutdown, the steering's when Ctrl-C is pressed, would join the cluster once more.
-    auto_init_hook.enable_auto_connect = False
     try:
         with _silent_native_code():
             ray.init(

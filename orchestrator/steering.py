@@ -23,6 +23,9 @@ READ = 10.0  # seconds between looks at reports, which Ray renews every 10 s
 SILENT = 60.0  # seconds without a first report until the window is fixed; it was seen 11 s after the first token
 NOTE = 30.0  # seconds between events that tell the numbers, unless the window turns round
 
+STOP_SECONDS = 2.0
+_active: set["Steering"] = set()
+
 Tell = Callable[[int], object]
 Note = Callable[..., None]
 
@@ -33,13 +36,23 @@ def steered(app: str, window: EngineWindow, *, tell: Tell, note: Note) -> Iterat
     steering = Steering(app, window, tell, note)
     tell(window.size)
     steering.start()
+    _active.add(steering)
     try:
         yield
     finally:
+        _active.discard(steering)
         steering.over.set()
         steering.join()
     if steering.error:
         raise steering.error
+
+
+def stop_all() -> None:
+    """Before an interrupted driver leaves Ray, which ends a process whose threads go on asking it."""
+    for steering in list(_active):
+        steering.over.set()
+    for steering in list(_active):
+        steering.join(STOP_SECONDS)
 
 
 class Steering(threading.Thread):

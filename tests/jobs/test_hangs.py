@@ -101,6 +101,7 @@ def test_a_writer_that_hangs_is_said_and_ctrl_c_works(tmp_path: Path) -> None:
         assert sorted(int(record["id"], 16) for record in records(folder / "predictions.jsonl")) == list(range(60))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.timeout(200)
 def test_a_writer_that_hangs_for_a_while_costs_only_time(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_a_writer_that_hangs_for_a_while_costs_only_time(tmp_path: Path) -> None
 
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("which", ["predict", "judge"])
+@pytest.mark.parametrize("which", ["predict", pytest.param("judge", marks=pytest.mark.slow)])
 def test_a_batching_actor_that_hangs_is_started_anew(which: str, tmp_path: Path) -> None:
     with ScriptedServer(latency=0.3) as server, ScriptedServer(latency=0.3, model="judge") as judge:
         questions = numbered(60)
@@ -148,6 +149,7 @@ def talks_to(process: psutil.Process, server: ScriptedServer) -> bool:
     return any(link.raddr and link.raddr.port == server.port for link in process.net_connections("tcp"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.timeout(200)
 def test_ctrl_c_works_while_a_batching_actor_hangs(tmp_path: Path) -> None:

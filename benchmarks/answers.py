@@ -78,7 +78,7 @@ def rules(name: str, seconds: float) -> tuple[Same, Callable[[str], str | None] 
 
 def _math_verify(seconds: float) -> Same:
     """Its own limits work in the main thread only, by a signal; a whole number of seconds."""
-    from math_verify import parse, verify  # type: ignore[import-untyped]
+    from math_verify import parse, verify
 
     limit = max(1, round(seconds))
 

@@ -36,7 +36,8 @@ class UploadSpec(SpecModel):
     @field_validator("repo")
     @classmethod
     def _as_the_hub_names(cls, repo: str) -> str:
-        from huggingface_hub.utils import HFValidationError, validate_repo_id
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils._validators import validate_repo_id
 
         try:
             validate_repo_id(repo)

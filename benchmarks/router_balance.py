@@ -49,7 +49,6 @@ from jobs.benchmarking.models import find_model  # noqa: E402
 from jobs.benchmarking.results import Device  # noqa: E402
 from jobs.benchmarking.rows import prompts  # noqa: E402
 from jobs.benchmarking.serving import MODELS, question, read_records  # noqa: E402
-from jobs.run import call, open_writer  # noqa: E402
 from orchestrator import serving  # noqa: E402
 from orchestrator.batching import Pick, RowStore, configure_ray_data, run_stage  # noqa: E402
 from orchestrator.cluster import Cluster, connect  # noqa: E402
@@ -62,6 +61,7 @@ from orchestrator.predicting import PredictConfig, PredictWorker  # noqa: E402
 from orchestrator.progress import say  # noqa: E402
 from orchestrator.spec import ServingSpec  # noqa: E402
 from orchestrator.steering import steered  # noqa: E402
+from orchestrator.writing import call, open_writer  # noqa: E402
 
 SEATS = {"cuda": 256, "cpu": 16}  # sequences that an engine decodes at once
 REQUESTS_A_SEAT = 25

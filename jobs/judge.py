@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(describe(command))
             return 0
     from jobs.report import report
-    from jobs.run import ask_and_judge, call, find_judge, open_run
+    from jobs.run import ask_and_judge, find_judge, open_run
+    from orchestrator.writing import call
 
     with open_run(command.spec, command.items, served) as run:
         if len(run.todo) == run.n_wanted:

@@ -148,7 +148,8 @@ def begin_session(
 def changes(before: Session, after: Session) -> list[str]:
     """What decides an answer and differs between two sessions, as `name: old → new`."""
     old, new = (dict(_flat({name: line[name] for name in ("served", "sampling")})) for line in (before, after))
-    names = [name for name in old | new if old.get(name) != new.get(name)]
+    # A budget changes no finished answer.
+    names = [name for name in old | new if old.get(name) != new.get(name) and not name.endswith("_tokens")]
     shown = [f"{name}: {_brief(old.get(name))} → {_brief(new.get(name))}" for name in names[:CHANGES_SHOWN]]
     return shown + ([f"{len(names) - CHANGES_SHOWN} more"] if len(names) > CHANGES_SHOWN else [])
 

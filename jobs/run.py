@@ -1,20 +1,15 @@
 """One exam run, from its spec to its records: what predict, judge and evaluate have in common."""
 
-import os
-import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs import provenance
 from jobs.exam import (
@@ -31,7 +26,7 @@ from jobs.judging import JUDGE_TIMEOUT, JudgeConfig, judge, preflight
 from jobs.stages import StageThread, tell_failures
 from jobs.tasks import hle
 from orchestrator import patience, serving
-from orchestrator.batching import Pick, RowStore, cause_of, configure_ray_data
+from orchestrator.batching import Pick, RowStore, configure_ray_data
 from orchestrator.cluster import Cluster, connect
 from orchestrator.concurrency import START, EngineWindow
 from orchestrator.discovery import Unreachable, check, is_this_host, locate
@@ -44,14 +39,14 @@ from orchestrator.layout import settle_both, settle_layout
 from orchestrator.liveness import Watch
 from orchestrator.planning.gpus import named_kinds
 from orchestrator.predicting import PredictConfig, predict
-from orchestrator.privacy import RUN_MODE
 from orchestrator.progress import Bars, bars, say
 from orchestrator.pulse import SILENT
-from orchestrator.records import Owner, Stage, digest, write_atomic
+from orchestrator.records import Stage, digest, write_atomic
 from orchestrator.spec import Provider, ServingSpec, to_yaml
 from orchestrator.state import find_path
 from orchestrator.steering import steered, stop_all
-from orchestrator.writer import Judges, Progress, RecordWriter
+from orchestrator.writer import Judges, Progress
+from orchestrator.writing import call, open_writer
 
 PLAN_CHUNK = 2000  # items whose state is asked for in one call to the writer
 DEFAULT_WINDOW = 64  # requests in flight at a server that does not say what it can take
@@ -59,7 +54,6 @@ API_WINDOW = 512  # the most at an API that does, by refusing with 429
 PROGRESS_INTERVAL = 0.5
 # Seconds without a response until judging is given up: each request under way has missed its deadline by then.
 JUDGE_SPEECHLESS = JUDGE_TIMEOUT + 60.0
-CLOSE_SECONDS = 2.0  # for the writer, when Ctrl-C is pressed
 
 
 @dataclass
@@ -114,48 +108,6 @@ def open_run(spec: ExamSpec, items: list[hle.Item], served: Served | None = None
             finally:
                 for endpoint in run.deployed:
                     serving.release(endpoint, cluster, wait=wait)
-
-
-@contextmanager
-def open_writer(folder: Path, mode: int = RUN_MODE) -> Iterator[ActorHandle]:
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    writer = RecordWriter.options(scheduling_strategy=here).remote(str(folder))  # type: ignore[attr-defined]
-    owner = Owner(socket.gethostname(), os.getpid())
-    pid, opened = _wait(writer.pid.remote(), "Ray, which starts the run's writer,"), False
-    try:
-        for repair in call(writer.open, owner, mode):
-            say(f"{folder.name}: {repair}")
-        opened = True
-        yield writer
-    except KeyboardInterrupt:
-        _close_now(writer, pid)
-        raise
-    except BaseException:
-        if opened:
-            call(writer.close)
-        raise
-    call(writer.close)
-
-
-def _close_now(writer: ActorHandle, pid: int) -> None:
-    """Close a writer that may hang; what it has appended is in the kernel's hands already."""
-    try:
-        ray.get(writer.close.remote(), timeout=CLOSE_SECONDS)
-    except RayError:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-
-
-def call(method: Any, *args: Any) -> Any:
-    """Call the writer and wait; its KosenErrors are raised as themselves. One that hangs is said."""
-    return _wait(method.remote(*args), "the run's writer")
-
-
-def _wait(pending: Any, what: str) -> Any:
-    try:
-        return patience.get(pending, what)
-    except RayError as error:
-        raise cause_of(error) from None
 
 
 def _begin(run: Run, served: Served, judge: Served | None) -> None:

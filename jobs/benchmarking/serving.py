@@ -24,7 +24,6 @@ from jobs.benchmarking.offline import STOP_SECONDS, Figures, Order, run_engine, 
 from jobs.benchmarking.results import Device, Serve, Serving, Way
 from jobs.benchmarking.rows import prompts
 from jobs.benchmarking.spec import BenchSpec, ServeSpec
-from jobs.run import call, open_writer
 from orchestrator import serving
 from orchestrator.batching import Pick, RowStore, cause_of, configure_ray_data, run_stage
 from orchestrator.cluster import Cluster
@@ -38,6 +37,7 @@ from orchestrator.progress import say
 from orchestrator.records import Question, Wanted
 from orchestrator.spec import ServingSpec
 from orchestrator.steering import steered
+from orchestrator.writing import call, open_writer
 
 MODELS: dict[Device, str] = {"cuda": "8b", "cpu": "tiny"}
 WORKERS = 180  # requests in flight of the seed's client

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from scripted_server import ScriptedServer
 
-from jobs.run import open_writer
 from orchestrator.client import ChatClient
 from orchestrator.endpoint import Endpoint
 from orchestrator.following import OPENING, Follower
 from orchestrator.records import Stage
+from orchestrator.writing import open_writer
 
 
 @pytest.mark.usefixtures("connected")

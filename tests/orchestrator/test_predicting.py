@@ -8,10 +8,10 @@ from harness import records
 from scripted_server import ScriptedServer
 
 from jobs.benchmarking.serving import question
-from jobs.run import call, open_writer
 from orchestrator.batching import Pick, RowStore, configure_ray_data
 from orchestrator.endpoint import Endpoint
 from orchestrator.predicting import PredictConfig, predict
+from orchestrator.writing import call, open_writer
 
 WINDOW, ROWS = 16, 480
 

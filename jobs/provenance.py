@@ -57,7 +57,8 @@ def who_answers(role: Role, spec: ExamSpec, folder: Path, gpus: int, progress: C
     """Who gives this spec's answers or verdicts now; None for the rule judge.
 
     Where the named server does not answer, or the model's folder is gone: who did so in the newest session of the same
-    spec, so that what is recorded can still be judged and scored. Raises SpecError for a model that cannot be.
+    spec, so that what is recorded can still be judged and scored. Raises SpecError for a model that cannot be, in a
+    folder without answers.
     """
     wish, serving = _wish(role, spec)
     if wish is None:
@@ -72,9 +73,10 @@ def who_answers(role: Role, spec: ExamSpec, folder: Path, gpus: int, progress: C
     try:
         return deployed(wish.model, serving, gpus, progress)
     except SpecError:
-        if before is None:
+        log = folder / "predictions.jsonl"
+        if before is None and not (log.is_file() and log.stat().st_size):
             raise
-        return before
+        return before or Served(model=_unknown_model(wish.model), engine={}, server=None)
 
 
 def deployed(model: str, serving: ServingSpec, gpus: int, progress: Callable[[str], None]) -> Served:

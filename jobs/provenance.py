@@ -56,9 +56,9 @@ class Session(TypedDict):
 def who_answers(role: Role, spec: ExamSpec, folder: Path, gpus: int, progress: Callable[[str], None]) -> Served | None:
     """Who gives this spec's answers or verdicts now; None for the rule judge.
 
-    Where the named server does not answer, or the model's folder is gone: who did so in the newest session of the same
-    spec, so that what is recorded can still be judged and scored. Raises SpecError for a model that cannot be, in a
-    folder without answers.
+    Where a server that answered before is silent, or the model's folder is gone: who did so in the newest session of
+    the same spec, so that what is recorded can still be judged and scored. Raises SpecError for a model that cannot
+    be, in a folder without answers.
     """
     wish, serving = _wish(role, spec)
     if wish is None:
@@ -66,7 +66,8 @@ def who_answers(role: Role, spec: ExamSpec, folder: Path, gpus: int, progress: C
     before = recorded(role, spec, folder)
     endpoint = wish.endpoint()
     if endpoint:
-        found = identity.of_server(locate(endpoint), before) or before
+        gone = before if before and before["server"] else None
+        found = identity.of_server(locate(endpoint), gone) or gone
         if found or wish.provider != "vllm" or not is_this_host(endpoint.base_url):
             unknown = {"base_url": endpoint.base_url, "version": None}
             return found or Served(model=_unknown_model(wish.model), engine=None, server=unknown)
@@ -89,11 +90,15 @@ def deployed(model: str, serving: ServingSpec, gpus: int, progress: Callable[[st
 
 
 def recorded(role: Role, spec: ExamSpec, folder: Path) -> Served | None:
-    """Who answered in the newest session whose spec named the same model with the same options that decide."""
-    wanted = set(_keys(*_wish(role, spec)))
+    """Who answered in the newest session whose spec named the same model at the same address.
+
+    Where a deployment answered, its options that decide must be the same too.
+    """
+    address, deployment = _keys(*_wish(role, spec))
     for session in reversed(list(sessions(folder))):
-        if session[role] and wanted & set(session["keys"][role]):
-            return session[role]
+        served, (its_address, its_deployment) = session[role], session["keys"][role]
+        if served and its_address == address and (served["server"] or its_deployment == deployment):
+            return served
     return None
 
 
@@ -266,12 +271,12 @@ def _wish(role: Role, spec: ExamSpec) -> tuple[Wish | None, ServingSpec]:
 
 
 def _keys(wish: Wish | None, serving: ServingSpec) -> list[str]:
-    """What a spec says of who answers: the address, where it names one, and the deployment that it would start."""
+    """What a spec says of who answers: the address ("" where it names none), and the deployment that it would start."""
     if wish is None:
-        return []
+        return ["", ""]
     endpoint = wish.endpoint()
-    deployment = digest([wish.model, identity.deciding_options(serving)])
-    return [digest([wish.model, endpoint.base_url]), deployment] if endpoint else [deployment]
+    address = digest([wish.model, endpoint.base_url]) if endpoint else ""
+    return [address, digest([wish.model, identity.deciding_options(serving)])]
 
 
 def _defaults(model: str, serving: ServingSpec, served: Served) -> dict[str, Any] | None:

@@ -50,6 +50,7 @@ from cluster.temp import make_temp_dir, remove_temp_dir
 HOST = "127.0.0.1"
 READY_TIMEOUT = 180.0  # seconds; 8 to 15 on two cores, 45 when others keep them busy
 LOCK_TIMEOUT = READY_TIMEOUT + 30.0
+LEAVE_TIMEOUT = 3.0  # seconds that jobs have to leave a cluster that is taken down
 # Ray counts what actors reserve, not what they use. A vLLM replica reserves 2 CPUs, and a job's actors and Serve's
 # controller want some too, so a laptop with two cores would wait for ever.
 MIN_CPUS = 16
@@ -260,6 +261,7 @@ def _get(state: ClusterState, port: int, path: str) -> bytes | None:
 
 def _remove(state: ClusterState) -> int:
     write_state(dataclasses.replace(state, phase="stopping"))
+    _let_jobs_leave(state.name)
     temp_dir = str(state.temp_dir)
     head, started = state.pids.get("head", 0), state.pids.get("head_started", 0)
     count = end_processes(lambda: processes_of(temp_dir, head, started), first=head)
@@ -267,6 +269,16 @@ def _remove(state: ClusterState) -> int:
     remove_temp_dir(temp_dir)
     forget(state.name)
     return count
+
+
+def _let_jobs_leave(name: str) -> None:
+    """Jobs watch the state and leave with a sentence; Ray, once it is gone, would end them without one."""
+    deadline = time.monotonic() + LEAVE_TIMEOUT
+    while time.monotonic() < deadline:
+        with _exclusive_lease(name) as unused:
+            if unused:
+                return
+        time.sleep(0.05)
 
 
 def _is_left(state: ClusterState) -> bool:

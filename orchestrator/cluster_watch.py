@@ -13,7 +13,7 @@ from orchestrator.errors import ClusterNotReady
 from orchestrator.progress import console
 from orchestrator.state import UP, State, read_state
 
-LOOK = 0.1  # seconds; Ray's processes get their first signal a few tenths after the state says `stopping`
+LOOK = 0.1  # seconds; `cluster down` gives jobs a few seconds to leave once the state says `stopping`
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def _json_rows(path: Path) -> Iterator[Row]:
             return
         raise SpecError(f"{path} is not valid JSON: {error}") from None
     except RecursionError:
-        raise SpecError(f"{path} is nested too deeply for a data set") from None
+        raise SpecError(f"{path} is not valid JSON: nested too deeply") from None
     del text
     if isinstance(content, dict):
         content = next((content[name] for name in ("rows", "data") if name in content), [content])
@@ -134,7 +134,7 @@ def _jsonl_rows(path: Path) -> Iterator[Row]:
             except ValueError as error:
                 raise SpecError(f"{path}, line {number} is not valid JSON: {error}") from None
             except RecursionError:
-                raise SpecError(f"{path}, line {number} is nested too deeply for a data set") from None
+                raise SpecError(f"{path}, line {number} is not valid JSON: nested too deeply") from None
             yield _checked(row, f"{path}, line {number}")
 
 

@@ -35,7 +35,7 @@ def check_job(job: str) -> None:
     """Raises SpecError unless jobs/ has a module of this name that is a command."""
     known = sorted(path.stem for path in (ROOT / "jobs").glob("*.py") if "run_command(" in path.read_text())
     if job not in known:
-        raise SpecError(f"there is no job {job!r}. Known are {', '.join(known)}")
+        raise SpecError(f"there is no job {job}. Known are {', '.join(known)}")
 
 
 def submit_job(client: JobSubmissionClient, job: str, arguments: list[str], *, parent: str | None = None) -> str:

@@ -1,5 +1,6 @@
 """The driver's side of the run's writer: to start it, to call it without hanging with it, and to close it."""
 
+import atexit
 import os
 import signal
 import socket
@@ -49,8 +50,14 @@ def _close_now(writer: ActorHandle, pid: int) -> None:
     try:
         ray.get(writer.close.remote(), timeout=CLOSE_SECONDS)
     except RayError:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+        # Not yet: the stages' threads, which wait for it, would wake, and what they then ask of a Ray that is being
+        # left ends this process without a word.
+        atexit.register(_end, pid)
+
+
+def _end(pid: int) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
 
 
 def call(method: Any, *args: Any) -> Any:

@@ -17,7 +17,12 @@ from orchestrator.errors import StorageFailed
 from orchestrator.pulse import SILENT, Beat, Life, Traffic
 from orchestrator.records import Key, Owner, Wanted
 
-PLAIN: Callable[[str], Any] = writer.RecordWriter.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+PLAIN: Any = writer.RecordWriter.__ray_metadata__.modified_class  # type: ignore[attr-defined]
+
+
+def sync_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the class reads its constants: cloudpickle gave it others once this process used the actor."""
+    monkeypatch.setitem(PLAIN._sync_regularly.__globals__, "SYNC_INTERVAL", 0.01)
 
 
 def run(folder: Path, scenario: Callable[[Any], Coroutine[Any, Any, None]]) -> None:
@@ -46,7 +51,7 @@ def test_one_reply_in_twelve_that_cannot_be_written_fails_and_the_others_are_rec
 
 def test_a_disk_that_takes_no_data_is_seen_while_it_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free, fsync = threading.Event(), os.fsync
-    monkeypatch.setattr(writer, "SYNC_INTERVAL", 0.01)
+    sync_often(monkeypatch)
     monkeypatch.setattr(os, "fsync", lambda file: free.wait(10) and fsync(file))
 
     async def scenario(plain: Any) -> None:
@@ -70,7 +75,7 @@ def test_what_a_disk_refuses_behind_our_back_ends_the_run(tmp_path: Path, monkey
         for error in told:
             raise error
 
-    monkeypatch.setattr(writer, "SYNC_INTERVAL", 0.01)
+    sync_often(monkeypatch)
     monkeypatch.setattr(os, "fsync", fsync)
 
     async def scenario(plain: Any) -> None:

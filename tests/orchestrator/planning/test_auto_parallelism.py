@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from planning_configs import QWEN_8B, QWEN_32B
 
+from jobs import provenance
 from jobs.exam import ExamSpec, Requests
 from jobs.run import Run, find_endpoint, find_judge, window
 from orchestrator import layout, serving
@@ -136,6 +137,8 @@ def test_a_model_that_judges_itself_is_one_deployment_on_all_gpus(
     monkeypatch.setattr("jobs.run.call", lambda *_: 1)
     spec = ExamSpec(model=model, judge=model, judge_provider="vllm", serving=AUTO, judge_serving=AUTO)
     opened = Run(spec, [], Requests(spec), two_hosts, tmp_path, SimpleNamespace(count_to_judge=None), Events(tmp_path))
+    served = provenance.deployed(model, AUTO, 16, print)
+    opened.session = provenance.begin_session(tmp_path, spec, [], served=served, judge=served, gpu="H200")
     assert find_judge(opened) and find_endpoint(opened) == ready
     assert deployed[0] == deployed[1] and layout.gpus_of(deployed[0]) == 16
 

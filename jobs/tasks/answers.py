@@ -54,7 +54,7 @@ _CONFIDENCE_INLINE = re.compile(rf"(?<![*_`【\[(])[*_`【\[(]*{_CONFIDENCE_LABE
 _CONFIDENCE_VALUE = re.compile(rf"{_CONFIDENCE_LABEL}\s*([^\n]*)", re.IGNORECASE)
 _HASHES = re.compile(r"(?<!#)####(?!#)([^#\n]*\d[^#\n]*)")  # also within a line: **#### 72**
 _HASHES_VALUE = re.compile(
-    r"(?:[^\w\n]|\\\w+\{|US\$|[a-z]{3}[ \t]?\$?(?=\d)){0,12}\d", re.IGNORECASE
+    r"(?:[^\w\n]|\\\w+\{|[a-z]{1,3}\$|(?:[a-z]{3}|Rs\.?)[ \t]?(?=\d)){0,12}\d", re.IGNORECASE
 )  # a heading has no number there
 _TAG = re.compile(r"<(/?)(?:final_?)?answer>", re.IGNORECASE)
 _KEY = re.compile(

@@ -25,11 +25,14 @@ _NUMBER = re.compile(
 _SIGNS = "$€£¥₩₹"
 _NO_THING = (  # words behind a number that make it another one, or one of several
     r"(?:(?:hundred|thousand|million|billion|trillion|lakh|crore|dozen|half|halve|third|quarter|fifth)s?"
-    r"|percent|per cent|or|and|to|plus|minus|times|over|by|x)\b"
+    r"|k|bn|mn|mil|percent|per cent|or|and|to|plus|minus|times|over|by|x)\b"
 )
-_THINGS = re.compile(  # a number, and maybe what is counted: 72 apples; but not "2. Case"
-    rf"(?P<number>[^\n]*\d\S*)(?:(?<![.:,;)])\s+(?!{_NO_THING})[(\[]?[^\W\d_]\D*)?", re.IGNORECASE
+_THINGS = re.compile(  # a number, and maybe what is counted: 72 apples, 72km, 72個; but not "2. Case", 5x
+    rf"(?P<number>[^\n]*\d[^\s\w]*)(?:(?:(?<![.:,;)])\s+|(?=[^\W\d_]{{2}}|[^\x00-\x7f]))(?!{_NO_THING})"
+    r"[(\[*_]?[^\W\d_]\D*)?",
+    re.IGNORECASE,
 )
+_CODE = re.compile(r"(?:[A-Z]{3} ?|[A-Z]{1,2}(?=\$)|Rs\.? ?)(?=[$\d.])")  # EUR 72, HK$72
 _LONGEST_THINGS = 200  # characters
 _ALIKE = {"$": "", "US$": "", "USD": "", "usd": "", "dollars": "", "dollar": ""}
 
@@ -70,13 +73,13 @@ def bare_number(text: str) -> str | None:
     if len(text) > _LONGEST_THINGS:
         return None
     found = _THINGS.fullmatch(written(_stripped(text)))
-    if not found or number(bare := _stripped(found["number"])) is None:
+    if not found or number(bare := _CODE.sub("", _stripped(found["number"]), count=1)) is None:
         return None
     return re.sub(f"[{_SIGNS}]", "", written(bare))
 
 
 def _stripped(text: str) -> str:
-    return text.lstrip(" \t=:*_`\"'([").rstrip(" \t.,;:!*_`\"')]")
+    return text.lstrip(" \t=:*_`\"'([").rstrip(" \t.,;:!?*_`\"')]")
 
 
 def quantity(text: str) -> Quantity | None:

@@ -52,7 +52,7 @@ _CONFIDENCE_LABEL = (
 )
 _CONFIDENCE_INLINE = re.compile(rf"(?<![*_`【\[(])[*_`【\[(]*{_CONFIDENCE_LABEL}", re.IGNORECASE)
 _CONFIDENCE_VALUE = re.compile(rf"{_CONFIDENCE_LABEL}\s*([^\n]*)", re.IGNORECASE)
-_HASHES = re.compile(r"(?<!#)####(?!#)([^#\n]*\d[^#\n]*)")  # also within a line: **#### 72**
+_HASHES = re.compile(r"(?<!#)####(?!#)(?:[ \t]*+\n)?([^#\n]*\d[^#\n]*)")  # also within a line: **#### 72**
 _HASHES_VALUE = re.compile(
     r"(?:[^\w\n]|\\\w+\{|[a-z]{1,3}\$|(?:[a-z]{3}|Rs\.?)[ \t]?(?=\d)){0,12}\d", re.IGNORECASE
 )  # a heading has no number there

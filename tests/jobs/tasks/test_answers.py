@@ -345,6 +345,7 @@ def test_thoughts_are_no_answers(response: str, answer: str | None) -> None:
         "#### ",
         "#### 1 ",
         "####",
+        "####\n",
         " ",
         "Confidence: ",
         "The answer is ",

@@ -63,6 +63,8 @@ OFFICIAL = Path(__file__).parents[4] / "shared" / "data" / "gsm8k" / "example_mo
         ("So, the answer is: #### 72.", "72", 1),
         ("Answer: #### 72 apples", "72", 1),
         ("Answer:\n#### 72", "72", 1),
+        ("####\n72", "72", 1),
+        ("####\n\nI give up at 72.", "72", 0),
         ("**#### 72**", "72", 1),
         ("`#### 72`", "72", 1),
         ("(#### 72)", "72", 1),

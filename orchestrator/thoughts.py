@@ -23,6 +23,15 @@ _MARK = re.compile(
     r"|here(?:'s|’s| is) my (?P<granite>thought process|response):",
     re.IGNORECASE,
 )
+# Where a mark may begin. A pattern that starts with a sign runs at the speed of a search for that sign, and not at all
+# where the text has none; _MARK at every place of a long thought would take longer than all else that reads a reply.
+_WITHIN = rf"(?=[ /]{{0,3}}[a-z:_|/-]{{5}})(?=[ /]{{0,3}}(?:\||channel|{_NAME}))"  # first what is cheap to rule out
+_STARTS = tuple(
+    (sign, re.compile(re.escape(sign) + rest, re.IGNORECASE))
+    for sign, rest in (("<", _WITHIN), ("＜", _WITHIN), ("&", "lt;" + _WITHIN), ("[", "/?THINK"), ("◁", "/?think"))
+)
+_GRANITE = re.compile(r":(?:(?<=my response:)|(?<=my thought process:))", re.IGNORECASE)
+_HERE = re.compile(r"[hH](?i:(?=ere(?:'s|’s| is) my ))")
 _SOLUTION = re.compile(r"<\|(?:(?:begin|end)_of_solution|(?:start|end)_response)\|>", re.IGNORECASE)
 
 # gpt-oss: with its special tokens, and with what is left of them where a server has dropped those.
@@ -48,7 +57,7 @@ def split_thought(text: str) -> tuple[str | None, str | None]:
     in JSON or in the middle of a sentence. What stands before an opening mark belongs to the answer. Where nothing is a
     thought, the text comes back as it was.
     """
-    if _CHANNEL_FIRST.match(text) or _FINAL_CHANNEL.search(text):
+    if "<|channel|>" in text and (_CHANNEL_FIRST.match(text) or _FINAL_CHANNEL.search(text)):
         return _of_channels(text)
     analysis = _ANALYSIS.match(text)
     start = analysis.end() if analysis else 0
@@ -103,14 +112,27 @@ def _of_marks(text: str) -> tuple[str | None, str | None]:
 
 def _marks(text: str) -> list[_Mark]:
     """All marks of `text` but those in quotation marks and in code."""
-    fences = [found.start() for found in re.finditer("```", text)]
+    every = _every_mark(text)
+    fences = [found.start() for found in re.finditer("```", text)] if every and "`" in text else []
     marks = []
-    for found in _MARK.finditer(text):
+    for found in every:
         before = text[max(found.start() - _LINE, 0) : found.start()].rpartition("\n")[2]
         after = text[found.end() : found.end() + _LINE].partition("\n")[0]
         fence = bisect(fences, found.start())
         if not _quoted(before, after) and not (fence % 2 and fence < len(fences)):
             marks.append(_mark(found, before, after))
+    return marks
+
+
+def _every_mark(text: str) -> list[re.Match[str]]:
+    """What `_MARK.finditer` would find."""
+    places = [found.start() for sign, start in _STARTS if sign in text for found in start.finditer(text)]
+    if _GRANITE.search(text):
+        places += [found.start() for found in _HERE.finditer(text)]
+    marks: list[re.Match[str]] = []
+    for place in sorted(places):
+        if (not marks or place >= marks[-1].end()) and (mark := _MARK.match(text, place)):
+            marks.append(mark)
     return marks
 
 

@@ -12,11 +12,13 @@ from jobs.tasks.characters import half_width, visible
 from jobs.tasks.confidence import LARGEST_CONFIDENCE, percent
 from jobs.tasks.equivalence import LONGEST_ANSWER, equivalent
 from jobs.tasks.notation import normalise
+from jobs.tasks.numbers import bare_number, quantity
 from orchestrator.thoughts import split_thought
 
 __all__ = [
     "LARGEST_CONFIDENCE",
     "LONGEST_ANSWER",
+    "behind_hashes",
     "equivalent",
     "normalise",
     "percent",
@@ -50,9 +52,9 @@ _CONFIDENCE_LABEL = (
 )
 _CONFIDENCE_INLINE = re.compile(rf"(?<![*_`【\[(])[*_`【\[(]*{_CONFIDENCE_LABEL}", re.IGNORECASE)
 _CONFIDENCE_VALUE = re.compile(rf"{_CONFIDENCE_LABEL}\s*([^\n]*)", re.IGNORECASE)
-_HASHES = re.compile(r"^####(?!#)[ \t]*(.*\d.*)$", re.MULTILINE)
+_HASHES = re.compile(r"(?<!#)####(?!#)(?:[ \t]*+\n)?([^#\n]*\d[^#\n]*)")  # also within a line: **#### 72**
 _HASHES_VALUE = re.compile(
-    r"(?:[^\w\n]|\\\w+\{|[a-z]{3}[ \t]?\$?(?=\d)){0,12}\d", re.IGNORECASE
+    r"(?:[^\w\n]|\\\w+\{|[a-z]{1,3}\$|(?:[a-z]{3}|Rs\.?)[ \t]?(?=\d)){0,12}\d", re.IGNORECASE
 )  # a heading has no number there
 _TAG = re.compile(r"<(/?)(?:final_?)?answer>", re.IGNORECASE)
 _KEY = re.compile(
@@ -81,12 +83,22 @@ def read_answer(response: str) -> tuple[str | None, int | None]:
 
     The last label `Answer:` decides (also `Exact Answer:`, `Final Answer:`, 回答, 答え, 正解; bold or not, as a
     heading, as the tag <answer>), at the start of a line if there is such a one; without any label the key "answer" of
-    a JSON object, else the last \\boxed{…}, else what follows GSM8K's last `####`, else the last sentence
-    `The answer is …`.
+    a JSON object, else the last \\boxed{…}, else the number behind GSM8K's last `####` (72 in `#### 72 apples`), else
+    the last sentence `The answer is …`.
     """
-    text = half_width(visible(_turn(without_thinking(response))))
+    text = _said(response)
     confidences = _CONFIDENCE_VALUE.findall(unicodedata.normalize("NFKC", text))
     return _final_answer(text), next((p for p in map(percent, reversed(confidences)) if p is not None), None)
+
+
+def behind_hashes(response: str) -> str | None:
+    """What stands behind GSM8K's last `####`, as it is written there; None where that is not what decides."""
+    text = _said(response)
+    return None if any(read(text) is not None for read in _BEFORE_HASHES) else _behind_hashes(text)
+
+
+def _said(response: str) -> str:
+    return half_width(visible(_turn(without_thinking(response))))
 
 
 def _turn(text: str) -> str:
@@ -99,7 +111,7 @@ def _turn(text: str) -> str:
 
 
 def _final_answer(text: str) -> str | None:
-    for read in (_labelled, _in_json, _inline, _boxed, _after_hashes, _in_a_sentence):
+    for read in (*_BEFORE_HASHES, _after_hashes, _in_a_sentence):
         found = read(text)
         if found is not None:
             return found or None
@@ -133,9 +145,9 @@ def _inline(text: str) -> str | None:
 
 
 def _stated(text: str) -> str:
-    """The answer in what a label introduces: a box in it, or what its sentence "The answer is …" says."""
-    if box := _boxed(text):
-        return box
+    """The answer in what a label introduces: a box in it, GSM8K's mark, or what its sentence "The answer is …" says."""
+    if found := _boxed(text) or (text.startswith("####") and _after_hashes(text)):
+        return found
     sentence = _SENTENCE.match(text)
     return _sentence_body(sentence[1]) if sentence else text
 
@@ -169,6 +181,15 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
 
 
 def _after_hashes(text: str) -> str | None:
+    """By GSM8K's format a number stands there: words and signs around it are not part of the answer."""
+    stated = _behind_hashes(text)
+    if stated is None:
+        return None
+    alone = quantity(normalise(stated))
+    return stated if alone and not alone.unit else bare_number(stated) or stated
+
+
+def _behind_hashes(text: str) -> str | None:
     found = [line.strip() for line in _HASHES.findall(text) if _HASHES_VALUE.match(line.strip())]
     if not found:
         return None
@@ -239,3 +260,6 @@ def _boxed(text: str) -> str | None:
         if depth == 0:
             return text[box.end() : place].strip() or None
     return None
+
+
+_BEFORE_HASHES = (_labelled, _in_json, _inline, _boxed)

@@ -1,7 +1,8 @@
 """GSM8K: grade school word problems whose answer is one number, which stands behind the last `####`.
 
 One reading for all: the exam's rule judge, the reward of a training and the preparation of its rows read an answer with
-`answers.read_answer` and compare it with `answers.equivalent`.
+`answers.read_answer` and compare it with `answers.equivalent`. Behind the mark only the number counts: `#### 72 apples`
+is 72 and `#### €5` is 5, where `Answer: 72 apples` and `Answer: €5` are not.
 """
 
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from jobs.tasks import answers
-from jobs.tasks.numbers import number
+from jobs.tasks.numbers import bare_number, number
 
 NAME = "openai/gsm8k"
 MARK = "####"
@@ -62,7 +63,8 @@ def gold_of(text: object) -> str | None:
     there is no single number."""
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         return None
-    value = number(str(text).rpartition(MARK)[2])
+    _, mark, stated = str(text).rpartition(MARK)
+    value = number((mark and bare_number(stated)) or stated)
     return None if value is None else _digits(value)
 
 
@@ -74,6 +76,20 @@ def reward(data_source: str, solution_str: str, ground_truth: Any, extra_info: A
     stated, _ = answers.read_answer(solution_str)
     gold = gold_of(ground_truth)
     return float(stated is not None and gold is not None and answers.equivalent(stated, gold, "exactMatch"))
+
+
+def same(response: str, gold: str) -> bool:
+    """Whether what the response states behind the mark is `gold`, word for word or, for an amount, by its number.
+
+    For the exam, whose references may be amounts or lengths as well: `#### 18` is €18, `#### 5 km` is 5 km.
+    """
+    stated = answers.behind_hashes(response) if MARK in response else None
+    if stated is None:
+        return False
+    amount = gold_of(gold)
+    return answers.equivalent(stated, gold, "exactMatch") or (
+        amount is not None and answers.equivalent(bare_number(stated) or stated, amount, "exactMatch")
+    )
 
 
 def check_gold(ground_truth: object) -> str | None:

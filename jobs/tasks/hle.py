@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.tasks import answers, images
+from jobs.tasks import answers, gsm8k, images
 from jobs.tasks.verdicts import Verdict
 
 CATEGORIES = (
@@ -154,7 +154,7 @@ def rule_verdict(item: Item, response: str) -> Verdict:
     extracted, confidence = answers.read_answer(response)
     if extracted is None:
         return Verdict("no", None, "the response states no final answer", None)
-    if answers.equivalent(extracted, item.answer, item.answer_type):
+    if answers.equivalent(extracted, item.answer, item.answer_type) or gsm8k.same(response, item.answer):
         return Verdict("yes", extracted, "equal to the reference after normalising", confidence)
     return Verdict("no", extracted, "not equal to the reference after normalising", confidence)
 

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from jobs.tasks.notation import normalise
+from jobs.tasks.notation import normalise, written
 
 RELATIVE_TOLERANCE = Fraction(1, 10**6)
 _LONGEST = 2000  # digits; Python reads 4,300
@@ -22,6 +22,18 @@ _NUMBER = re.compile(
     r")(?P<unit>(?![\d.])(?:[^\W\d_]|[%°'\"$€£¥₩₹‰]).*)?",
     re.DOTALL,
 )
+_SIGNS = "$€£¥₩₹"
+_NO_THING = (  # words behind a number that make it another one, or one of several
+    r"(?:(?:hundred|thousand|million|billion|trillion|lakh|crore|dozen|half|halve|third|quarter|fifth)s?"
+    r"|k|bn|mn|mil|percent|per cent|or|and|to|plus|minus|times|over|by|x)\b"
+)
+_THINGS = re.compile(  # a number, and maybe what is counted: 72 apples, 72km, 72個; but not "2. Case", 5x
+    rf"(?P<number>[^\n]*\d[^\s\w]*)(?:(?:(?<![.:,;)])\s+|(?=[^\W\d_]{{2}}|[^\x00-\x7f]))(?!{_NO_THING})"
+    r"[(\[*_]?[^\W\d_]\D*)?",
+    re.IGNORECASE,
+)
+_CODE = re.compile(r"(?:[A-Z]{3} ?|[A-Z]{1,2}(?=\$)|Rs\.? ?)(?=[$\d.])")  # EUR 72, HK$72
+_LONGEST_THINGS = 200  # characters
 _ALIKE = {"$": "", "US$": "", "USD": "", "usd": "", "dollars": "", "dollar": ""}
 
 
@@ -50,7 +62,24 @@ def number(text: str) -> Fraction | None:
     More than 2,000 digits and exponents beyond 2,000 are no number.
     """
     found = quantity(normalise(text))
-    return found.value if found and found.unit in ("", *"$€£¥₩₹") else None
+    return found.value if found and found.unit in ("", *_SIGNS) else None
+
+
+def bare_number(text: str) -> str | None:
+    """The number in GSM8K's dialect, where only numbers are compared, without what stands around it: a currency's sign,
+    brackets, an equals sign, what is left of Markdown, or the word for what is counted (`€5`, `(72)`, `72**`,
+    `72 apples`). None where it is no single number: `72 or 71`, `1,2,3`; nor is a part of a larger one: `3 million`.
+    """
+    if len(text) > _LONGEST_THINGS:
+        return None
+    found = _THINGS.fullmatch(written(_stripped(text)))
+    if not found or number(bare := _CODE.sub("", _stripped(found["number"]), count=1)) is None:
+        return None
+    return re.sub(f"[{_SIGNS}]", "", written(bare))
+
+
+def _stripped(text: str) -> str:
+    return text.lstrip(" \t=:*_`\"'([").rstrip(" \t.,;:!?*_`\"')]")
 
 
 def quantity(text: str) -> Quantity | None:

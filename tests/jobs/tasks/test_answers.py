@@ -285,6 +285,12 @@ def test_long_and_strange_texts_take_no_time() -> None:
         ("#### \\boxed{72}", "72"),
         ("#### **72**", "**72**"),
         ("#### USD 72", "USD 72"),
+        ("#### 72 apples", "72"),
+        ("#### 3 million", "3 million"),
+        ("#### €5", "5"),
+        ("**#### 72**", "72"),
+        ("Answer: #### 72", "72"),
+        ("#### between 3 and 4", None),
         ("#### Step 2", None),
         ("The answer depends.", None),
         ("Answers may vary: 4", None),
@@ -336,6 +342,11 @@ def test_thoughts_are_no_answers(response: str, answer: str | None) -> None:
         "<answer>",
         "```",
         "#### 1\n",
+        "#### ",
+        "#### 1 ",
+        "####",
+        "####\n",
+        " ",
         "Confidence: ",
         "The answer is ",
         "\\boxed{",
@@ -349,5 +360,6 @@ def test_thoughts_are_no_answers(response: str, answer: str | None) -> None:
 def test_reading_takes_linear_time(part: str) -> None:
     start = time.process_time()
     answer, _ = read_answer(part * (100_000 // len(part)))
+    read_answer("#### " + part * (100_000 // len(part)))
     equivalent((answer or part * 250)[:2000], part * (2000 // len(part)), "multipleChoice")
     assert time.process_time() - start < 2

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs.tasks import exact_match, gsm8k
+from jobs.tasks import exact_match, gsm8k, hle
 from jobs.tasks.answers import equivalent, read_answer
 
 OFFICIAL = Path(__file__).parents[4] / "shared" / "data" / "gsm8k" / "example_model_solutions.jsonl.gz"
@@ -59,6 +59,72 @@ OFFICIAL = Path(__file__).parents[4] / "shared" / "data" / "gsm8k" / "example_mo
         ("<think>#### 72", "72", 0),
         ("<think>#### 72</think>", "72", 0),
         ("Answer: 72", "72", 1),  # as the exam reads it
+        ("The answer is #### 72", "72", 1),
+        ("So, the answer is: #### 72.", "72", 1),
+        ("Answer: #### 72 apples", "72", 1),
+        ("Answer:\n#### 72", "72", 1),
+        ("####\n72", "72", 1),
+        ("####\n\nI give up at 72.", "72", 0),
+        ("**#### 72**", "72", 1),
+        ("`#### 72`", "72", 1),
+        ("(#### 72)", "72", 1),
+        ("> #### 72", "72", 1),
+        ("\\#### 72", "72", 1),
+        ("#### 72 ####", "72", 1),
+        ("#### 71, no: #### 72", "72", 1),
+        ("#### 72, no: #### 71", "72", 0),
+        ("##### 72", "72", 0),
+        ("#### 72 apples", "72", 1),
+        ("#### 72 apples.", "72", 1),
+        ("#### 72 apples", "71", 0),
+        ("#### 72 (apples)", "72", 1),
+        ("#### 72 \\text{ apples}", "72", 1),
+        ("#### **72** apples", "72", 1),
+        ("#### $72 per hour", "72", 1),
+        ("#### 1,234 red and green apples", "1234", 1),
+        ("#### 1/2 cup", "0.5", 1),
+        ("#### 1 1/2 cups", "1.5", 1),
+        ("#### 5 km/h", "5", 1),
+        ("#### 72 apples", "#### 72 apples", 1),
+        ("#### 72 *apples*", "72", 1),
+        ("#### 72apples", "72", 1),
+        ("#### 5km", "5", 1),
+        ("#### 72個", "72", 1),
+        ("#### 72 円", "72", 1),
+        ("#### 72?", "72", 1),
+        ("#### EUR 72", "72", 1),
+        ("#### HK$72", "72", 1),
+        ("#### Rs. 72", "72", 1),
+        ("#### 3k", "3", 0),
+        ("#### 3 bn", "3", 0),
+        ("Answer: 72 apples", "72", 0),  # without the mark the words count
+        ("#### 72 apples and 3 pears", "72", 0),
+        ("#### 3 hours 20 minutes", "3", 0),
+        ("#### 3 million", "3", 0),
+        ("#### 3 dozen eggs", "3", 0),
+        ("#### 72 or more", "72", 0),
+        ("#### 5x", "5", 0),
+        ("#### 5 x 3", "5", 0),
+        ("#### 5:30", "5", 0),
+        ("#### 72 or 71", "72", 0),
+        ("#### between 3 and 4", "3", 0),
+        ("#### between 3 and 4", "4", 0),
+        ("#### €5", "5", 1),
+        ("#### 5€", "5", 1),
+        ("#### -€5", "-5", 1),
+        ("#### €-5", "-5", 1),
+        ("#### €5", "-5", 0),
+        ("#### £1,234.50", "1234.5", 1),
+        ("#### ￥72", "72", 1),
+        ("#### ₹72", "72", 1),
+        ("#### US$72", "72", 1),
+        ("#### €18", "€18", 1),
+        ("#### 18", "€18", 1),
+        ("#### 81", "€18", 0),
+        ("#### (72)", "72", 1),
+        ("#### [72]", "72", 1),
+        ("#### (72, 71)", "72", 0),
+        ("#### = 72", "72", 1),
     ],
 )
 def test_the_reward_is_the_exams_reading(solution: str, truth: Any, expected: float) -> None:
@@ -67,6 +133,29 @@ def test_the_reward_is_the_exams_reading(solution: str, truth: Any, expected: fl
     assert gold is not None
     exam = equivalent(read_answer(solution)[0] or "", gold, "exactMatch")  # with the rule as judge
     assert exam == expected
+    for reference in (gold, str(truth).rpartition("####")[2].strip()):  # as prepared, and as others may prepare it
+        item = hle.Item("1", "How many?", reference, "exactMatch", "Math")
+        assert (hle.rule_verdict(item, solution).verdict == "yes") == expected
+
+
+@pytest.mark.parametrize(
+    ("response", "gold", "right"),
+    [
+        ("#### 5 km", "5 km", True),
+        ("#### 5 m", "5 km", False),
+        ("#### 5", "5 km", False),
+        ("#### 3 million", "3 million", True),
+        ("#### 3 million", "3", False),
+        ("#### 72 apples\nAnswer: 71", "72", False),
+        ("#### 72 apples\nAnswer: 71", "72 apples", False),
+        ("#### 2. The case of a square\nI do not know.", "2", False),  # a heading
+        ("#### Step 2", "2", False),
+        ("Answer: €5", "5", False),
+    ],
+)
+def test_other_exams_keep_their_units(response: str, gold: str, right: bool) -> None:
+    item = hle.Item("1", "How far?", gold, "exactMatch", "Math")
+    assert (hle.rule_verdict(item, response).verdict == "yes") == right
 
 
 @pytest.mark.parametrize(
@@ -84,6 +173,11 @@ def test_the_reward_is_the_exams_reading(solution: str, truth: Any, expected: fl
         ("1,000", "1000"),
         ("So.\n#### $18", "18"),
         ("#### -$5", "-5"),
+        ("€18", "18"),
+        ("#### €18", "18"),
+        ("#### 72 apples", "72"),
+        ("72 apples", None),
+        ("#### 72 or 71", None),
         ("−5", "-5"),
         ("many", None),
         ("1,2,3", None),

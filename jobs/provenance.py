@@ -219,8 +219,8 @@ class Tally:
                 told = ", ".join(f"{orjson.loads(value)} ({count})" for value, count in counts.most_common(3))
                 notes.append(f"answers of several {name.replace('_', ' ')}s count together: {told}")
         for what, changed in (("answers", self._values.get("adapted")), ("verdicts", self._adapted_verdicts)):
-            told = changed.most_common(3) if changed else []
-            notes += [f"{count} {what}: {', '.join(orjson.loads(value))}" for value, count in told]
+            commonest = changed.most_common(3) if changed else []
+            notes += [f"{count} {what}: {', '.join(orjson.loads(value))}" for value, count in commonest]
         return notes
 
 

@@ -13,6 +13,7 @@ from jobs.retired import retirement
 from jobs.tasks import hle
 from jobs.tasks.verdicts import Verdict, parse_verdict
 from orchestrator import secrets
+from orchestrator.adapting import dropped
 from orchestrator.batching import Outbox, Pick, RowStore, run_stage
 from orchestrator.client import ChatClient, Outcome
 from orchestrator.endpoint import Endpoint
@@ -21,6 +22,7 @@ from orchestrator.following import Follower
 from orchestrator.progress import say
 from orchestrator.pulse import Heart
 from orchestrator.records import JudgeIdentity, Judgement, Key, Prediction, Provenance, Usage, prediction_digest
+from orchestrator.refusals import one_line
 from orchestrator.spec import Provider
 from orchestrator.writer import Judges
 
@@ -42,12 +44,21 @@ ALTERNATIVES += "judge=PATH judge_provider=vllm deploys one on this cluster"
 
 @dataclass(frozen=True)
 class AskedJudge:
-    """A model that judges: where it answers, how it is asked, and the options that its server takes."""
+    """A model that judges: where it answers, how it is asked, and the options that its server takes.
+
+    `adapted` tells what the trial verdict found it to refuse, which is left out of `options`.
+    """
 
     endpoint: Endpoint
     provider: Provider
     template: str
     options: dict[str, Any]
+    adapted: tuple[str, ...] = ()
+
+    def without(self, *options: str) -> "AskedJudge":
+        """The same judge, to be asked without these options."""
+        left = {name: value for name, value in self.options.items() if name not in options}
+        return replace(self, options=left, adapted=(*self.adapted, *map(dropped, options)))
 
 
 @dataclass(frozen=True)
@@ -66,9 +77,10 @@ class JudgeConfig:
 def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
     """One cheap verdict from the judge, on "2 + 2 is 4". Raises JudgeUnavailable before anything costly starts.
 
-    The call itself is the test, whatever models the server lists. One that does not know JSON schemas is asked without;
-    the reader finds the verdict in its words. A judge gets as many tries as with a real answer; one that then has given
-    no verdict that can be read will give none later, and ends the run here. One that says "no" is only told of.
+    The call itself is the test, whatever models the server lists. One that does not know JSON schemas is asked without,
+    also where its refusal does not say why; the reader finds the verdict in its words. A judge gets as many tries as
+    with a real answer; one that then has given no verdict that can be read will give none later, and ends the run here.
+    One that says "no" is only told of.
     """
     template, _ = load_judge_prompt(spec)
     with_schema = judge_sampling(spec) | {"response_format": {"type": "json_schema", "json_schema": SCHEMA}}
@@ -81,10 +93,11 @@ def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
         raise JudgeUnavailable(_complaint(spec, endpoint, str(error))) from None
     if verdict is None:
         raise JudgeUnavailable(_complaint(spec, endpoint, _told(last)))
-    if "response_format" not in asked.options:
+    if dropped("response_format") in asked.adapted:
         say(f"judge={spec.judge} does not take a JSON schema: its verdicts are read from its text")
     if verdict.verdict == "no":
-        say(f"judge={spec.judge} calls 4 a wrong answer to 2 + 2: {verdict.reasoning[:SHOWN]!r}. Is it fit to judge?")
+        reasoning = one_line(verdict.reasoning)[:SHOWN]
+        say(f"judge={spec.judge} calls 4 a wrong answer to 2 + 2: {reasoning!r}. Is it fit to judge?")
     return asked
 
 
@@ -96,9 +109,9 @@ async def _try(asked: AskedJudge) -> tuple[Verdict | None, AskedJudge, Outcome]:
     client = ChatClient(endpoint, window=1, request_timeout=PREFLIGHT_TIMEOUT, patience=PREFLIGHT_PATIENCE)
     try:
         verdict, outcomes = await _ask_judge(client, asked, *TRIAL)
-        if verdict is None and outcomes[-1].reason in ("4xx", "5xx"):
-            options = {name: value for name, value in asked.options.items() if name != "response_format"}
-            asked = replace(asked, options=options)
+        asked = asked.without(*(name for name in asked.options if dropped(name) in outcomes[-1].adapted))
+        if verdict is None and outcomes[-1].reason in ("4xx", "5xx") and "response_format" in asked.options:
+            asked = asked.without("response_format")
             verdict, outcomes = await _ask_judge(client, asked, *TRIAL)
     finally:
         await client.close()
@@ -114,7 +127,7 @@ def _told(outcome: Outcome) -> str:
     """What a judge's last reply was, in a line."""
     said = _reply_of(outcome) or outcome.reasoning or ""
     if said:
-        shown = " ".join(said[: 2 * SHOWN].split())[:SHOWN]
+        shown = one_line(said)[:SHOWN]
         cut = "was cut off" if outcome.status == "truncated" else "cannot be read as a verdict"
         return f"what it replies to a trial question {cut} ({shown!r})"
     return outcome.detail or f"{outcome.reason}"
@@ -205,17 +218,19 @@ class JudgeWorker:
         item = item_of(row)
         if self._client is None:
             verdict: Verdict | None = hle.rule_verdict(item, prediction["response"] or "")
-            trail = _Trail()
+            trail = _Trail(())
         else:
             verdict, trail = await self._ask(item, prediction["response"] or "")
         record = _record(prediction, verdict, trail, self._config.identity)
         record["reference"], record["provenance"] = reference_digest(item), self._config.provenance
+        if trail.adapted:
+            record["adapted"] = trail.adapted
         await self._outbox.put(record)
 
     async def _ask(self, item: hle.Item, response: str) -> tuple[Verdict | None, "_Trail"]:
         assert self._client and self._asked
         verdict, outcomes = await _ask_judge(self._client, self._asked, item, response)
-        trail = _Trail()
+        trail = _Trail(self._asked.adapted)
         for outcome in outcomes:
             trail.add(outcome)
         return verdict, trail
@@ -225,15 +240,17 @@ class JudgeWorker:
 
 
 class _Trail:
-    """What all calls for one verdict cost, and why the last one gave none."""
+    """What all calls for one verdict cost, how they differed from what was asked, and why the last one gave none."""
 
-    def __init__(self) -> None:
+    def __init__(self, adapted: Iterable[str]) -> None:
+        self.adapted = list(adapted)
         self.attempts = 0
         self.reason: str | None = None
         self.usage: Usage | None = None
 
     def add(self, outcome: Outcome) -> None:
         self.attempts += outcome.attempts
+        self.adapted += [change for change in outcome.adapted if change not in self.adapted]
         self.reason = outcome.reason or "malformed"
         if outcome.usage:
             before = self.usage or {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}

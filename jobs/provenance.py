@@ -187,6 +187,7 @@ class Tally:
     def __init__(self) -> None:
         self._values: dict[str, Counter[str]] = {}
         self._judges: Counter[str] = Counter()
+        self._adapted_verdicts: Counter[str] = Counter()
         self._unknown = self._answers = 0
 
     def add(self, prediction: Prediction, judgement: Judgement | None) -> None:
@@ -200,6 +201,8 @@ class Tally:
                     self._values.setdefault(name, Counter())[_text(source[name])] += 1
         if judgement:
             self._judges[_text(judgement["judge"])] += 1
+            if changed := judgement.get("adapted"):
+                self._adapted_verdicts[_text(changed)] += 1
 
     def figures(self, notes: Sequence[str] = ()) -> dict[str, Any]:
         """For metrics.json: a value where all answers have one, else each value with the number of its answers.
@@ -223,8 +226,9 @@ class Tally:
             if len(counts) > 1:
                 told = ", ".join(f"{orjson.loads(value)} ({count})" for value, count in counts.most_common(3))
                 notes.append(f"answers of several {name.replace('_', ' ')}s count together: {told}")
-        changed = self._values.get("adapted", Counter())
-        notes += [f"{count} answers: {', '.join(orjson.loads(value))}" for value, count in changed.most_common(3)]
+        for what, changed in (("answers", self._values.get("adapted")), ("verdicts", self._adapted_verdicts)):
+            commonest = changed.most_common(3) if changed else []
+            notes += [f"{count} {what}: {', '.join(orjson.loads(value))}" for value, count in commonest]
         return notes
 
 

@@ -97,6 +97,21 @@ def report(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool
     return COMPLETE if is_complete(figures) else INCOMPLETE
 
 
+def describe_score(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool) -> int:
+    """What a dry run of the score tells: how much of what is asked is recorded. Writes nothing; returns COMPLETE."""
+    records = Records(folder, spec, items)
+    judged = [judgement is not None for _, judgement in records.answers()]
+    counts = {"answers": len(items) * spec.samples, "recorded": len(judged), "judged": sum(judged)}
+    if as_json:
+        print_json(counts | {"folder": str(folder), "judge": spec.judge, "notes": records.notes})
+        return COMPLETE
+    told = f"{counts['recorded']} of {counts['answers']} answers and {sum(judged)} verdicts of judge={spec.judge}"
+    print(visible(f"would score {told} in {folder}, and write metrics.json, leaderboard/ and exports/ there"))
+    for note in records.notes:
+        print(visible(f"note: {note}"))
+    return COMPLETE
+
+
 def export(folder: Path, spec: ExamSpec, records: Records) -> None:
     """The official layouts, which HLE's own tools read."""
     exports = folder / "exports"

@@ -45,13 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _score_run(argv: Sequence[str]) -> int:
     """Score what a run folder holds, against the spec that it was made with, or another one's questions and judge."""
     from jobs.cli import parse
-    from jobs.report import report
+    from jobs.report import describe_score, report
     from orchestrator.state import run_root
 
     command = parse("score", "Score the recorded answers and verdicts of an exam.", argv)
     folder = run_root() / command.spec.run_name
     if not folder.is_dir():
         raise SpecError(f"there is no run folder {folder}. Give run=<folder>, or make it: python -m jobs.evaluate …")
+    if command.dry_run:
+        return describe_score(folder, command.spec, command.items, as_json=command.as_json)
     return report(folder, command.spec, command.items, as_json=command.as_json)
 
 

@@ -74,7 +74,7 @@ class Change:
     def __str__(self) -> str:
         match self.action:
             case "drop":
-                return f"{self.option} dropped"
+                return dropped(self.option)
             case "rename":
                 return f"{self.option} renamed to {self.to}"
             case "lower":
@@ -100,6 +100,11 @@ class Change:
         else:
             request[self.option] = self.to
         return True
+
+
+def dropped(option: str) -> str:
+    """How `Outcome.adapted` and records tell that an option was left out."""
+    return f"{option} dropped"
 
 
 class Adaptation:

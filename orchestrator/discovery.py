@@ -17,6 +17,7 @@ from orchestrator.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, SpecError
 from orchestrator.model_list import read_ids, served_name
 from orchestrator.progress import say
+from orchestrator.refusals import one_line
 
 if TYPE_CHECKING:
     import openai  # a second of imports that the batching actors need not wait for
@@ -25,6 +26,8 @@ PROBE_SECONDS = 10.0  # for one answer
 CONNECT_SECONDS = 5.0
 TRY_FOR = 20.0  # seconds that a server which listens may need until it lists its models
 FIRST_WAIT = 0.5  # seconds before the second try; doubles
+SHOWN = 300  # characters of a server's words in a message
+READ = 4000  # bytes of a server's error; more than is shown, so that a key is not cut before it is struck out
 CLIENT_RETRIES = 4  # the openai package waits 0.5, 1, 2 and 4 s between them
 _NO_ROUTE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN, errno.EADDRNOTAVAIL)
 
@@ -53,9 +56,10 @@ def check(endpoint: Endpoint, role: str) -> Endpoint:
     found, listing = _find(endpoint)
     name = served_name(endpoint.model, listing.ids)
     if name is None:
-        say(f"{found.base_url} gives {_in_words(listing)}, not {role}={endpoint.model}: the first call will decide")
+        told = _in_words(found, listing)
+        say(f"{found.base_url} gives {told}, not {role}={endpoint.model}: the first call will decide")
     elif name != endpoint.model:
-        say(f"{found.base_url} calls {role}={endpoint.model} {name}")
+        say(f"{found.base_url} calls {role}={endpoint.model} {_show(found, name)}")
     return replace(found, model=name or endpoint.model)
 
 
@@ -71,9 +75,9 @@ def locate(endpoint: Endpoint) -> Endpoint:
     return endpoint
 
 
-def _in_words(listing: _Listing) -> str:
+def _in_words(endpoint: Endpoint, listing: _Listing) -> str:
     more = f" and {len(listing.ids) - 5} others" if len(listing.ids) > 5 else ""
-    return ", ".join(sorted(listing.ids)[:5]) + more if listing.ids else listing.seen
+    return _show(endpoint, ", ".join(sorted(listing.ids)[:5])) + more if listing.ids else listing.seen
 
 
 def _find(endpoint: Endpoint) -> tuple[Endpoint, _Listing]:
@@ -266,18 +270,18 @@ def _refusal(endpoint: Endpoint, error: urllib.error.HTTPError) -> EndpointDown:
             f"{endpoint.base_url} refuses the key{key}. Check it, or name another variable with api_key_env="
         )
     try:
-        words = _show(endpoint, error.read(300))
+        words = error.read(READ).decode(errors="replace")
     except (OSError, http.client.HTTPException):
-        words = error.reason
-    return EndpointDown(
-        f"{endpoint.base_url}/models answers {error.code}: {words}. Mend the server, or change base_url="
-    )
+        words = str(error.reason)
+    told = f"{endpoint.base_url}/models answers {error.code}: {_show(endpoint, words)}"
+    return EndpointDown(f"{told}. Mend the server, or change base_url=")
 
 
 def _silence(endpoint: Endpoint, error: Exception) -> EndpointDown:
     reason = getattr(error, "reason", None) or error
+    told = _show(endpoint, str(reason)) or type(reason).__name__  # a status line that is none is in the server's words
     return EndpointDown(
-        f"{endpoint.base_url} accepts connections but does not answer ({reason or type(reason).__name__}). "
+        f"{endpoint.base_url} accepts connections but does not answer ({told}). "
         "Look after the server, or change base_url="
     )
 
@@ -287,11 +291,10 @@ def _is_tls(error: Exception) -> bool:
     return isinstance(getattr(error, "reason", error), ssl.SSLError)
 
 
-def _show(endpoint: Endpoint, content: bytes) -> str:
-    """A server's words in one line; should they repeat the key that was sent, without it."""
-    words = " ".join(content[:1000].decode(errors="replace").split())
-    key = endpoint.api_key()
-    return words.replace(key, "***") if key else words
+def _show(endpoint: Endpoint, words: str, most: int = SHOWN) -> str:
+    """A server's words in one line; should they repeat a key, without it. The one that was sent may be a short one."""
+    shown, key = one_line(words), endpoint.api_key()
+    return (shown.replace(key, "***") if key else shown)[:most]
 
 
 def _has_no_list(status: int) -> bool:
@@ -303,7 +306,7 @@ def _read_list(endpoint: Endpoint, content: bytes) -> _Listing:
     try:
         ids = read_ids(content)
     except ValueError:
-        seen = _show(endpoint, content)[:80]
+        seen = _show(endpoint, content[:READ].decode(errors="replace"), 80)
         error = EndpointDown(
             f"{endpoint.base_url}/models gives {seen!r}, expected an OpenAI-compatible list of models. Change base_url="
         )
@@ -315,5 +318,5 @@ def only_model(endpoint: Endpoint, role: str) -> str:
     """The one model that an endpoint serves. Raises SpecError where it serves several, so that `role`= must choose."""
     found, listing = _find(endpoint)
     if len(listing.ids) != 1:
-        raise SpecError(f"{found.base_url} serves {_in_words(listing)}. Give {role}=")
+        raise SpecError(f"{found.base_url} serves {_in_words(found, listing)}. Give {role}=")
     return listing.ids[0]

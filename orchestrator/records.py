@@ -147,6 +147,7 @@ class Judgement(TypedDict):
     # Earlier versions did not write what follows.
     reference: NotRequired[str]  # digest of the question and the reference answer that it was judged by
     provenance: NotRequired[Provenance]
+    adapted: NotRequired[list[str]]  # what the judge's refusals made us change, from the trial verdict on
 
 
 R = TypeVar("R", Prediction, Judgement)

@@ -50,10 +50,18 @@ def find_path(text: str) -> str:
 
     Ray copies a job's code into a temporary folder, where models and data that git ignores do not come along.
     """
-    if Path(text).is_absolute() or Path(text).expanduser().exists():
+    if Path(text).is_absolute() or _exists(text):
         return text
-    there = run_root().parent / text
-    return str(there) if there.exists() else text
+    there = str(run_root().parent / text)
+    return there if _exists(there) else text
+
+
+def _exists(path: str) -> bool:
+    """False too for what can be no path, which pathlib raises of in three ways; whoever opens it says it better."""
+    try:
+        return Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):  # a name too long; a zero byte; ~ and a user that there is not
+        return False
 
 
 def known_gpus() -> int | None:

@@ -22,8 +22,8 @@ from typing import Any, cast
 from omegaconf import OmegaConf
 
 from orchestrator.client import ChatClient
-from orchestrator.endpoint import Endpoint
-from orchestrator.errors import EndpointDown, KosenError
+from orchestrator.endpoint import Endpoint, api_address
+from orchestrator.errors import EndpointDown, KosenError, SpecError
 from orchestrator.training.environment import training_folder
 from orchestrator.training.folder import Failure, FailureKind, TrainingFolder, read_journal
 from orchestrator.training.verdict import read_score
@@ -104,7 +104,10 @@ async def judge(
     `window` requests in flight; what is tried again, and how long, is `orchestrator.retry`'s to say. A solution whose
     verdict cannot be read three times has no reward: 0, with `judged` 0.
     """
-    judging = _judge_of(base_url, model, api_key_env, window, request_timeout)
+    try:
+        judging = _judge_of(api_address(base_url), model, api_key_env, window, request_timeout)
+    except SpecError as error:
+        raise _report("other", str(error)) from None
 
     async def call(solution_str: str, ground_truth: Any, extra_info: Any, **_: Any) -> Score:
         words = {"question": (extra_info or {}).get("question", ""), "solution": solution_str}
@@ -232,9 +235,7 @@ class Judge:
 @functools.cache
 def _judge_of(base_url: str, model: str, key_name: str | None, window: int, request_timeout: float) -> Judge:
     """A reward worker has one event loop, and so one client."""
-    return Judge(
-        ChatClient(Endpoint(base_url.rstrip("/"), model, key_name), window=window, request_timeout=request_timeout)
-    )
+    return Judge(ChatClient(Endpoint(base_url, model, key_name), window=window, request_timeout=request_timeout))
 
 
 def _plain(values: Any) -> dict[str, Any]:

@@ -11,11 +11,13 @@ from scripted_server import ScriptedServer, completion, error
 from jobs import judging
 from jobs.exam import ExamSpec
 from jobs.judging import AskedJudge, preflight
+from orchestrator import secrets
 from orchestrator.endpoint import Endpoint
 from orchestrator.errors import JudgeUnavailable
 from orchestrator.spec import load_spec
 
 YES = '{"extracted_final_answer": "4", "reasoning": "same", "correct": "yes", "confidence": 90, "strict": true}'
+KEY = "sk-proj-0123456789abcdefghijklmnop"
 CUT = ({"content": YES[:20]}, "length")
 NO_SCHEMA = "response_format of type json_schema is not supported"
 Reply = tuple[dict[str, Any], str] | str | int  # message and finish reason, text, or the status of an error
@@ -63,6 +65,39 @@ def test_a_judge_that_can_be_read(replies: list[Reply], asks: int) -> None:
     assert len(judge.bodies) == asks
     assert asked.endpoint.model == "scripted"
     assert ("response_format" in judge.bodies[-1]) == (replies[0] not in (400, 422))
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("response_format", NO_SCHEMA),
+        ("response_format", "json_schema: Extra inputs are not permitted"),
+        ("response_format", "Bad Request"),
+        ("temperature", "Unsupported value: 'temperature' does not support 0.0 with this model."),
+    ],
+)
+def test_what_a_judge_refuses_is_left_out_from_then_on(
+    option: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(judging, "say", said.append)
+    refused = json.dumps({"error": {"message": message}}).encode()
+    with Judge(YES, say=lambda body: (400, refused, None) if option in body else None) as judge:
+        asked = judge.try_out()
+    assert judge.requests()["total"] == 2
+    assert option not in asked.options and asked.adapted == (f"{option} dropped",)
+    told = "judge=j does not take a JSON schema: its verdicts are read from its text"
+    assert said == ([told] if option == "response_format" else [])
+
+
+@pytest.mark.parametrize("reply", [f"I know {KEY}", (400, f"I know {KEY}"), f"{'w' * 190} {KEY}"])
+def test_a_key_that_a_judge_repeats_is_not_shown(reply: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_traces", {})
+    monkeypatch.setenv("LAB_KEY", KEY)
+    refused = (400, json.dumps({"error": {"message": reply[1]}}).encode(), None) if isinstance(reply, tuple) else None
+    with Judge(reply, say=lambda _: refused) as judge, pytest.raises(JudgeUnavailable) as caught:
+        judge.try_out("LAB_KEY")
+    assert not any(KEY[start : start + 12] in str(caught.value) for start in range(len(KEY) - 11))
 
 
 def test_a_reply_that_was_cut_off_gets_twice_the_budget() -> None:

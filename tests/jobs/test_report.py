@@ -109,6 +109,27 @@ def test_a_whole_folder(tmp_path: Path) -> None:
 FIRST = f"{0:024x}"
 
 
+def test_what_a_judges_server_refused_is_told_beside_the_score(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    for judgement in folder.judgements[1:]:
+        judgement["adapted"] = ["response_format dropped", "temperature dropped"]
+    folder.write()
+    assert "3 verdicts: response_format dropped, temperature dropped" in folder.figures()["provenance"]["notes"]
+
+
+def test_a_dry_run_tells_what_would_be_scored_and_writes_nothing(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.judgements.pop()
+    folder.write()
+    before = sorted(tmp_path.rglob("*"))
+    done = folder.score("--dry-run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"would score 4 of 4 answers and 3 verdicts of judge=rule in {tmp_path}, and write")
+    told = json.loads(folder.score("--json", "--dry-run", "samples=2").stdout)
+    assert (told["answers"], told["recorded"], told["judged"]) == (8, 4, 3)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("log", ["predictions.jsonl", "judgements.jsonl"])
 @pytest.mark.parametrize(
     "line",

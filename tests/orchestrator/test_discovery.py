@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import pytest
 from scripted_server import ScriptedServer
 
-from orchestrator import discovery
+from orchestrator import discovery, secrets
 from orchestrator.discovery import Unreachable, check, client, is_this_host, locate, only_model, proxy_for
 from orchestrator.endpoint import Endpoint, Wish
 from orchestrator.errors import EndpointDown, SpecError
@@ -227,6 +227,39 @@ def test_a_server_that_repeats_the_key_does_not_get_it_shown(monkeypatch: pytest
         with answering(answer) as (url, _), pytest.raises(EndpointDown, match=r"\*\*\*") as told:
             check(Endpoint(url, "m", "LAB_KEY"), "model")
         assert "sesame" not in str(told.value)
+
+
+LONG_KEY = "sk-proj-0123456789abcdefghijklmnopqrstuvwxyz"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        http(f"bad key {LONG_KEY}".encode(), "500 No"),
+        http(f"bad key {LONG_KEY[:30]}...".encode(), "500 No"),
+        http(f"{'x' * 280} {LONG_KEY}".encode(), "500 No"),
+        http(f"you are {LONG_KEY[:25]}***".encode()),
+        http(f"{'x' * 50} {LONG_KEY}".encode()),
+        f"what is {LONG_KEY}?\r\n\r\n".encode(),
+        http(f'{{"data":[{{"id":"{LONG_KEY}"}},{{"id":"o"}}]}}'.encode()),
+        http(f'{{"data":[{{"id":"m:{LONG_KEY}"}}]}}'.encode()),
+        http(f'{{"data":[{{"id":"/{LONG_KEY}/m"}}]}}'.encode()),
+    ],
+)
+def test_no_part_of_a_key_that_a_server_repeats_is_shown(answer: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(secrets, "_traces", {})
+    monkeypatch.setattr(secrets, "_handed", {})
+    monkeypatch.setenv("LAB_KEY", LONG_KEY)
+    told: list[str] = []
+    monkeypatch.setattr(discovery, "say", told.append)
+    with answering(answer) as (url, _):
+        for ask in (check, only_model):
+            try:
+                ask(Endpoint(url, "m", "LAB_KEY"), "model")
+            except (EndpointDown, SpecError) as error:
+                told.append(str(error))
+    assert told
+    assert not any(LONG_KEY[start : start + 12] in " ".join(told) for start in range(len(LONG_KEY) - 11))
 
 
 @pytest.mark.parametrize(

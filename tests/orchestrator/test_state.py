@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import ClusterNotReady
-from orchestrator.state import current, known_gpus, read_state, run_root, states, status_code
+from orchestrator.state import current, find_path, known_gpus, read_state, run_root, states, status_code
 
 STATE: dict[str, Any] = {
     "name": "a",
@@ -80,3 +80,10 @@ def test_other_files_and_folders_are_no_clusters(file: Path) -> None:
 def test_an_address_that_is_none_does_not_answer(file: Path, url: str) -> None:
     (file.parent / "token").write_text("t")
     assert status_code(STATE | {"dashboard_url": url}) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["~no-such-user/x", "~no-such-user", "a\0b", "~\0", "~\ud83d", "\ud83d", "\0", "x" * 300, "~/" + "y" * 5000]
+)
+def test_what_can_be_no_path_is_left_as_it_is(file: Path, name: str) -> None:
+    assert find_path(name) == name

@@ -164,6 +164,24 @@ def test_judge() -> None:
         assert server.requests()["total"] == 1 + 3 + 3
 
 
+@pytest.mark.parametrize("behind", ["/", "/chat/completions", "/chat/completions/", "/models", " "])
+def test_a_page_behind_the_judges_address_is_left_off(behind: str) -> None:
+    with ScriptedServer(answer=verdict) as server:
+        rewards._judge_of.cache_clear()
+        found = score(rewards.judge, "It is 72.", base_url=f"{server.base_url}{behind}", model="scripted")
+    assert found == {"score": 1.0, "judged": 1.0}
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000/v1", "http://h:0/v1", "http://me:sesame@h/v1", "http://h/v1?key=sesame"]
+)
+def test_a_judges_address_that_is_none_is_reported_without_its_secrets(folder: TrainingFolder, url: str) -> None:
+    with pytest.raises(rewards.RewardFailed, match="base_url"):
+        score(rewards.judge, "72", base_url=url, model="scripted")
+    failure = folder.failure()
+    assert failure and "base_url" in failure.message and "sesame" not in failure.message
+
+
 @pytest.mark.parametrize("said", ["score: 10", "score: -1", "underscore: 1", "score: 1 or 0"])
 def test_a_number_out_of_range_is_asked_again_and_never_full_marks(said: str) -> None:
     with ScriptedServer(answer=lambda prompt: said) as server:

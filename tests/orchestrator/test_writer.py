@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import inspect
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -22,7 +23,7 @@ PLAIN: Any = writer.RecordWriter.__ray_metadata__.modified_class  # type: ignore
 
 def sync_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the class reads its constants: cloudpickle gave it others once this process used the actor."""
-    monkeypatch.setitem(PLAIN._sync_regularly.__globals__, "SYNC_INTERVAL", 0.01)
+    monkeypatch.setitem(inspect.unwrap(PLAIN._sync_regularly).__globals__, "SYNC_INTERVAL", 0.01)
 
 
 def run(folder: Path, scenario: Callable[[Any], Coroutine[Any, Any, None]]) -> None:

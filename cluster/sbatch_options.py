@@ -34,6 +34,7 @@ KEYS = {
     "gpus-per-node": "gpus_per_node",
     "mem": "memory",
     "exclusive": "exclusive",
+    "signal": "grace",
     "export": "env",
     "export-file": "env",
     "requeue": "resubmit",

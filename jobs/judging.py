@@ -91,9 +91,6 @@ def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
         raise JudgeUnavailable(_complaint(spec, endpoint, f"none within {PREFLIGHT_LIMIT:.0f} s")) from None
     except EndpointDown as error:
         raise JudgeUnavailable(_complaint(spec, endpoint, str(error))) from None
-    if verdict is None and last.status == "truncated":  # it judges, at length: its verdicts may end all the same
-        say(f"judge={spec.judge}: {_told(last)}; such answers stay unjudged")
-        return asked
     if verdict is None:
         raise JudgeUnavailable(_complaint(spec, endpoint, _told(last)))
     if dropped("response_format") in asked.adapted:

@@ -141,7 +141,7 @@ class Site(BaseModel):
     @model_validator(mode="after")
     def _options_beside_ours(self) -> Self:
         """sbatch takes the last of two, and the state file would tell of another cluster than there is."""
-        sbatch_options.check(self.sbatch, exclusive=self.exclusive, gpus=self.gpus_per_node)
+        sbatch_options.check(self.sbatch, exclusive=self.exclusive, gpus=self.gpus_per_node, grace=self.grace)
         return self
 
     @model_validator(mode="after")

@@ -65,22 +65,24 @@ SAME = ("--no-kill", "-k", "--ntasks-per-node=1", "--parsable")  # what is said 
 TYPED = re.compile(r"(?:gpu:)?([A-Za-z][\w.-]*):(\d+)", re.ASCII)  # a number of GPUs with their type
 
 
-def check(lines: list[str], *, exclusive: bool, gpus: int) -> None:
+def check(lines: list[str], *, exclusive: bool, gpus: int, grace: int) -> None:
     """Raise ValueError for a line that is no option of sbatch, or that would take back what the profile says."""
     for line in lines:
         if not line.strip().startswith("-") or not line.isprintable():
             raise ValueError(f"{line!r} is no option of sbatch. Expected one a line, for example --qos=long")
         for name, value in parse(line):
-            _check_one(line, name, value, exclusive=exclusive, gpus=gpus)
+            _check_one(line, name, value, exclusive=exclusive, gpus=gpus, grace=grace)
 
 
-def _check_one(line: str, name: str, value: str | None, *, exclusive: bool, gpus: int) -> None:
+def _check_one(line: str, name: str, value: str | None, *, exclusive: bool, gpus: int, grace: int) -> None:
     if name not in {*OWN, *KEYS} or line.strip() in SAME:
         return
     if name == "gpus-per-node" and (typed := TYPED.fullmatch(value or "")):
         if int(typed[2]) == gpus:
             return  # the same number, and of which type
         raise ValueError(f"{line} and gpus_per_node={gpus} differ. Give the same number with both")
+    if name == "signal" and value in (f"B:USR2@{grace}", f"B:TERM@{grace}"):
+        return  # at the same time, and the batch script takes both
     if name == "exclusive" and value and not exclusive:
         return  # =user and =mcs, for which there is no key
     instead = f"use the key {KEYS[name]}" if name in KEYS else OWN[name]

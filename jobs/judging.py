@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -35,6 +36,8 @@ PREFLIGHT_TIMEOUT = 90.0  # seconds for one attempt at the trial verdict
 PREFLIGHT_PATIENCE = 10.0  # seconds that it may be gone; it costs nothing yet to say so
 PREFLIGHT_LIMIT = 300.0  # seconds for all attempts: a rate limit would be waited out for half an hour
 TRIAL = (hle.Item("preflight", "What is 2 + 2?", "4", "exactMatch", "Math"), "Answer: 4\nConfidence: 90%")
+# A judge that keeps to the schema and comes as far as its verdict can judge; where it does not end is its budget's matter.
+STATED = re.compile(r'^\s*\{.*"correct"\s*:\s*"(?:yes|no)"', re.DOTALL)
 SHOWN = 200  # characters of a reply that a message quotes
 
 SCHEMA = {"name": "verdict", "strict": True, "schema": hle.VERDICT_SCHEMA}
@@ -91,6 +94,9 @@ def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
         raise JudgeUnavailable(_complaint(spec, endpoint, f"none within {PREFLIGHT_LIMIT:.0f} s")) from None
     except EndpointDown as error:
         raise JudgeUnavailable(_complaint(spec, endpoint, str(error))) from None
+    if verdict is None and last.status == "truncated" and STATED.search(_reply_of(last)):
+        say(f"judge={spec.judge}: {_told(last)}, behind its verdict; what ends so stays unjudged")
+        return asked
     if verdict is None:
         raise JudgeUnavailable(_complaint(spec, endpoint, _told(last)))
     if dropped("response_format") in asked.adapted:

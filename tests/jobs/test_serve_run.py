@@ -65,8 +65,6 @@ def test_a_local_judge_answers_in_the_schema(tmp_path: Path) -> None:
         "max_completion_tokens=16",
         f"judge={judge}",
         "judge_provider=vllm",
-        # Random weights like to write one digit for ever; a judge whose trial verdict has no end is refused.
-        "judge_serving.engine_kwargs.override_generation_config={repetition_penalty: 1.8}",
         f"judge_prompt={prompt}",
         f"run={folder}",
         timeout=500,

@@ -36,7 +36,7 @@ PREFLIGHT_TIMEOUT = 90.0  # seconds for one attempt at the trial verdict
 PREFLIGHT_PATIENCE = 10.0  # seconds that it may be gone; it costs nothing yet to say so
 PREFLIGHT_LIMIT = 300.0  # seconds for all attempts: a rate limit would be waited out for half an hour
 TRIAL = (hle.Item("preflight", "What is 2 + 2?", "4", "exactMatch", "Math"), "Answer: 4\nConfidence: 90%")
-# A judge that keeps to the schema and comes as far as its verdict can judge; where it does not end is its budget's matter.
+# A judge that keeps to the schema and comes as far as its verdict can judge; where it ends is its budget's matter.
 STATED = re.compile(r'^\s*\{.*"correct"\s*:\s*"(?:yes|no)"', re.DOTALL)
 SHOWN = 200  # characters of a reply that a message quotes
 

@@ -150,6 +150,14 @@ def test_a_judge_that_calls_it_wrong_is_told_of(monkeypatch: pytest.MonkeyPatch)
     assert len(said) == 1 and "2 + 2 is 5" in said[0]
 
 
+def test_a_judge_that_is_cut_off_behind_its_verdict_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(judging, "say", said.append)
+    with Judge(({"content": '{"reasoning": "", "correct": "yes", "confidence": 77777777'}, "length")) as judge:
+        judge.try_out()
+    assert len(said) == 1 and "behind its verdict" in said[0]
+
+
 def test_a_judge_that_keeps_us_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(judging, "PREFLIGHT_LIMIT", 0.5)
     with Judge(YES, latency=5) as judge, pytest.raises(JudgeUnavailable, match="none within"):

@@ -28,19 +28,20 @@ demo: install ## a small exam end to end on this machine: train a model, serve, 
 	@$(PY) -m jobs.evaluate --config conf/demo.yaml run=demo/$$(date +%Y_%m_%d_%H_%M_%S) $(ARGS)
 
 # The demo's model is trained again when what it is made of has changed. Threads that spin would take CPU from Ray.
-runs/demo/model/kosen-merge.json: $(wildcard jobs/demo_[em]*.py) jobs/tasks/prompts/hle_system.txt conf/demo/sft.yaml
-	@$(PY) -m jobs.demo_model --out runs/demo
+runs/demo/model/kosen-merge.json: $(addprefix jobs/demo/,exam.py model.py muon.py) jobs/tasks/prompts/hle_system.txt conf/demo/sft.yaml
+	@$(PY) -m jobs.demo model --out runs/demo
 	@OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE $(PY) -m jobs.sft --config conf/demo/sft.yaml run=$(CURDIR)/runs/demo/made/sft
 	@$(PY) -m jobs.merge run=$(CURDIR)/runs/demo/made/sft out=runs/demo/model
 	@touch $@
 
 demo-rl: install ## fine-tune, examine, reward, examine again: a pipeline at toy scale; the score rises, and why is said
 	@$(PY) -m jobs.pipeline --config conf/pipelines/demo-rl.yaml run=$(CURDIR)/runs/demo-rl $(ARGS)
-	@$(PY) -m jobs.demo_rl --explain runs/demo-rl
+	@$(PY) -m jobs.demo explain runs/demo-rl
 
-check: install ## formatting, lint, types
+check: install ## formatting, lint, imports between rooms, types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
+	@.venv/bin/lint-imports
 	@.venv/bin/mypy
 
 test: install ## the tests, 20 minutes at most

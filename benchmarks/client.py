@@ -37,8 +37,8 @@ Ask = Callable[[], Awaitable[None]]
 
 
 async def measure_kosen(base_url: str) -> float:
-    from orchestrator.client import ChatClient
-    from orchestrator.endpoint import Endpoint
+    from orchestrator.asking.client import ChatClient
+    from orchestrator.endpoints.endpoint import Endpoint
 
     client = ChatClient(Endpoint(base_url, "stub"), window=WINDOW, request_timeout=60)
 

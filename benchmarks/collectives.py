@@ -25,10 +25,10 @@ sys.path.append(str(ROOT))
 from nccl_loop.build import build  # noqa: E402
 
 from cluster.probes.sweep import OPERATIONS, bus_factor  # noqa: E402
-from jobs.benchmarking.collectives import measure  # noqa: E402
+from jobs.benchmarking.parts.collectives import measure  # noqa: E402
 from jobs.benchmarking.results import Collectives  # noqa: E402
 from jobs.benchmarking.spec import BenchSpec, CollectivesSpec  # noqa: E402
-from orchestrator.cluster import connect  # noqa: E402
+from orchestrator.ray_cluster.connect import connect  # noqa: E402
 
 LOOP_SECONDS = 600.0
 

@@ -17,7 +17,8 @@ questions as they come is likely to reach it. Both count from the start until th
 follows is the tail of the longest answers, which no window changes.
 
 API: one client of a server that allows a number of requests a second, less of them in the second third. The bound is
-what the server allows; `refused` is the share of 429 in all responses. Waits and pauses: those of orchestrator.retry.
+what the server allows; `refused` is the share of 429 in all responses. Waits and pauses are
+orchestrator.asking.retry's.
 """
 
 import argparse
@@ -37,11 +38,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks.simulated_engines import Engine, EngineModel, Numbers, Sequence, Work  # noqa: E402
-from orchestrator.concurrency import START, EngineWindow, Load, RateWindow  # noqa: E402
-from orchestrator.following import OPENING  # noqa: E402
-from orchestrator.retry import Fault, Health, Tries  # noqa: E402
-from orchestrator.serving import opening  # noqa: E402
+from orchestrator.asking.retry import Fault, Health, Tries  # noqa: E402
+from orchestrator.concurrency.window import START, EngineWindow, Load, RateWindow  # noqa: E402
+from orchestrator.serving.deploy import opening  # noqa: E402
 from orchestrator.spec import ServingSpec  # noqa: E402
+from orchestrator.steering.follower import OPENING  # noqa: E402
 
 REPORT = 10.0  # seconds between an engine's reports, and between the controller's looks at them
 DELAY = 10.0  # seconds at most until a report stands on Ray's page
@@ -211,7 +212,7 @@ class Exam(Clockwork):
             self.reports[index] = numbers
 
     def open(self, step: int, most: int) -> None:
-        """As `orchestrator.following` does it."""
+        """As `orchestrator.steering.follower` does it."""
         self.opened += step
         self.fill()
         if self.opened < most:

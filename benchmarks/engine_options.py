@@ -23,13 +23,13 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT))
 
 from cluster.probes.gpus import read_gpus  # noqa: E402
-from jobs.benchmarking.models import find_model  # noqa: E402
-from jobs.benchmarking.offline import Order, run_engine  # noqa: E402
+from jobs.benchmarking.parts.models import find_model  # noqa: E402
+from jobs.benchmarking.parts.offline import Order, run_engine  # noqa: E402
+from jobs.benchmarking.parts.rows import prompts  # noqa: E402
+from jobs.benchmarking.parts.serving import LOADS, MODELS, WARM_UP_REQUESTS, serving_spec  # noqa: E402
 from jobs.benchmarking.results import Device  # noqa: E402
-from jobs.benchmarking.rows import prompts  # noqa: E402
-from jobs.benchmarking.serving import LOADS, MODELS, WARM_UP_REQUESTS, serving_spec  # noqa: E402
-from orchestrator.engine_options import engine_kwargs  # noqa: E402
 from orchestrator.errors import COMPLETE, INCOMPLETE, Parser, run_command  # noqa: E402
+from orchestrator.serving.options import engine_kwargs  # noqa: E402
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "base": {},

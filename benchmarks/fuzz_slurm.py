@@ -11,7 +11,7 @@ import sys
 import time
 from collections import Counter
 
-from cluster import slurm_states, slurm_text
+from cluster.schedulers import slurm_states, slurm_text
 
 SEEDS = (
     "4711\n",

@@ -21,8 +21,8 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from orchestrator.errors import SpecError
-from orchestrator.training import data
-from orchestrator.training.data import convert_ppo, convert_sft
+from orchestrator.training.data import convert as data
+from orchestrator.training.data.convert import convert_ppo, convert_sft
 
 ROWS_OF_A_FILE = 2000
 TEXTS = (

@@ -19,7 +19,7 @@ from typing import Any
 
 from jobs.tasks import hle
 from jobs.tasks.verdicts import parse_verdict
-from orchestrator.datasource import read_rows
+from orchestrator.data.source import read_rows
 from orchestrator.errors import SpecError
 
 REPLY = '{"extracted_final_answer": "5", "reasoning": "same", "correct": "no", "confidence": 80, "strict": true}'

@@ -33,11 +33,11 @@ import ray  # noqa: E402
 from ray.exceptions import RayError  # noqa: E402
 
 from cluster.probes.gpus import read_gpus  # noqa: E402
-from jobs.benchmarking.flops import find_named  # noqa: E402
-from jobs.benchmarking.models import Model, find_model  # noqa: E402
-from jobs.benchmarking.offline import Figures, Order  # noqa: E402
-from jobs.benchmarking.rows import prompts  # noqa: E402
-from jobs.benchmarking.serving import (  # noqa: E402
+from jobs.benchmarking.parts.flops import find_named  # noqa: E402
+from jobs.benchmarking.parts.models import Model, find_model  # noqa: E402
+from jobs.benchmarking.parts.offline import Figures, Order  # noqa: E402
+from jobs.benchmarking.parts.rows import prompts  # noqa: E402
+from jobs.benchmarking.parts.serving import (  # noqa: E402
     LOADS,
     WARM_UP_REQUESTS,
     counted_records,
@@ -46,15 +46,22 @@ from jobs.benchmarking.serving import (  # noqa: E402
     run_ours,
     serving_spec,
 )
-from orchestrator.batching import cause_of  # noqa: E402
-from orchestrator.cluster import Cluster, connect  # noqa: E402
-from orchestrator.engine_options import GPU_MAX_NUM_SEQS, engine_kwargs  # noqa: E402
-from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, Parser, SpecError, run_command  # noqa: E402
+from orchestrator.console import logged, say  # noqa: E402
+from orchestrator.errors import (  # noqa: E402
+    COMPLETE,
+    INCOMPLETE,
+    KosenError,
+    Parser,
+    SpecError,
+    cause_of,
+    run_command,
+)
 from orchestrator.planning.choice import Candidate, Hardware, weigh  # noqa: E402
 from orchestrator.planning.gpus import KNOWN  # noqa: E402
 from orchestrator.planning.report import as_text  # noqa: E402
 from orchestrator.planning.request import Planned, plan_layout, take  # noqa: E402
-from orchestrator.progress import logged, say  # noqa: E402
+from orchestrator.ray_cluster.connect import Cluster, connect  # noqa: E402
+from orchestrator.serving.options import GPU_MAX_NUM_SEQS, engine_kwargs  # noqa: E402
 from orchestrator.spec import ServingSpec  # noqa: E402
 
 NAMES = ("planner", "against")

@@ -45,23 +45,23 @@ from ray.actor import ActorHandle
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from jobs.benchmarking.models import find_model  # noqa: E402
+from jobs.benchmarking.parts.models import find_model  # noqa: E402
+from jobs.benchmarking.parts.rows import prompts  # noqa: E402
+from jobs.benchmarking.parts.serving import MODELS, question, read_records  # noqa: E402
 from jobs.benchmarking.results import Device  # noqa: E402
-from jobs.benchmarking.rows import prompts  # noqa: E402
-from jobs.benchmarking.serving import MODELS, question, read_records  # noqa: E402
-from orchestrator import serving  # noqa: E402
-from orchestrator.batching import Pick, RowStore, configure_ray_data, run_stage  # noqa: E402
-from orchestrator.cluster import Cluster, connect  # noqa: E402
-from orchestrator.concurrency import EngineWindow  # noqa: E402
-from orchestrator.endpoint import Endpoint  # noqa: E402
-from orchestrator.engine_loads import Reading, live_replicas, read_pages, readings  # noqa: E402
+from orchestrator.concurrency.window import EngineWindow  # noqa: E402
+from orchestrator.console import say  # noqa: E402
+from orchestrator.endpoints.endpoint import Endpoint  # noqa: E402
 from orchestrator.errors import EndpointDown, run_command  # noqa: E402
 from orchestrator.events import Events  # noqa: E402
-from orchestrator.predicting import PredictConfig, PredictWorker  # noqa: E402
-from orchestrator.progress import say  # noqa: E402
+from orchestrator.ray_cluster.connect import Cluster, connect  # noqa: E402
+from orchestrator.records.writer_client import call, open_writer  # noqa: E402
+from orchestrator.serving import deploy as serving  # noqa: E402
 from orchestrator.spec import ServingSpec  # noqa: E402
-from orchestrator.steering import steered  # noqa: E402
-from orchestrator.writing import call, open_writer  # noqa: E402
+from orchestrator.stages.predict import PredictConfig, PredictWorker  # noqa: E402
+from orchestrator.stages.stage import Pick, RowStore, configure_ray_data, run_stage  # noqa: E402
+from orchestrator.steering.controller import steered  # noqa: E402
+from orchestrator.steering.engine_loads import Reading, live_replicas, read_pages, readings  # noqa: E402
 
 SEATS = {"cuda": 256, "cpu": 16}  # sequences that an engine decodes at once
 REQUESTS_A_SEAT = 25

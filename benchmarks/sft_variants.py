@@ -128,12 +128,12 @@ def _trainer(args: argparse.Namespace, name: str, device: Any) -> Any:
     import torch
 
     from orchestrator.spec import load_spec
-    from orchestrator.training import verl_config
-    from orchestrator.training.bundles import Placement
+    from orchestrator.training.config import verl_config
+    from orchestrator.training.config.placement import Placement
+    from orchestrator.training.config.sft_config import sft_keys
     from orchestrator.training.folder import TrainingFolder
-    from orchestrator.training.sft_config import sft_keys
-    from orchestrator.training.sft_trainer import Trainer
     from orchestrator.training.spec import SftSpec
+    from orchestrator.training.trainer.sft_trainer import Trainer
 
     rank = os.environ["RANK"]
     folder = TrainingFolder(args.work / f"{name}-{args.rows}-{args.micro}-{rank}")

@@ -158,7 +158,7 @@ def _sft(home: Path, arguments: argparse.Namespace) -> dict[str, Steps]:
 
     def kosen(path: Path) -> list[float]:
         folder = make_sft_run(data, path, *keys, processes=processes)
-        done = run("orchestrator.training.sft_driver", str(folder.path), timeout=TIMEOUT)
+        done = run("orchestrator.training.trainer.sft_driver", str(folder.path), timeout=TIMEOUT)
         assert done.returncode == 0, done.stderr
         lines = [line for line in read_journal(folder) if line["event"] == "step"]
         return _between([datetime.fromisoformat(line["time"]).timestamp() for line in lines])
@@ -223,7 +223,7 @@ def _ppo(home: Path, arguments: argparse.Namespace) -> dict[str, Steps]:
 
     def start(name: str, path: Path, turns: Path, state: dict[str, Any]) -> subprocess.Popen[bytes]:
         folder = make_ppo_run(data, path, *_ppo_keys(data, arguments), *_turns(turns, name, arguments.prompts))
-        kosen = ["-m", "orchestrator.training.ppo_driver", str(path)]
+        kosen = ["-m", "orchestrator.training.trainer.ppo_driver", str(path)]
         verl = ["-m", "verl.trainer.main_ppo", *_verl_keys(folder, data / "polling.py")]
         with (path / "log").open("wb") as log:
             return subprocess.Popen(
@@ -258,7 +258,7 @@ def _ppo(home: Path, arguments: argparse.Namespace) -> dict[str, Steps]:
 
 
 def _our_poll_interval() -> float:
-    from orchestrator.training.ppo_trainer import POLL_INTERVAL
+    from orchestrator.training.trainer.ppo_trainer import POLL_INTERVAL
 
     return POLL_INTERVAL
 

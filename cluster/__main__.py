@@ -12,16 +12,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cluster import local, up
+from cluster.commands import batch_system as up
+from cluster.commands import this_machine as local
+from cluster.commands.heal import heal, wait_healed
+from cluster.commands.status import exit_code, gather, render
+from cluster.commands.tunnel import tunnel_lines
 from cluster.errors import ClusterError, ProfileError
-from cluster.heal import heal, wait_healed
-from cluster.network import no_proxy
+from cluster.folder.request import Mode, Request, load_request
+from cluster.machine.network import no_proxy
 from cluster.profile import load_site, to_yaml
-from cluster.request import Mode, Request, load_request
+from cluster.schedulers.script import write_dry_run
 from cluster.state import ClusterState, client_variables, cluster_dir, is_damaged, job_dir, known, read_state
-from cluster.status import exit_code, gather, render
 from cluster.streams import guarded
-from cluster.tunnel import tunnel_lines
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
 DETACHED = 130
@@ -247,7 +249,7 @@ def _dry_run(request: Request) -> int:
     if request.site.scheduler == "local":
         print(to_yaml(request.site), end="")
         return 0
-    script, profile = up.write_dry_run(request)
+    script, profile = write_dry_run(request)
     print(script.read_text(encoding="utf-8"), end="")
     _say(f"wrote {script} and {profile}; nothing was submitted")
     return 0

@@ -20,10 +20,11 @@ from pydantic import (
     model_validator,
 )
 
-from cluster import sbatch_options
 from cluster.errors import ProfileError
+from cluster.files import REPOSITORY
+from cluster.schedulers import slurm_options as sbatch_options
 
-SITES = Path(__file__).resolve().parents[1] / "conf" / "sites"
+SITES = REPOSITORY / "conf" / "sites"
 SECRET = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")  # http://user:password@proxy
 VARIABLE = re.compile(r"\$(?:\{|[A-Za-z_])")  # of a shell, or a resolver of OmegaConf

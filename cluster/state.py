@@ -6,10 +6,12 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Literal
 
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
+
+from cluster.files import publish, read_published, replace
 
 Phase = Literal["queued", "starting", "ready", "degraded", "stopping", "failed"]
 
@@ -121,25 +123,6 @@ def batch_log(name: str, job_id: str) -> Path:
     return cluster_dir(name) / "logs" / f"{job_id}.log"
 
 
-def publish(path: Path, values: Mapping[str, Any]) -> None:
-    """Write a JSON file by rename, for readers on other nodes."""
-    replace(path, json.dumps(values, indent=2) + "\n", mode=0o600)
-
-
-def read_published(path: Path) -> dict[str, Any] | None:
-    """What another node published, or None so far.
-
-    The folder is listed first: that makes an NFS client ask the server again, where a plain open may be answered for
-    half a minute from its memory of a file that did not exist.
-    """
-    try:
-        if path.name not in os.listdir(path.parent):  # noqa: PTH208
-            return None
-        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None
-
-
 def client_variables(state: ClusterState) -> dict[str, str]:
     """What a process needs in its environment to find this cluster: Ray's own commands, and our jobs."""
     return {
@@ -155,13 +138,3 @@ def forget(name: str) -> None:
     stay."""
     for file in ("state.json", "token", "helpers.json", "ledger.jsonl"):
         (cluster_dir(name) / file).unlink(missing_ok=True)
-
-
-def replace(path: Path, text: str, mode: int) -> None:
-    """Write a file by rename; it has `mode` from its first byte on."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - the mode must hold from the first byte
-        file.write(text)
-    draft.replace(path)

@@ -15,19 +15,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.streams import print_json
-from jobs.benchmarking.reading import Results, read_windows
-from jobs.benchmarking.report import write_report
+from jobs.benchmarking.report.reading import Results, read_windows
+from jobs.benchmarking.report.write import write_report
 from jobs.benchmarking.results import Collectives, Compute, Environment, Result, Serve, Train
 from jobs.benchmarking.spec import BenchSpec, Part
+from orchestrator.console import logged, say
 from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, Parser, SpecError, run_command
 from orchestrator.events import Events
-from orchestrator.progress import logged, say
-from orchestrator.records import Owner, RunLock, write_atomic
+from orchestrator.files import write_atomic
+from orchestrator.ray_cluster.find import run_root
+from orchestrator.records.log import Owner, RunLock
 from orchestrator.spec import load_spec, to_yaml
-from orchestrator.state import run_root
 
 if TYPE_CHECKING:
-    from orchestrator.cluster import Cluster
+    from orchestrator.ray_cluster.connect import Cluster
 
 
 class PartInfo(NamedTuple):
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def bench(spec: BenchSpec, *, as_json: bool = False) -> int:
     """Measure the spec's parts and write the report; the exit code. Interrupted, it reports what there is."""
-    from orchestrator.cluster import connect  # Ray, which a wrong spec need not wait for
+    from orchestrator.ray_cluster.connect import connect  # Ray, which a wrong spec need not wait for
 
     name = spec.run or f"bench_{time.strftime('%Y%m%d_%H%M%S')}"
     with connect() as cluster:
@@ -85,7 +86,7 @@ def bench(spec: BenchSpec, *, as_json: bool = False) -> int:
 
 def _measure_all(spec: BenchSpec, folder: Path, cluster: "Cluster") -> list[Part]:
     """Run the parts that are not measured yet, all nodes recorded meanwhile; the parts that failed."""
-    from jobs.benchmarking.metrics import recording
+    from jobs.benchmarking.parts.recorder import recording
 
     events, failed = Events(folder), list[Part]()
     with recording(folder):
@@ -109,7 +110,7 @@ def _measure(part: Part, spec: BenchSpec, folder: Path, cluster: "Cluster", even
     except KosenError as error:
         problem = error
     except RayError as error:
-        from orchestrator.batching import cause_of  # takes seconds, with Ray Data
+        from orchestrator.errors import cause_of  # takes seconds, with Ray Data
 
         problem = cause_of(error)
     else:
@@ -133,7 +134,7 @@ def _is_measured(part: Part, folder: Path) -> bool:
 
 def _prepare(spec: BenchSpec, folder: Path) -> None:
     """Write down what is measured and where. One folder has one benchmark, whose figures can be compared."""
-    from jobs.benchmarking.environment import describe
+    from jobs.benchmarking.parts.environment import describe
 
     if (folder / "spec.yaml").exists():
         _check_same(load_spec(BenchSpec, folder / "spec.yaml", []), spec, folder)
@@ -161,7 +162,7 @@ def _check_same(before: BenchSpec, now: BenchSpec, folder: Path) -> None:
 
 def _plan(spec: BenchSpec) -> str:
     """What `--dry-run` prints: the resolved spec, and what would be measured where."""
-    from orchestrator.training.bundles import known_nodes
+    from orchestrator.training.config.placement import known_nodes
 
     nodes = known_nodes()
     device = spec.settle_device(sum(node.gpus for node in nodes)) if nodes else spec.device

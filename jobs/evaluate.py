@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from jobs.cli import Command, describe, parse
+from jobs.exam.command import Command, describe, parse
 from orchestrator.errors import run_command
 
 
@@ -12,14 +12,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command.dry_run:
         print(describe(command))
         return 0
-    from jobs.report import report
+    from jobs.exam.report import report
 
     folder = _run(command)
     return report(folder, command.spec, command.items, as_json=command.as_json)
 
 
 def _run(command: Command) -> Path:
-    from jobs.run import ask_and_judge, find_endpoint, find_judge, open_run
+    from jobs.exam.run import ask_and_judge, find_endpoint, find_judge, open_run
 
     with open_run(command.spec, command.items) as run:
         judging = find_judge(run)

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 
 from cluster.streams import visible_lines
-from jobs import imported
-from jobs.cli import describe, parse
+from jobs.exam import imported
+from jobs.exam.command import describe, parse
 from orchestrator.errors import SpecError, run_command
 
 
@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if command.dry_run:
             print(describe(command))
             return 0
-    from jobs.report import report
-    from jobs.run import ask_and_judge, find_judge, open_run
-    from orchestrator.writing import call
+    from jobs.exam.report import report
+    from jobs.exam.run import ask_and_judge, find_judge, open_run
+    from orchestrator.records.writer_client import call
 
     with open_run(command.spec, command.items, served) as run:
         if len(run.todo) == run.n_wanted:

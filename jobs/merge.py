@@ -18,11 +18,11 @@ from omegaconf import OmegaConf
 from pydantic import Field, NonNegativeInt
 
 from orchestrator import secrets
+from orchestrator.console import say
 from orchestrator.errors import KosenError, Parser, RunLocked, SpecError, TrainingFailed, run_command, storage_error
-from orchestrator.progress import say
+from orchestrator.ray_cluster.find import run_root
 from orchestrator.spec import SpecModel, load_spec
-from orchestrator.state import run_root
-from orchestrator.training.checkpoints import check, newest_good, path_of
+from orchestrator.training.checkpoints.checkpoints import check, newest_good, path_of
 from orchestrator.training.folder import TrainingFolder, read_journal
 
 MARK = "kosen-merge.json"  # in a merged folder, written last: which checkpoint it holds
@@ -158,7 +158,7 @@ def _run_merger(
     log = run.logs / "merge.log"
     try:
         with log.open("wb") as stream:
-            command = [sys.executable, "-m", "orchestrator.training.merging"]
+            command = [sys.executable, "-m", "orchestrator.training.checkpoints.merging"]
             command += [str(checkpoint), str(draft), base or "", dtype, str(draft / MARK)]
             environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
             code = subprocess.run(command, stdout=stream, stderr=stream, env=environment, check=False).returncode

@@ -17,16 +17,25 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.streams import print_json, visible
-from jobs.showing import commonest
-from orchestrator.cluster import held
+from jobs.exam.show import commonest
+from orchestrator.console import say
 from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, Parser, SpecError, run_command
 from orchestrator.events import Events
-from orchestrator.pipeline import PipelineSpec, Progress, State, Step, missing_need, plan, read_progress, write_progress
-from orchestrator.progress import say
-from orchestrator.rayjobs import check_job, job_client, job_details, submit_job, wait_for_end
-from orchestrator.records import Owner, RunLock
+from orchestrator.pipelines.plan import (
+    PipelineSpec,
+    Progress,
+    State,
+    Step,
+    missing_need,
+    plan,
+    read_progress,
+    write_progress,
+)
+from orchestrator.ray_cluster.connect import held
+from orchestrator.ray_cluster.find import current, mode_of, run_root
+from orchestrator.ray_cluster.jobs_api import check_job, job_client, job_details, submit_job, wait_for_end
+from orchestrator.records.log import Owner, RunLock
 from orchestrator.spec import load_spec
-from orchestrator.state import current, mode_of, run_root
 
 FAILED = KosenError.exit_code
 LOOK_SECONDS = 0.5

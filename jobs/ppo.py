@@ -6,15 +6,15 @@ from typing import Any
 
 from jobs.tasks import gsm8k
 from orchestrator.errors import run_command
-from orchestrator.training.bundles import Placement
-from orchestrator.training.data import convert_ppo
+from orchestrator.training.config.placement import Placement
+from orchestrator.training.config.ppo_config import ppo_keys, reasons
+from orchestrator.training.config.sft_config import Keys, local_or_hub
+from orchestrator.training.data.convert import convert_ppo
+from orchestrator.training.data.sieve import Report
 from orchestrator.training.folder import TrainingFolder
-from orchestrator.training.ppo_config import ppo_keys, reasons
-from orchestrator.training.run import Recipe, Source
-from orchestrator.training.run import main as run
-from orchestrator.training.sft_config import Keys, local_or_hub
-from orchestrator.training.sieve import Report
 from orchestrator.training.spec import PpoSpec
+from orchestrator.training.supervision.run import Recipe, Source
+from orchestrator.training.supervision.run import main as run
 
 # verl's workers import the modules: they run in a copy of the repository's root, as this job does.
 RULES = {"gsm8k": "pkg://jobs.tasks.gsm8k:reward", "exact_match": "pkg://jobs.tasks.exact_match:reward"}
@@ -46,7 +46,7 @@ RECIPE = Recipe(
     kind="ppo",
     purpose="Train a model by reinforcement learning.",
     schema=PpoSpec,
-    driver="orchestrator.training.ppo_driver",
+    driver="orchestrator.training.trainer.ppo_driver",
     keys=_keys,
     reasons=reasons,
     convert=_convert,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jobs.cli import describe, parse
+from jobs.exam.command import describe, parse
 from orchestrator.errors import run_command
 
 
@@ -11,8 +11,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command.dry_run:
         print(describe(command))
         return 0
-    from jobs.report import report_predictions
-    from jobs.run import ask_and_judge, find_endpoint, open_run
+    from jobs.exam.report import report_predictions
+    from jobs.exam.run import ask_and_judge, find_endpoint, open_run
 
     with open_run(command.spec, command.items) as run:
         if run.todo:

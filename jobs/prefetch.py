@@ -11,19 +11,19 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from jobs import prepare
-from jobs.benchmarking.models import PRESETS
+from jobs.benchmarking.parts.models import PRESETS
 from jobs.benchmarking.spec import BenchSpec
-from jobs.exam import ExamSpec
+from jobs.exam.spec import ExamSpec
 from jobs.tasks import hle
 from orchestrator import secrets
-from orchestrator.datasource import FORMATS, read_rows
+from orchestrator.console import say
+from orchestrator.data.source import FORMATS, read_rows
 from orchestrator.errors import Parser, SpecError, run_command
-from orchestrator.pipeline import PipelineSpec, plan
-from orchestrator.progress import say
+from orchestrator.pipelines.plan import PipelineSpec, plan
+from orchestrator.ray_cluster.find import find_path, run_root
 from orchestrator.spec import first_line, load_spec
-from orchestrator.state import find_path, run_root
-from orchestrator.training.run import HUB_NAME
 from orchestrator.training.spec import PpoSpec, SftSpec, TrainingSpec
+from orchestrator.training.supervision.run import HUB_NAME
 
 TOKENIZER = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "tokenizer*"]
 WEIGHTS = ["*.safetensors"]  # not twice, as *.bin
@@ -145,7 +145,7 @@ def _prepare(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:
 
 def _pipeline(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:
     """What all steps need and none of them makes."""
-    from orchestrator.rayjobs import check_job  # Ray, seconds
+    from orchestrator.ray_cluster.jobs_api import check_job  # Ray, seconds
 
     spec = load_spec(PipelineSpec, config, overrides)
     folder = run_root() / spec.run

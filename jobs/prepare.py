@@ -14,16 +14,17 @@ from pydantic import Field, PositiveInt
 from jobs.tasks import gsm8k
 from jobs.tasks.gsm8k import Problem
 from orchestrator import secrets
-from orchestrator.datasource import FORMATS, read_rows
+from orchestrator.console import say
+from orchestrator.data.source import FORMATS, read_rows
 from orchestrator.errors import Parser, SpecError, run_command
-from orchestrator.progress import say
-from orchestrator.records import digest, write_atomic
+from orchestrator.files import write_atomic
+from orchestrator.ray_cluster.find import find_path, inside_job, run_root
+from orchestrator.records.log import digest
 from orchestrator.spec import SpecModel, load_spec, to_yaml
-from orchestrator.state import find_path, inside_job, run_root
-from orchestrator.training.cells import UnfitError, field
-from orchestrator.training.data import convert_ppo, convert_sft
-from orchestrator.training.formats import Question, Shape
-from orchestrator.training.sieve import Dropped, Report, some
+from orchestrator.training.data.cells import UnfitError, field
+from orchestrator.training.data.convert import convert_ppo, convert_sft
+from orchestrator.training.data.formats import Question, Shape
+from orchestrator.training.data.sieve import Dropped, Report, some
 
 UNFIT = "no problem of GSM8K"  # the reason of rows that are left out
 

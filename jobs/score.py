@@ -6,22 +6,19 @@ Neither needs a cluster, and the second not even Ray. Exit codes: 0 where everyt
 3 where something has not, 2 where a file is not what it should be.
 """
 
-import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from cluster.streams import print_json
-from jobs import leaderboard
-from jobs.leaderboard import Answer
-from jobs.official import read_official, usage_of
-from jobs.showing import print_figures
+from jobs.exam import leaderboard
+from jobs.exam.figures import Failures, is_complete, outcome, write_metrics
+from jobs.exam.official_files import read_official
+from jobs.exam.show import print_figures
 from jobs.tasks import hle, metrics
-from orchestrator.datasource import read_rows
-from orchestrator.errors import COMPLETE, INCOMPLETE, Parser, SpecError, run_command, storage_error
-from orchestrator.records import Judgement, Prediction
+from orchestrator.data.source import read_rows
+from orchestrator.errors import COMPLETE, INCOMPLETE, Parser, SpecError, run_command
 
 FIRST_FIGURES = (
     "accuracy",
@@ -44,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _score_run(argv: Sequence[str]) -> int:
     """Score what a run folder holds, against the spec that it was made with, or another one's questions and judge."""
-    from jobs.cli import parse
-    from jobs.report import describe_score, report
-    from orchestrator.state import run_root
+    from jobs.exam.command import parse
+    from jobs.exam.report import describe_score, report
+    from orchestrator.ray_cluster.find import run_root
 
     command = parse("score", "Score the recorded answers and verdicts of an exam.", argv)
     folder = run_root() / command.spec.run_name
@@ -98,19 +95,6 @@ def score_official(judged: Path, dataset: str, out: Path | None = None) -> dict[
     return figures
 
 
-def is_complete(figures: Mapping[str, Any]) -> bool:
-    """Whether every item has an answer and every answer a verdict."""
-    return not (figures["n_failed"] or figures["n_missing"] or figures["n_unjudged"])
-
-
-def write_metrics(path: Path, figures: Mapping[str, Any]) -> None:
-    """Write the figures as indented JSON. Raises StorageFailed."""
-    try:
-        leaderboard.write_json(path, figures)
-    except OSError as error:
-        raise storage_error(error, path) from None
-
-
 def _parser() -> Parser:
     parser = Parser(prog="python -m jobs.score", description=__doc__)
     parser.add_argument("--judged", type=Path, metavar="FILE", help="judged answers in HLE's official schema")
@@ -125,56 +109,6 @@ def _read_items(dataset: str) -> dict[str, hle.Item]:
         return {item.id: item for item in hle.items_from_rows(read_rows(dataset, columns=hle.COLUMNS))}
     except ValueError as error:
         raise SpecError(f"{dataset}: {error}") from None
-
-
-def outcome(prediction: Prediction, judgement: Judgement | None) -> metrics.Outcome:
-    """What the score needs of a prediction and its verdict. Usage of earlier records may be of any shape."""
-    usage = usage_of(prediction.get("usage")) or {"prompt_tokens": 0, "completion_tokens": 0}
-    return metrics.Outcome(
-        id=prediction["id"],
-        sample=prediction["sample"],
-        status=prediction["status"],
-        verdict=judgement["verdict"] if judgement else None,
-        confidence=judgement["confidence"] if judgement else None,
-        prompt_tokens=usage["prompt_tokens"],
-        completion_tokens=usage["completion_tokens"],
-    )
-
-
-class Failures:
-    """Counts why answers failed and verdicts are missing, as they pass."""
-
-    def __init__(self) -> None:
-        self._reasons: Counter[str] = Counter()
-        self._unjudged: Counter[str] = Counter()
-        self._alike: Counter[tuple[str, str]] = Counter()
-        self._first: dict[tuple[str, str], str] = {}
-
-    def counted(self, answers: Iterable[Answer]) -> Iterator[Answer]:
-        for prediction, judgement in answers:
-            if prediction["status"] == "failed":
-                self._add(prediction["reason"] or "unknown", str(prediction.get("detail") or ""))
-            elif judgement and judgement["verdict"] == "unjudged":
-                self._unjudged[judgement.get("reason") or "no verdict"] += 1
-            yield prediction, judgement
-
-    def _add(self, reason: str, detail: str) -> None:
-        # Servers put a request's number or address into the same sentence.
-        alike = reason, re.sub(r"0x[0-9a-f]+|\b\w*\d\w*", "#", detail)
-        self._first.setdefault(alike, detail)
-        self._reasons[reason] += 1
-        self._alike[alike] += 1
-
-    def figures(self) -> dict[str, Any]:
-        """Failed answers and unjudged ones by reason, and the commonest failure with the server's own words."""
-        found = self._alike.most_common(1)
-        return {
-            "failures": dict(self._reasons),
-            "commonest_failure": {"count": found[0][1], "reason": found[0][0][0], "detail": self._first[found[0][0]]}
-            if found
-            else None,
-            "unjudged": dict(self._unjudged),
-        }
 
 
 if __name__ == "__main__":

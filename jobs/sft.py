@@ -4,13 +4,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import run_command
-from orchestrator.training.bundles import Placement
-from orchestrator.training.data import convert_sft
-from orchestrator.training.run import Recipe, Source
-from orchestrator.training.run import main as run
-from orchestrator.training.sft_config import local_or_hub, sft_keys
-from orchestrator.training.sieve import Report
+from orchestrator.training.config.placement import Placement
+from orchestrator.training.config.sft_config import local_or_hub, sft_keys
+from orchestrator.training.data.convert import convert_sft
+from orchestrator.training.data.sieve import Report
 from orchestrator.training.spec import SftSpec
+from orchestrator.training.supervision.run import Recipe, Source
+from orchestrator.training.supervision.run import main as run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,7 +37,7 @@ RECIPE = Recipe(
     kind="sft",
     purpose="Fine-tune a model on conversations.",
     schema=SftSpec,
-    driver="orchestrator.training.sft_driver",
+    driver="orchestrator.training.trainer.sft_driver",
     keys=sft_keys,
     reasons=_reasons,
     convert=_convert,

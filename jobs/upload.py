@@ -14,12 +14,12 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from jobs.model_folder import Plan, survey
 from orchestrator import secrets
+from orchestrator.console import say
 from orchestrator.errors import INTERRUPTED, KosenError, Parser, SpecError, run_command, storage_error
-from orchestrator.progress import say
+from orchestrator.ray_cluster.find import find_path
 from orchestrator.spec import SpecModel, first_line, load_spec
-from orchestrator.state import find_path
+from orchestrator.training.checkpoints.model_folder import Plan, survey
 
 CACHE = Path(".cache", "huggingface")  # of the hub's client, inside the folder: what is uploaded already
 TARGET = "kosen-upload.json"

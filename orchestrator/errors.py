@@ -7,9 +7,12 @@ import signal
 import sys
 from collections.abc import Callable
 from types import FrameType
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cluster.streams import guarded, visible_lines
+
+if TYPE_CHECKING:
+    from ray.exceptions import RayError
 
 COMPLETE = 0
 INCOMPLETE = 3
@@ -110,3 +113,25 @@ def interrupt_on_sigterm() -> None:
 
 def _interrupt(signum: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def cause_of(error: "RayError") -> KosenError:
+    """The KosenError that a remote failure began with, or one that tells what Ray saw."""
+    from ray.exceptions import RayTaskError  # whoever has such an error has imported Ray
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RayTaskError):
+            cause = cause.cause if cause.cause is not None else cause.__cause__
+            continue
+        if isinstance(cause, KosenError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return ClusterNotReady(
+        f"Ray ended the work: {_last_line(error)}. Recorded answers are kept: give the command again"
+    )
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line for line in str(error).strip().splitlines() if line.strip()]
+    return lines[-1].strip().rstrip(".") if lines else type(error).__name__

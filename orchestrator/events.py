@@ -5,10 +5,9 @@ from typing import Any
 
 import orjson
 
-from orchestrator.clock import utc_now
+from orchestrator.concurrency.patience import attend
 from orchestrator.errors import storage_error
-from orchestrator.patience import attend
-from orchestrator.privacy import as_open_as_its_folder
+from orchestrator.files import as_open_as_its_folder, utc_now
 
 
 class Events:

@@ -15,8 +15,8 @@ from orchestrator.planning.choice import Hardware
 from orchestrator.planning.gpus import KNOWN, find_gpu
 from orchestrator.planning.report import as_json, as_text
 from orchestrator.planning.request import OUTPUT_TOKENS, PROMPT_TOKENS, plan_layout
+from orchestrator.ray_cluster.find import current, find_path
 from orchestrator.spec import ServingSpec
-from orchestrator.state import current, find_path
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -1,62 +1,15 @@
 """Progress on standard error: bars on a terminal, a line a minute where the output is piped."""
 
-import errno
-import os
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TextIO
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from cluster.streams import visible_lines
-from orchestrator.clock import utc_now
-from orchestrator.errors import storage_error
+from orchestrator.console import console
 
 PIPED_INTERVAL = 60.0  # seconds between lines
-
-
-class PlainConsole(Console):
-    """Prints as it is told: brackets are no markup, `:names:` no pictures, and a reader that left ends the command."""
-
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
-
-    def on_broken_pipe(self) -> None:
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))  # rich would exit with 1 from within
-
-
-console = PlainConsole(stderr=True)
-
-
-_log: TextIO | None = None
-
-
-def say(message: str) -> None:
-    """One line to the user, beside whatever is drawn."""
-    shown = visible_lines(message)
-    console.print(shown)
-    if _log:
-        print(utc_now(), shown, file=_log, flush=True)
-
-
-@contextmanager
-def logged(path: Path) -> Iterator[None]:
-    """What is said meanwhile is appended to `path` too, each line with its time. Raises StorageFailed."""
-    global _log
-    try:
-        file = path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise storage_error(error, path) from error
-    with file:
-        _log = file
-        try:
-            yield
-        finally:
-            _log = None
 
 
 class Bars:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from orchestrator.errors import INTERRUPTED, ClusterNotReady, KosenError, Parser, run_command
-from orchestrator.rayjobs import check_job, job_client, job_details, submit_job, wait_for_end
+from orchestrator.ray_cluster.jobs_api import check_job, job_client, job_details, submit_job, wait_for_end
 from orchestrator.spec import check_argument
 
 

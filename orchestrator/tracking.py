@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import secrets
-from orchestrator.progress import say
-from orchestrator.records import write_atomic
+from orchestrator.console import say
+from orchestrator.files import write_atomic
 from orchestrator.spec import SpecModel, WandbSpec, first_line
 
 if TYPE_CHECKING:

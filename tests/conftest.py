@@ -14,7 +14,7 @@ from harness import local_cluster
 from scripted_server import ScriptedServer
 
 if TYPE_CHECKING:
-    from orchestrator.cluster import Cluster
+    from orchestrator.ray_cluster.connect import Cluster
 
 # A shell has `make test-all &` ignore it, which the commands under test would inherit.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -49,7 +49,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]
 @pytest.fixture(scope="module")
 def connected(cluster: dict[str, Any]) -> Iterator["Cluster"]:
     """That cluster, this process connected to it."""
-    from orchestrator.cluster import connect  # Ray, which most tests need not wait for
+    from orchestrator.ray_cluster.connect import connect  # Ray, which most tests need not wait for
 
     with connect() as found:
         yield found

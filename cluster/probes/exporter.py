@@ -5,8 +5,8 @@ import math
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from cluster.api import DIRECT
-from cluster.network import host_port
+from cluster.dashboard import DIRECT
+from cluster.machine.network import host_port
 
 TIMEOUT = 2.0  # seconds; an idle node makes its page of 350 kB in 26 ms
 MIB = 1024**2

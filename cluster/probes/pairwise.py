@@ -21,9 +21,9 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from cluster.network import Link, comm_environment
+from cluster.files import publish, read_published
+from cluster.machine.network import Link, comm_environment
 from cluster.probes.collective import Backend, Measured, Meeting, all_reduce, open_store
-from cluster.state import publish, read_published
 
 ROUNDS_MOST = 3
 PATIENCE = 600.0  # seconds

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from cluster.probes.sweep import Operation
 from orchestrator.errors import SpecError
-from orchestrator.records import write_atomic
+from orchestrator.files import write_atomic
 from orchestrator.spec import SpecModel, first_line
 
 Device = Literal["cuda", "cpu"]

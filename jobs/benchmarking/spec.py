@@ -21,8 +21,8 @@ class CollectivesSpec(SpecModel):
 
 
 class TrainSpec(SpecModel):
-    """SFT by `jobs.sft`. A preset (`PRESETS` in jobs/benchmarking/models.py) is a shape with random weights, and so
-    is a folder without weights."""
+    """SFT by `jobs.sft`. A preset (`PRESETS` in jobs/benchmarking/parts/models.py) is a shape with random weights;
+    so is a folder without weights."""
 
     model: str | None = None  # a preset, a folder or a name on the hub; default: 7b on GPUs, tiny on CPUs
     data: str | None = None  # what `train` of jobs.sft takes: tatsu-lab/alpaca is the seed's; default: made, full rows

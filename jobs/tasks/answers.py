@@ -13,7 +13,7 @@ from jobs.tasks.confidence import LARGEST_CONFIDENCE, percent
 from jobs.tasks.equivalence import LONGEST_ANSWER, equivalent
 from jobs.tasks.notation import normalise
 from jobs.tasks.numbers import bare_number, quantity
-from orchestrator.thoughts import split_thought
+from orchestrator.asking.thoughts import split_thought
 
 __all__ = [
     "LARGEST_CONFIDENCE",

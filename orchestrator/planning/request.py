@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.engine_options import engine_kwargs, read_config
 from orchestrator.errors import SpecError
 from orchestrator.planning.choice import Demand, Hardware, Plan, choose
 from orchestrator.planning.gpus import GIB, Gpu
 from orchestrator.planning.shape import Shape, read_shape
 from orchestrator.planning.weights import DTYPE_BYTES, Weights, read_weights
+from orchestrator.serving.options import engine_kwargs, read_config
 from orchestrator.spec import ServingSpec
 
 # Tokens of a request where nobody says: a question with its instructions, an answer with some reasoning.

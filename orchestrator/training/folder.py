@@ -44,7 +44,7 @@ class TrainingFolder:
 
     @property
     def data(self) -> Path:
-        """`train.parquet`, `val.parquet` and `report.json`, as `orchestrator.training.data` wrote them."""
+        """`train.parquet`, `val.parquet` and `report.json`, as `orchestrator.training.data.convert` wrote them."""
         return self.path / "data"
 
     @property

@@ -21,7 +21,7 @@ def test_the_gcs_is_everybodys_end(kosen: Kosen) -> None:
 
 def test_a_killed_batch_script_leaves_nothing(kosen: Kosen) -> None:
     state = kosen.up()
-    kill_titled(kosen.slurm, HEAD, "-m cluster.batch")
+    kill_titled(kosen.slurm, HEAD, "-m cluster.head.batch")
     kosen.assert_nothing_left()
     assert kosen.exit_code(state["job_id"]) != 0
     assert "gone" in kosen.cluster("status").stdout

@@ -73,7 +73,7 @@ def test_a_killed_raylet_comes_back(running: Kosen) -> None:
 
 def test_a_killed_node_process_is_replaced_and_its_ray_ended(running: Kosen) -> None:
     before = raylet(running, WORKER)
-    kill_titled(running.slurm, WORKER, "cluster.node", "worker")
+    kill_titled(running.slurm, WORKER, "cluster.node.agent", "worker")
     wait_until(lambda: raylet(running, WORKER) != before, 15, "the guard did not end the orphaned Ray")
     running.await_phase("degraded", 30)
     await_whole(running, 90)

@@ -9,18 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from cluster import logs
-from cluster.logs import keep_logs
-from cluster.processes import is_running, processes_of
+from cluster.machine import logs
+from cluster.machine.logs import keep_logs
+from cluster.machine.processes import is_running, processes_of
 
 REPOSITORY = Path(__file__).parents[2]
 # A Ray that ignores TERM for as long as it may, kept as node.py keeps it.
 KEEP = """
 import signal, sys
 from pathlib import Path
-from cluster import keeper, node
-from cluster.keeper import Keeper
-from cluster.ray_start import RayNode
+from cluster.node import ray_keeper as keeper
+from cluster.node import agent as node
+from cluster.node.ray_keeper import Keeper
+from cluster.machine.ray_command import RayNode
 folder, stubborn = Path(sys.argv[1]), "trap '' TERM; touch $RAY_TMPDIR/up; while :; do sleep 0.1; done"
 keeper.ray_command = lambda _: ["sh", "-c", stubborn]
 keeper.is_listening = lambda *_: True

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.ledger import End, Ledger, RayJob, parse_jobs
+from cluster.folder.ledger import End, Ledger, RayJob, parse_jobs
 
 
 @pytest.fixture

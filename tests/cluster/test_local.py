@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster import local
+from cluster.commands import this_machine as local
 from cluster.errors import ClusterError
-from cluster.ports import BLOCK, PAIRWISE, SERVICES, ephemeral_floor, plan_ports, reserve_ports
-from cluster.processes import end_processes, is_running, processes_of, start_time
+from cluster.machine.ports import BLOCK, PAIRWISE, SERVICES, ephemeral_floor, plan_ports, reserve_ports
+from cluster.machine.processes import end_processes, is_running, processes_of, start_time
 from cluster.state import ClusterState, cluster_dir, read_state, write_state, write_token
 
 REPOSITORY = Path(__file__).parents[2]

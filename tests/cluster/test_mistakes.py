@@ -15,8 +15,8 @@ import yaml
 from mini_slurm import MiniSlurm
 from slurm_harness import REPOSITORY, Finished, Kosen
 
-from cluster import slurm as slurm_commands
 from cluster.errors import ProfileError
+from cluster.schedulers import slurm as slurm_commands
 
 pytestmark = pytest.mark.slow
 

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 NODES = ("node1", "node2")
 LOOK = """
 import json, ray
-from orchestrator.cluster import connect
+from orchestrator.ray_cluster.connect import connect
 with connect():
     nodes = [(node["NodeManagerAddress"], node["NodeManagerPort"]) for node in ray.nodes() if node["Alive"]]
     print(json.dumps({"nodes": nodes, "resources": ray.cluster_resources()}))

@@ -11,12 +11,12 @@ import pytest
 from netns import Namespace, missing
 
 from cluster.errors import ClusterError
-from cluster.network import Link, comm_environment, find_link, host_port, no_proxy, parse_host_port
+from cluster.machine.network import Link, comm_environment, find_link, host_port, no_proxy, parse_host_port
 
 ASK = """
 import json, sys
 from cluster.errors import ClusterError
-from cluster.network import find_link
+from cluster.machine.network import find_link
 for peer, interface in json.loads(sys.argv[1]):
     try:
         link = find_link(peer, interface)

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import slurm
-from cluster.ledger import open_ledger
-from cluster.orphan import _give_up
+from cluster.folder.ledger import open_ledger
+from cluster.node.head_watchdog import _give_up
+from cluster.schedulers import slurm
 from cluster.state import ClusterState, read_state, token_path, write_state, write_token
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 import pytest
 from netns import missing
 
-from cluster import preflight
-from cluster.links import judge_pairs
-from cluster.network import Link
-from cluster.ports import OPEN, plan_ports
-from cluster.preflight import (
+from cluster.machine.network import Link
+from cluster.machine.ports import OPEN, plan_ports
+from cluster.preflight import checks as preflight
+from cluster.preflight.checks import (
     Finding,
     NodeReport,
     check_clock,
@@ -35,6 +34,7 @@ from cluster.preflight import (
     worst,
     write_canary,
 )
+from cluster.preflight.slow_links import judge_pairs
 from cluster.probes.clock import Offset
 from cluster.probes.gpus import Gpu, Gpus, Process
 from cluster.probes.limits import Limits
@@ -51,8 +51,8 @@ needs_root = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 CHECK = """
 import dataclasses, json, sys
 from pathlib import Path
-from cluster.network import Link
-from cluster.preflight import check_node
+from cluster.machine.network import Link
+from cluster.preflight.checks import check_node
 from cluster.profile import Site
 found = check_node(site=Site(temp_dir=sys.argv[2]), host="node7", link=Link("127.0.0.1", "lo"), ports={"gcs": 20000},
                    job_dir=Path(sys.argv[1]), gpus=0, peers=[])

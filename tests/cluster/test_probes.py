@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 from netns import Namespace, missing
 
-from cluster.links import judge_pairs
-from cluster.preflight import check_gpus
+from cluster.files import publish
+from cluster.preflight.checks import check_gpus
+from cluster.preflight.slow_links import judge_pairs
 from cluster.probes.clock import ahead_of_files, ahead_of_host
 from cluster.probes.gpus import SLOWED, of_others, read_gpus, read_memory_use
 from cluster.probes.limits import read_limits
@@ -24,7 +25,6 @@ from cluster.probes.pairwise import read_results, rounds
 from cluster.probes.sockets import PATH_MOST, RAY_ADDS, socket_path_bytes
 from cluster.probes.stopwatch import batch_seconds
 from cluster.probes.storage import canary, space
-from cluster.state import publish
 
 REPOSITORY = Path(__file__).parents[2]
 WHY_NOT = missing()

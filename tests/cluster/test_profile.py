@@ -12,7 +12,7 @@ import pytest
 
 from cluster.errors import ProfileError
 from cluster.profile import SECRET, Site, known_sites, load_site, to_yaml
-from cluster.slurm import EXPORT, batch_script
+from cluster.schedulers.slurm import EXPORT, batch_script
 
 SHIPPED = {"local", "osk", "slurm"}
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster import ready
-from cluster.ready import Expected, Probe, _wrong
+from cluster.head import readiness as ready
+from cluster.head.readiness import Expected, Probe, _wrong
 
 NODE: Expected = {"name": "node1", "ip": "10.0.0.1", "gpus": 2, "agent_http": 1}
 

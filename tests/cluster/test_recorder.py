@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from cluster.metrics import GPU_COLUMNS, Recorder, recording
 from cluster.probes.exporter import GPU_METRICS, NODE_METRICS, TIMEOUT, parse
+from cluster.probes.recorder import GPU_COLUMNS, Recorder, recording
 
 MIB = 1024**2
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.resources import (
+from cluster.machine.resources import (
     OBJECT_STORE_LEAST,
     OBJECT_STORE_LOCAL,
     OBJECT_STORE_SHARE,
@@ -46,7 +46,7 @@ def test_gpus_come_from_slurm_and_then_from_the_device_files() -> None:
 def test_a_device_file_that_may_not_be_opened_is_no_gpu_of_ours(option: str, count: int) -> None:
     if os.geteuid() != 0 or not shutil.which("unshare"):
         pytest.skip("mounting another /dev needs root")
-    code = "from cluster.resources import count_gpus; print(count_gpus({}))"
+    code = "from cluster.machine.resources import count_gpus; print(count_gpus({}))"
     mount = f"mount -t tmpfs -o {option} none /dev && mknod /dev/nvidia0 c 1 3 && exec {sys.executable} -c '{code}'"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", mount], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
@@ -57,7 +57,7 @@ def test_a_device_file_that_may_not_be_opened_is_no_gpu_of_ours(option: str, cou
 
 def test_cpus_come_from_slurm_and_then_from_the_affinity() -> None:
     assert from_allocation({"SLURM_CPUS_ON_NODE": "3"}).cpus == 3
-    code = "from cluster.resources import from_allocation; print(from_allocation({}).cpus)"
+    code = "from cluster.machine.resources import from_allocation; print(from_allocation({}).cpus)"
     first = str(min(os.sched_getaffinity(0)))
     done = subprocess.run(
         ["taskset", "-c", first, sys.executable, "-c", code], capture_output=True, text=True, check=True
@@ -129,7 +129,7 @@ def control_group() -> Iterator[Path]:
 
 
 def test_a_real_control_group_is_the_limit(control_group: Path) -> None:
-    code = "from cluster.resources import memory_limit; print(memory_limit())"
+    code = "from cluster.machine.resources import memory_limit; print(memory_limit())"
     enter = f"echo $$ > {control_group}/cgroup.procs; exec {sys.executable} -c '{code}'"
     done = subprocess.run(["sh", "-c", enter], capture_output=True, text=True, timeout=30, check=True)
     assert int(done.stdout) == GIB // 2
@@ -138,7 +138,7 @@ def test_a_real_control_group_is_the_limit(control_group: Path) -> None:
 def test_the_object_store_fits_a_small_shared_memory() -> None:
     if os.geteuid() != 0 or not shutil.which("unshare"):
         pytest.skip("mounting a small /dev/shm needs root")
-    code = "from cluster.resources import from_allocation; print(from_allocation({}).object_store)"
+    code = "from cluster.machine.resources import from_allocation; print(from_allocation({}).object_store)"
     mount = f"mount -t tmpfs -o size=1g none /dev/shm && exec {sys.executable} -c '{code}'"
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", mount], capture_output=True, text=True, timeout=30, check=True

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import resume
-from cluster.ledger import Ledger, RayJob
-from cluster.resume import resubmit
+from cluster.folder.ledger import Ledger, RayJob
+from cluster.head import resubmit as resume
+from cluster.head.resubmit import resubmit
 from cluster.state import ClusterState, write_token
 
 ANSWERS: dict[str, list[int]] = {}  # the statuses of a job's submissions, the last one for ever

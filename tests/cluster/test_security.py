@@ -52,8 +52,8 @@ with ScriptedServer(api_key=os.environ["SERVED_KEY"], port={port}):
 INIT = "import ray; ray.init(address={address!r}, logging_level='ERROR'); print('got in', len(ray.nodes()))"
 DEPLOY = """
 import json, sys, urllib.error, urllib.request
-from orchestrator import serving
-from orchestrator.cluster import connect
+from orchestrator.serving import deploy as serving
+from orchestrator.ray_cluster.connect import connect
 from orchestrator.spec import ServingSpec
 
 def ask(url, headers):

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fuzz_slurm import SEEDS, check, variant
-from cluster import slurm, slurm_states, slurm_text
 from cluster.errors import ClusterError
-from cluster.slurm import Job
+from cluster.schedulers import slurm, slurm_states, slurm_text
+from cluster.schedulers.slurm import Job
 
 BANNER = "*** Welcome to the cluster! Quota: 500 GB of 1000 ***\nmaintenance on 2026-12-01, 24/7 hotline 4242 or 17\n"
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cluster import temp
 from cluster.__main__ import main
+from cluster.machine import temp_dirs as temp
 from cluster.state import ClusterState, cluster_dir, is_damaged, known, read_state, write_state
 
 REPOSITORY = Path(__file__).parents[2]

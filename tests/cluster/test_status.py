@@ -16,13 +16,15 @@ from typing import Any
 
 import pytest
 
-from cluster import heal, local, up
-from cluster import slurm as slurm_commands
-from cluster.events import EventLog, read_events
+from cluster.commands import batch_system as up
+from cluster.commands import heal
+from cluster.commands import this_machine as local
+from cluster.commands.status import Status, exit_code, gather, render
+from cluster.commands.tunnel import tunnel_lines
+from cluster.folder.events import EventLog, read_events
 from cluster.probes.exporter import scrape
+from cluster.schedulers import slurm as slurm_commands
 from cluster.state import ClusterState, add_helper, cluster_dir, read_state, token_path, write_state, write_token
-from cluster.status import Status, exit_code, gather, render
-from cluster.tunnel import tunnel_lines
 
 TOKEN = "the-right-token"
 SECRET = "planted-hunter2"

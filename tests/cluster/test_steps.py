@@ -2,8 +2,8 @@
 
 import pytest
 
-from cluster.repair import PATIENCE, TRIES, Repair
-from cluster.steps import Step, cpus_per_node
+from cluster.head.restart_workers import PATIENCE, TRIES, Repair
+from cluster.schedulers.step import Step, cpus_per_node
 
 
 @pytest.mark.parametrize(

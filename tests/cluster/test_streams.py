@@ -12,7 +12,7 @@ from cluster.streams import visible, visible_lines
 COMMAND = """
 import sys
 from orchestrator.errors import SpecError, run_command
-from orchestrator.progress import say
+from orchestrator.console import say
 def main():
     {body}
     return {code}

@@ -20,7 +20,7 @@ IMPATIENT = f"""
 import sys
 from jobs import sft
 from orchestrator.errors import run_command
-from orchestrator.training import supervisor
+from orchestrator.training.supervision import supervisor
 supervisor.RETURN_SECONDS = {RETURN_SECONDS}
 run_command(lambda: sft.main(sys.argv[1:]))
 """

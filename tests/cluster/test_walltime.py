@@ -124,7 +124,7 @@ def test_a_successor_does_not_go_on_after_a_kill_and_up_starts_anew(kosen: Kosen
     """Here Slurm does start it: it ends by itself, and leaves what it finds as it is."""
     kosen.up("c", 1, "resubmit=1")
     before = kosen.state()
-    kill_titled(kosen.slurm, HEAD, "-m cluster.batch")
+    kill_titled(kosen.slurm, HEAD, "-m cluster.head.batch")
     kosen.assert_nothing_left(30)  # the successor's start and end included
     [declined] = events_of(kosen, "not_continued")
     assert declined["state"] == "FAILED"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster import slurm, up
+from cluster.commands import batch_system as up
 from cluster.errors import ClusterError, ProfileError
+from cluster.schedulers import slurm
 from cluster.state import ClusterState, cluster_dir, read_state, write_state
 
 Commands = Callable[..., Path]

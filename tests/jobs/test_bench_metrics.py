@@ -14,8 +14,8 @@ import pytest
 from harness import wait_for
 
 from cluster.probes.counters import read_ports
-from jobs.benchmarking.metrics import NodeReader, recording
-from orchestrator.cluster import connect
+from jobs.benchmarking.parts.recorder import NodeReader, recording
+from orchestrator.ray_cluster.connect import connect
 
 COLUMNS = {
     "gpu_metrics.csv": "timestamp,node,gpu_index,gpu_name,utilization_gpu,utilization_memory,"

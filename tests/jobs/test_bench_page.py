@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from jobs.benchmarking.page import Items, Section, Table, Text, to_html, to_markdown
+from jobs.pages.page import Items, Section, Table, Text, to_html, to_markdown
 
 OUTSIDE = [
     "<script>alert(1)</script>",

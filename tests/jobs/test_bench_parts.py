@@ -9,18 +9,19 @@ from typing import Any
 import pytest
 from harness import ROOT
 
-from jobs.benchmarking.collectives import write_seed_format
-from jobs.benchmarking.nccl import environment
-from jobs.benchmarking.nccl_tests import parse
+from jobs.benchmarking.parts.collectives import write_seed_format
+from jobs.benchmarking.parts.nccl import environment
+from jobs.benchmarking.parts.nccl_tests import parse
 from jobs.benchmarking.results import Collectives, Compute, Transfer
 from jobs.benchmarking.spec import BenchSpec
 
 MEASURE = """
 import sys
 from pathlib import Path
-from jobs.benchmarking import collectives, compute
+from jobs.benchmarking.parts import collectives
+from jobs.benchmarking.parts import compute
 from jobs.benchmarking.spec import BenchSpec, CollectivesSpec
-from orchestrator.cluster import connect
+from orchestrator.ray_cluster.connect import connect
 from orchestrator.errors import run_command
 
 def main():

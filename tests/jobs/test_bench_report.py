@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from jobs.benchmarking import findings
-from jobs.benchmarking.report import write_report
+from jobs.benchmarking.report import findings
+from jobs.benchmarking.report.write import write_report
 from jobs.benchmarking.results import (
     Collectives,
     Compute,

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 
-from jobs.benchmarking import serving
-from jobs.benchmarking.models import PRESETS, find_model, make_model
-from jobs.benchmarking.offline import Figures, flags
+from jobs.benchmarking.parts import serving
+from jobs.benchmarking.parts.models import PRESETS, find_model, make_model
+from jobs.benchmarking.parts.offline import Figures, flags
+from jobs.benchmarking.parts.rows import prompts
+from jobs.benchmarking.parts.serving import read_records, replica_counts
 from jobs.benchmarking.results import Serve, Way
-from jobs.benchmarking.rows import prompts
-from jobs.benchmarking.serving import read_records, replica_counts
 from jobs.benchmarking.spec import BenchSpec, ServeSpec
-from orchestrator.cluster import Cluster
 from orchestrator.errors import EndpointDown, SpecError
-from orchestrator.training.tokens import TokenCounter
+from orchestrator.ray_cluster.connect import Cluster
+from orchestrator.training.data.tokens import TokenCounter
 
 
 def test_engine_options_become_flags_of_vllm_serve() -> None:

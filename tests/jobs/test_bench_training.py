@@ -4,20 +4,20 @@ from pathlib import Path
 
 import pytest
 
-from jobs.benchmarking import training
-from jobs.benchmarking.flops import flops_per_token, peak_flops
-from jobs.benchmarking.models import PRESETS, make_model
+from jobs.benchmarking.parts import training
+from jobs.benchmarking.parts.flops import flops_per_token, peak_flops
+from jobs.benchmarking.parts.models import PRESETS, make_model
+from jobs.benchmarking.parts.rows import write_rows
+from jobs.benchmarking.parts.training import OutOfMemory, failure_of, largest_that_fits, worker_counts
 from jobs.benchmarking.results import Train
-from jobs.benchmarking.rows import write_rows
 from jobs.benchmarking.spec import BenchSpec
-from jobs.benchmarking.training import OutOfMemory, failure_of, largest_that_fits, worker_counts
-from orchestrator.cluster import Cluster
-from orchestrator.datasource import read_rows
+from orchestrator.data.source import read_rows
 from orchestrator.errors import SpecError, TrainingFailed
 from orchestrator.planning.shape import read_shape
-from orchestrator.training.bundles import Node
+from orchestrator.ray_cluster.connect import Cluster
+from orchestrator.training.config.placement import Node
+from orchestrator.training.data.tokens import TokenCounter
 from orchestrator.training.folder import Failure, TrainingFolder
-from orchestrator.training.tokens import TokenCounter
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from jobs.benchmarking import environment
+from jobs.benchmarking.parts import environment
 
 
 @pytest.fixture(autouse=True)

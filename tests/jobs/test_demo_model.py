@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from jobs import demo_model
-from jobs.demo_exam import EXAM, FAMILIES, make_exam, questions, write_exam
-from jobs.demo_model import BATCH_SIZE, TRAINING, make_start, training_conversations
-from jobs.demo_muon import MuonAdamW
+from jobs.demo import model as demo_model
+from jobs.demo.exam import EXAM, FAMILIES, make_exam, questions, write_exam
+from jobs.demo.model import BATCH_SIZE, TRAINING, make_start, training_conversations
+from jobs.demo.muon import MuonAdamW
 from jobs.tasks import hle
 from orchestrator.errors import SpecError
 from orchestrator.spec import load_spec

@@ -9,8 +9,8 @@ import pytest
 import yaml
 from harness import ROOT, records, run
 
-from jobs import demo_rl
-from jobs.demo_rl import answer, exam_row, explain, question, split, sums
+from jobs.demo import __main__ as demo
+from jobs.demo.sums import N_EXAM, answer, exam_row, explain, question, split, sums
 from jobs.tasks import hle
 from jobs.tasks.answers import equivalent, read_answer
 from orchestrator.errors import SpecError
@@ -21,7 +21,7 @@ from orchestrator.training.spec import PpoSpec, SftSpec
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("task")
-    assert demo_rl.main(["--out", str(folder)]) == 0
+    assert demo.main(["sums", "--out", str(folder)]) == 0
     return folder
 
 
@@ -30,7 +30,7 @@ def test_every_sum_carries_and_none_of_the_exam_is_trained_on(task: Path) -> Non
     asked = {row["question"] for row in records(task / "exam.jsonl")}
     imitated = {row["messages"][1]["content"] for row in records(task / "sft.jsonl")}
     rewarded = {row["prompt"][1]["content"] for row in records(task / "rl.jsonl")}
-    assert len(asked) == demo_rl.N_EXAM and imitated == rewarded and asked.isdisjoint(imitated)
+    assert len(asked) == N_EXAM and imitated == rewarded and asked.isdisjoint(imitated)
 
 
 def test_half_of_what_is_imitated_forgets_the_carry_and_what_is_rewarded_is_right(task: Path) -> None:
@@ -127,7 +127,7 @@ def test_rewards_raise_the_score_of_the_whole_pipeline_and_a_second_call_does_no
     config = shortened(tmp_path)
     steps, _ = pipeline(config, tmp_path / "run")
     before, after = (steps[name]["figures"] for name in ("before", "after"))
-    assert before["n_judged"] == after["n_judged"] == demo_rl.N_EXAM
+    assert before["n_judged"] == after["n_judged"] == N_EXAM
     assert before["accuracy_wilson"][1] < after["accuracy_wilson"][0], "the intervals overlap"
     assert "forgot the carry" in explain(tmp_path / "run")
 

@@ -9,8 +9,8 @@ import pytest
 from scripted_server import ScriptedServer
 
 from jobs import evaluate
-from jobs.exam import ExamSpec
-from jobs.retired import retirement
+from jobs.exam.retired import retirement
+from jobs.exam.spec import ExamSpec
 from orchestrator.errors import SpecError
 
 ROW: dict[str, Any] = {"id": "a", "question": "What is 2 + 2?", "answer": "4", "answer_type": "exactMatch"}
@@ -132,7 +132,7 @@ def test_what_needs_no_gpu_to_be_found_is_found(data: str, arguments: list[str],
 def test_without_a_dry_run_it_is_found_before_a_cluster_is_asked_for(
     data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.run.connect", lambda: pytest.fail("a cluster was asked for"))
+    monkeypatch.setattr("jobs.exam.run.connect", lambda: pytest.fail("a cluster was asked for"))
     for wrong in ("serving.engine_kwargs.foo=1", "serving.reasoning_parser=qwen33", "base_url=user:pw@h/v1"):
         with pytest.raises(SpecError):
             evaluate.main(["model=org/name", data, wrong])

@@ -19,7 +19,7 @@ from harness import ROOT, cluster_processes, local_cluster, numbered, records, r
 from scripted_server import ScriptedServer
 from tiny_model import make_tiny_model
 
-from orchestrator import cluster_watch
+from orchestrator.ray_cluster import watch as cluster_watch
 
 
 def arguments(server: ScriptedServer, exam: Path, folder: Path, *more: str) -> list[str]:

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from harness import numbered, records, write_exam
 
-from jobs import imported
-from jobs.provenance import begin_session
-from jobs.report import Records
+from jobs.exam import imported
+from jobs.exam.provenance import begin_session
+from jobs.exam.report import Records
 from orchestrator.errors import SpecError
 
 

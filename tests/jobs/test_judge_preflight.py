@@ -8,11 +8,11 @@ import pytest
 from aiohttp import web
 from scripted_server import ScriptedServer, completion, error
 
-from jobs import judging
-from jobs.exam import ExamSpec
-from jobs.judging import AskedJudge, preflight
+from jobs.exam import judging
+from jobs.exam.judging import AskedJudge, preflight
+from jobs.exam.spec import ExamSpec
 from orchestrator import secrets
-from orchestrator.endpoint import Endpoint
+from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import JudgeUnavailable
 from orchestrator.spec import load_spec
 

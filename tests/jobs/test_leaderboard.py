@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from jobs import leaderboard
-from jobs.leaderboard import Answer
-from jobs.score import outcome
+from jobs.exam import leaderboard
+from jobs.exam.figures import outcome
+from jobs.exam.leaderboard import Answer
 from jobs.tasks import hle, metrics
 from orchestrator.errors import StorageFailed
 

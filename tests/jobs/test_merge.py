@@ -16,8 +16,8 @@ from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from jobs.merge import MARK
-from orchestrator.training import checkpoints
-from orchestrator.training.data import convert_sft
+from orchestrator.training.checkpoints import checkpoints
+from orchestrator.training.data.convert import convert_sft
 from orchestrator.training.environment import worker_env
 
 SETTINGS = [

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 from harness import ROOT
 
-from jobs import demo_rl, prepare
-from jobs.exam import ExamSpec, load_prompt
+from jobs import prepare
+from jobs.demo import __main__ as demo
+from jobs.exam.spec import ExamSpec, load_prompt
 from jobs.merge import MergeSpec
 from jobs.pipeline import main
-from orchestrator.pipeline import PipelineSpec, Step, plan
-from orchestrator.rayjobs import check_job
+from orchestrator.pipelines.plan import PipelineSpec, Step, plan
+from orchestrator.ray_cluster.jobs_api import check_job
 from orchestrator.spec import load_spec
 from orchestrator.training.spec import PpoSpec, SftSpec
 
@@ -22,7 +23,7 @@ SPECS: dict[str, Any] = {"evaluate": ExamSpec, "sft": SftSpec, "ppo": PpoSpec, "
 def arguments_of(step: Step) -> Any:
     """The step's command line as its job reads it, as the spec of that job."""
     given = list(step.arguments)
-    if step.job == "demo_rl":
+    if step.job == "demo":
         return {"out": Path(given[1])}
     if step.job == "prepare":
         return load_spec(prepare.TASKS[given.pop(0)], None, given)
@@ -32,7 +33,7 @@ def arguments_of(step: Step) -> Any:
 
 def made_by(step: Step, spec: Any) -> set[str]:
     """Files and folders that a step leaves for others."""
-    if step.job == "demo_rl":
+    if step.job == "demo":
         return {str(step.folder / name) for name in ("model", "sft.jsonl", "rl.jsonl", "exam.jsonl")}
     if step.job == "prepare":
         return {str(out) for _, out, _ in prepare.plan(spec)}
@@ -81,5 +82,5 @@ def test_a_dry_run_lists_the_steps_and_makes_nothing(
 
 
 def test_the_demo_writes_what_its_pipeline_expects(tmp_path: Path) -> None:
-    assert demo_rl.main(["--out", str(tmp_path)]) == 0
+    assert demo.main(["sums", "--out", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"model", "sft.jsonl", "rl.jsonl", "exam.jsonl"}

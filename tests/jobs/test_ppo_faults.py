@@ -11,7 +11,7 @@ from harness import processes_titled, records, run, start, wait_for
 from test_training_faults import events, steps_done
 from tiny_model import make_tiny_model
 
-from orchestrator.training import checkpoints
+from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.environment import FOLDER_VARIABLE
 from orchestrator.training.folder import TrainingFolder, loss_curve
 
@@ -99,7 +99,7 @@ def test_killed_processes_cost_some_steps(base: Path) -> None:
     job = start("jobs.ppo", *options(base, folder))
     checkpoint = SAVE_EVERY
     # The process that trains, the one that hands the answers on, and the driver, whose queue has one name a cluster.
-    for title in ("ray::WorkerDict", "ray::AgentLoopWorker", "-m orchestrator.training.ppo_driver"):
+    for title in ("ray::WorkerDict", "ray::AgentLoopWorker", "-m orchestrator.training.trainer.ppo_driver"):
         await_step(job, folder, checkpoint + 1)
         victim = process(folder, title)
         await_step(job, folder, checkpoint + LATE)

@@ -130,7 +130,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
 READ = """
 import sys
 from huggingface_hub import snapshot_download
-from orchestrator.datasource import read_rows
+from orchestrator.data.source import read_rows
 for name in sys.argv[1:]:
     print(len(list(read_rows("us/sums:main", split=name, columns=None))) if name in ("train", "test") else
           snapshot_download(name, ignore_patterns="*"))  # as vLLM looks for a folder

@@ -8,10 +8,10 @@ from harness import numbered, write_exam
 from scripted_server import ScriptedServer
 from tiny_model import make_tiny_model
 
-from jobs import provenance
-from jobs.exam import ExamSpec, load_items
+from jobs.exam import provenance
+from jobs.exam.spec import ExamSpec, load_items
 from orchestrator.errors import SpecError
-from orchestrator.identity import Served, deciding
+from orchestrator.serving.identity import Served, deciding
 
 NOBODY = "http://127.0.0.1:9/v1"
 

@@ -11,8 +11,8 @@ import pytest
 from harness import numbered, write_exam
 
 from jobs import score
-from jobs.exam import ExamSpec, Requests, judge_identity, load_items
-from orchestrator.records import prediction_digest
+from jobs.exam.spec import ExamSpec, Requests, judge_identity, load_items
+from orchestrator.records.log import prediction_digest
 
 QUESTIONS = 4
 

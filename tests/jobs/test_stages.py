@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from jobs.stages import StageThread, tell_failures
+from jobs.exam.stages import StageThread, tell_failures
 from orchestrator.errors import EndpointDown, JudgeUnavailable
 
 

@@ -11,7 +11,7 @@ from tiny_model import make_tiny_model
 from jobs import ppo, sft
 from orchestrator.errors import KosenError, SpecError
 from orchestrator.spec import load_spec
-from orchestrator.training.run import Recipe, Source
+from orchestrator.training.supervision.run import Recipe, Source
 
 DEMO = f"dataset={ROOT}/conf/demo/exam.jsonl"
 DEMO_SPEC = ROOT / "conf" / "demo.yaml"

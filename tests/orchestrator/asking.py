@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from orchestrator.client import ChatClient, Outcome
-from orchestrator.endpoint import Endpoint
+from orchestrator.asking.client import ChatClient, Outcome
+from orchestrator.endpoints.endpoint import Endpoint
 
 
 def user(text: str) -> list[dict[str, Any]]:

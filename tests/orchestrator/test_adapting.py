@@ -12,11 +12,11 @@ import pytest
 from odd_replies import completion
 from scripted_server import ScriptedServer
 
-from orchestrator import retry
-from orchestrator.adapting import Change, adapt
-from orchestrator.client import ChatClient, Outcome
-from orchestrator.endpoint import Endpoint
-from orchestrator.refusals import Refusal, read_refusal
+from orchestrator.asking import retry
+from orchestrator.asking.adapting import Change, adapt
+from orchestrator.asking.client import ChatClient, Outcome
+from orchestrator.endpoints.endpoint import Endpoint
+from orchestrator.endpoints.refusals import Refusal, read_refusal
 
 OPTIONS: dict[str, Any] = {
     "temperature": 0.0,

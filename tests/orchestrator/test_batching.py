@@ -11,17 +11,16 @@ import pytest
 from ray import cloudpickle
 from ray.exceptions import ActorDiedError, RayTaskError
 
-from orchestrator.batching import (
+from orchestrator.errors import ClusterNotReady, StorageFailed, cause_of
+from orchestrator.stages.stage import (
     WINDOW_PER_ACTOR,
     Outbox,
     Pick,
     RowStore,
-    cause_of,
     configure_ray_data,
     gather_all,
     run_stage,
 )
-from orchestrator.errors import ClusterNotReady, StorageFailed
 
 
 def test_the_error_of_an_actor_is_found_behind_rays() -> None:

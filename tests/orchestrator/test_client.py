@@ -10,9 +10,9 @@ import pytest
 from asking import ask, use, user
 from scripted_server import ScriptedServer
 
-from orchestrator import retry
-from orchestrator.client import ChatClient, Outcome
-from orchestrator.endpoint import Endpoint
+from orchestrator.asking import retry
+from orchestrator.asking.client import ChatClient, Outcome
+from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import EndpointDown
 
 

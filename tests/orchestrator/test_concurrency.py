@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks.controller import SCENARIOS
 from benchmarks.simulated_engines import Engine, EngineModel, Sequence, Work
-from orchestrator.concurrency import COOL_DOWN, CUT, EngineWindow, Load, RateWindow, Report
-from orchestrator.engine_loads import Reading
+from orchestrator.concurrency.window import COOL_DOWN, CUT, EngineWindow, Load, RateWindow, Report
+from orchestrator.steering.engine_loads import Reading
 
 QUEUE = 25  # of 100 seats
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.datasource import PickedRow, identify, read_rows
+from orchestrator.data.source import PickedRow, identify, read_rows
 from orchestrator.errors import SpecError
 
 COLUMNS = ("id", "question", "image")
@@ -148,7 +148,7 @@ def test_many_lines_are_read_quickly(tmp_path: Path) -> None:
     assert time.perf_counter() - start < 5
 
 
-READ = "from orchestrator.datasource import read_rows\nfrom orchestrator.errors import SpecError\n"
+READ = "from orchestrator.data.source import read_rows\nfrom orchestrator.errors import SpecError\n"
 READ += "try: print(list(read_rows({!r}, split='test', columns=['id', 'question'])))\nexcept SpecError as e: print(e)"
 
 

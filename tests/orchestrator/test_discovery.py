@@ -9,9 +9,10 @@ from contextlib import contextmanager
 import pytest
 from scripted_server import ScriptedServer
 
-from orchestrator import discovery, secrets
-from orchestrator.discovery import Unreachable, check, client, is_this_host, locate, only_model, proxy_for
-from orchestrator.endpoint import Endpoint, Wish
+from orchestrator import secrets
+from orchestrator.endpoints import discovery
+from orchestrator.endpoints.discovery import Unreachable, check, client, is_this_host, locate, only_model, proxy_for
+from orchestrator.endpoints.endpoint import Endpoint, Wish
 from orchestrator.errors import EndpointDown, SpecError
 
 HANG, DROP = b"hang", b"drop"

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from harness import ROOT
 
-from orchestrator.engine_check import check_options
 from orchestrator.errors import SpecError
+from orchestrator.serving.check import check_options
 from orchestrator.spec import ServingSpec
 
 GROUP = "serving.engine_kwargs"
@@ -106,7 +106,7 @@ def test_the_environment_stays_for_a_cluster_that_is_started_later() -> None:
     """In a process of its own: here vLLM is imported already."""
     code = (
         "import os; before = dict(os.environ)\n"
-        "from orchestrator.engine_check import check_options\n"
+        "from orchestrator.serving.check import check_options\n"
         "from orchestrator.spec import ServingSpec\n"
         "check_options(ServingSpec(reasoning_parser='qwen3'))\n"
         "assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())\n"

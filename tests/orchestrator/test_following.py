@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from scripted_server import ScriptedServer
 
-from orchestrator.client import ChatClient
-from orchestrator.endpoint import Endpoint
-from orchestrator.following import OPENING, Follower
-from orchestrator.records import Stage
-from orchestrator.writing import open_writer
+from orchestrator.asking.client import ChatClient
+from orchestrator.endpoints.endpoint import Endpoint
+from orchestrator.records.log import Stage
+from orchestrator.records.writer_client import open_writer
+from orchestrator.steering.follower import OPENING, Follower
 
 
 @pytest.mark.usefixtures("connected")
@@ -84,7 +84,7 @@ def test_a_window_that_shrinks_while_it_opens_is_heard_at_once(
         await asyncio.gather(*asked, return_exceptions=True)
         await client.close()
 
-    monkeypatch.setattr("orchestrator.following.OPENING", 0.1)
+    monkeypatch.setattr("orchestrator.steering.follower.OPENING", 0.1)
     scripted_server.latency = 30
     with open_writer(tmp_path) as writer:
         writer.set_window.remote("predict", 80)

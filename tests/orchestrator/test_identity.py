@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from tiny_model import make_tiny_model, write_tokenizer
 
-from orchestrator import identity
-from orchestrator.endpoint import Endpoint
+from orchestrator.endpoints.endpoint import Endpoint
+from orchestrator.serving import identity
 from orchestrator.spec import ServingSpec
 
 

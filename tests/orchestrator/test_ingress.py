@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from starlette.types import Message, Receive, Scope, Send
 
-from orchestrator.ingress import EngineStart, RequireKey, key_digest
+from orchestrator.serving.server import EngineStart, RequireKey, key_digest
 
 Headers = list[tuple[bytes, bytes]]
 KEY: Headers = [(b"authorization", b"Bearer right")]

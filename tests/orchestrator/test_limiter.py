@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from orchestrator.limiter import Limiter
+from orchestrator.concurrency.limiter import Limiter
 
 
 def scenario(work: Callable[[Limiter, list[int], Callable[[int], asyncio.Task[None]]], Awaitable[None]]) -> None:

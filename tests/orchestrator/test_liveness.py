@@ -15,11 +15,12 @@ from typing import Any
 import pytest
 from harness import wait_for
 
-from orchestrator import liveness, patience
+from orchestrator.concurrency import patience
 from orchestrator.errors import StorageFailed
 from orchestrator.events import Events
-from orchestrator.liveness import ENDS, Silences, Watch
-from orchestrator.pulse import SILENT, Beat, Heart, Life, Pulses, Traffic
+from orchestrator.records.pulse import SILENT, Beat, Heart, Life, Pulses, Traffic
+from orchestrator.steering import liveness
+from orchestrator.steering.liveness import ENDS, Silences, Watch
 
 ONE, TWO = Life("n1", 1, 1.0), Life("n2", 2, 2.0)
 
@@ -84,12 +85,12 @@ class Done:
 
 
 def test_a_heart_beats_while_there_is_work_and_says_when_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("orchestrator.pulse.BEAT", 0.02)
-    monkeypatch.setattr("orchestrator.pulse.Life.of_this_process", lambda: ONE)
+    monkeypatch.setattr("orchestrator.records.pulse.BEAT", 0.02)
+    monkeypatch.setattr("orchestrator.records.pulse.Life.of_this_process", lambda: ONE)
     writer, client = Writer(), SimpleNamespace(in_flight=3, heard=7)
 
     async def work() -> None:
-        heart = Heart(writer, "predict", client)  # type: ignore[arg-type]
+        heart = Heart(writer, "predict", client)
         async with heart.busy():
             async with heart.busy():
                 time.sleep(0.2)  # noqa: ASYNC251 - a busy event loop is no reason to be taken for dead
@@ -156,7 +157,7 @@ def test_a_silent_endpoint_is_said_once_and_a_judges_stage_given_up(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     clock = [0.0]
-    monkeypatch.setattr("orchestrator.liveness.time.monotonic", lambda: clock[0])
+    monkeypatch.setattr("orchestrator.steering.liveness.time.monotonic", lambda: clock[0])
     events: list[str] = []
     watch = Watch(None, lambda event, **_: events.append(event), elsewhere=["predict", "judge"], endless={"judge": 660})
     given_up: list[tuple[float, list[Any]]] = []
@@ -202,7 +203,7 @@ def test_what_the_other_thread_raises_is_raised_here() -> None:
 HUNG = """
 import sys
 from pathlib import Path
-from orchestrator import patience
+from orchestrator.concurrency import patience
 from orchestrator.errors import run_command
 from orchestrator.events import Events
 patience.QUIET = 1.0

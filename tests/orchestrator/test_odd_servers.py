@@ -11,9 +11,10 @@ import pytest
 from odd_replies import GOOD, TEXT, Odd
 from scripted_server import ScriptedServer, last_user_text
 
-from orchestrator import retry, secrets
-from orchestrator.client import ChatClient, Outcome
-from orchestrator.endpoint import Endpoint
+from orchestrator import secrets
+from orchestrator.asking import retry
+from orchestrator.asking.client import ChatClient, Outcome
+from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import EndpointDown
 
 QUESTIONS = [f"q{number}" for number in range(12)]

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from orchestrator.errors import SpecError
-from orchestrator.pipeline import PipelineSpec, Progress, plan, read_progress, write_progress
+from orchestrator.pipelines.plan import PipelineSpec, Progress, plan, read_progress, write_progress
 from orchestrator.spec import load_spec
 
 TWO_STEPS = {

@@ -7,11 +7,11 @@ import pytest
 from harness import records
 from scripted_server import ScriptedServer
 
-from jobs.benchmarking.serving import question
-from orchestrator.batching import Pick, RowStore, configure_ray_data
-from orchestrator.endpoint import Endpoint
-from orchestrator.predicting import PredictConfig, predict
-from orchestrator.writing import call, open_writer
+from jobs.benchmarking.parts.serving import question
+from orchestrator.endpoints.endpoint import Endpoint
+from orchestrator.records.writer_client import call, open_writer
+from orchestrator.stages.predict import PredictConfig, predict
+from orchestrator.stages.stage import Pick, RowStore, configure_ray_data
 
 WINDOW, ROWS = 16, 480
 

@@ -10,9 +10,9 @@ from cluster.errors import ProfileError
 from cluster.profile import load_site
 from orchestrator.errors import StorageFailed
 from orchestrator.events import Events
-from orchestrator.privacy import write_as_open_as
-from orchestrator.records import AnswerKey, Owner, Prediction, RecordLog, RunLock, answer_key, write_atomic
-from orchestrator.state import mode_of
+from orchestrator.files import write_as_open_as, write_atomic
+from orchestrator.ray_cluster.find import mode_of
+from orchestrator.records.log import AnswerKey, Owner, Prediction, RecordLog, RunLock, answer_key
 
 
 @pytest.fixture(params=[0o022, 0o000, 0o077], autouse=True)

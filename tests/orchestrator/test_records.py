@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import RunLocked, StorageFailed
-from orchestrator.records import (
+from orchestrator.records.log import (
     AnswerKey,
     Owner,
     Prediction,

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from orchestrator.repetition import has_loop
+from orchestrator.asking.repetition import has_loop
 
 WORDS = [first + second for first in "abcdefghijklmnopqrstuvwxyz" for second in "aeiouklmnprst"]
 

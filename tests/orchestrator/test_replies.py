@@ -8,11 +8,11 @@ import pytest
 from odd_replies import GOOD, TEXT, Odd, completion
 
 from orchestrator import secrets
-from orchestrator.records import Usage
-from orchestrator.refusals import Refusal, read_message, read_refusal
-from orchestrator.replies import Reply, read_reply
-from orchestrator.retry import Fault
-from orchestrator.thoughts import split_thought
+from orchestrator.asking.replies import Reply, read_reply
+from orchestrator.asking.retry import Fault
+from orchestrator.asking.thoughts import split_thought
+from orchestrator.endpoints.refusals import Refusal, read_message, read_refusal
+from orchestrator.records.log import Usage
 
 
 def answer_of(body: bytes) -> Reply:

@@ -5,9 +5,7 @@ from datetime import UTC, datetime
 import aiohttp
 import pytest
 
-from orchestrator.records import Reason
-from orchestrator.refusals import Refusal
-from orchestrator.retry import (
+from orchestrator.asking.retry import (
     CONNECT_TIMEOUT,
     GIVEN_UP_LIMIT,
     PAUSE_SPREAD,
@@ -22,6 +20,8 @@ from orchestrator.retry import (
     fault_of_status,
     parse_retry_after,
 )
+from orchestrator.endpoints.refusals import Refusal
+from orchestrator.records.log import Reason
 
 REFUSED = Fault("connection", "refused", of_endpoint=True)
 DROPPED = Fault("connection", "dropped")

@@ -16,18 +16,20 @@ import pytest
 from scripted_server import ScriptedServer
 from tiny_model import make_tiny_model
 
-from orchestrator import serving, steering
-from orchestrator.client import ChatClient
-from orchestrator.cluster import REPOSITORY, Cluster, connect
-from orchestrator.concurrency import EngineWindow
-from orchestrator.endpoint import Endpoint
-from orchestrator.engine_loads import live_replicas, read_pages, readings
-from orchestrator.engine_log import meaningful_lines
-from orchestrator.engine_options import engine_kwargs
+from cluster.files import REPOSITORY
+from orchestrator.asking.client import ChatClient
+from orchestrator.concurrency.window import EngineWindow
+from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, SpecError
+from orchestrator.ray_cluster.connect import Cluster, connect
+from orchestrator.serving import deploy as serving
+from orchestrator.serving.logs import meaningful_lines
+from orchestrator.serving.options import engine_kwargs
 from orchestrator.spec import ServingSpec
-from orchestrator.stalls import end_engine
-from orchestrator.steering import steered
+from orchestrator.steering import controller as steering
+from orchestrator.steering.controller import steered
+from orchestrator.steering.engine_loads import live_replicas, read_pages, readings
+from orchestrator.steering.stalls import end_engine
 
 SITE_MODULES = "/of/a/site"  # what its `module load` may put on the path
 SPEC = ServingSpec(max_num_seqs=8, startup_timeout=200)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jobs.benchmarking.spec import BenchSpec
-from jobs.exam import ExamSpec
+from jobs.exam.spec import ExamSpec
 from orchestrator.errors import SpecError
 from orchestrator.spec import SpecModel, load_spec, to_yaml
 from orchestrator.training.spec import PpoSpec, SftSpec

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import ClusterNotReady
-from orchestrator.state import current, find_path, known_gpus, read_state, run_root, states, status_code
+from orchestrator.ray_cluster.find import current, find_path, known_gpus, read_state, run_root, states, status_code
 
 STATE: dict[str, Any] = {
     "name": "a",

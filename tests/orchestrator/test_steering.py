@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from orchestrator import steering
-from orchestrator.concurrency import EngineWindow
-from orchestrator.engine_loads import Reading, readings
-from orchestrator.stalls import STALLED, Stalls
+from orchestrator.concurrency.window import EngineWindow
+from orchestrator.steering import controller as steering
+from orchestrator.steering.engine_loads import Reading, readings
+from orchestrator.steering.stalls import STALLED, Stalls
 
 LABELS = 'Component="core_worker",NodeAddress="10.0.0.1",WorkerId="ad8f",engine="{engine}",model_name="/models/m"'
 

@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator import submit
 from orchestrator.errors import SpecError
-from orchestrator.rayjobs import check_job
+from orchestrator.ray_cluster.jobs_api import check_job
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from orchestrator.thoughts import split_thought
+from orchestrator.asking.thoughts import split_thought
 
 PAIRS = [
     ("<think>", "</think>"),

@@ -13,10 +13,10 @@ import pytest
 from harness import records
 from test_records import prediction
 
-from orchestrator import writer
 from orchestrator.errors import StorageFailed
-from orchestrator.pulse import SILENT, Beat, Life, Traffic
-from orchestrator.records import Key, Owner, Wanted
+from orchestrator.records import writer
+from orchestrator.records.log import Key, Owner, Wanted
+from orchestrator.records.pulse import SILENT, Beat, Life, Traffic
 
 PLAIN: Any = writer.RecordWriter.__ray_metadata__.modified_class  # type: ignore[attr-defined]
 

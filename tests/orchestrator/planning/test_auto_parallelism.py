@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 from planning_configs import QWEN_8B, QWEN_32B
 
-from jobs import provenance
-from jobs.exam import ExamSpec, Requests
-from jobs.run import Run, find_endpoint, find_judge, window
-from orchestrator import layout, serving
-from orchestrator.cluster import Cluster
-from orchestrator.endpoint import Endpoint
+from jobs.exam import provenance
+from jobs.exam.run import Run, find_endpoint, find_judge, window
+from jobs.exam.spec import ExamSpec, Requests
+from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import SpecError
 from orchestrator.events import Events
-from orchestrator.layout import hardware_of, settle_both, settle_layout
+from orchestrator.planning import on_cluster as layout
+from orchestrator.planning.on_cluster import hardware_of, settle_both, settle_layout
+from orchestrator.ray_cluster.connect import Cluster
+from orchestrator.serving import deploy as serving
 from orchestrator.spec import ServingSpec, load_spec, to_yaml
 
 AUTO = ServingSpec(parallelism="auto")
@@ -133,8 +134,8 @@ def test_a_model_that_judges_itself_is_one_deployment_on_all_gpus(
         return ready
 
     monkeypatch.setattr(serving, "deploy", deploy)
-    monkeypatch.setattr("jobs.run.preflight", lambda *_: SimpleNamespace(endpoint=ready))
-    monkeypatch.setattr("jobs.run.call", lambda *_: 1)
+    monkeypatch.setattr("jobs.exam.run.preflight", lambda *_: SimpleNamespace(endpoint=ready))
+    monkeypatch.setattr("jobs.exam.run.call", lambda *_: 1)
     spec = ExamSpec(model=model, judge=model, judge_provider="vllm", serving=AUTO, judge_serving=AUTO)
     opened = Run(spec, [], Requests(spec), two_hosts, tmp_path, SimpleNamespace(count_to_judge=None), Events(tmp_path))
     served = provenance.deployed(model, AUTO, 16, print)

@@ -11,7 +11,7 @@ import time
 import zipfile
 from pathlib import Path
 
-from orchestrator.training import checkpoints
+from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.folder import Failure, Journal, TrainingFolder
 
 STEPS = 6

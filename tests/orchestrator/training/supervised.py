@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from orchestrator.errors import run_command
-from orchestrator.training import supervisor
 from orchestrator.training.folder import TrainingFolder
+from orchestrator.training.supervision import supervisor
 
 
 def main() -> int:

@@ -7,10 +7,12 @@ import pytest
 from orchestrator.errors import ClusterNotReady, KosenError, SpecError
 from orchestrator.planning.gpus import find_gpu
 from orchestrator.spec import load_spec
-from orchestrator.training import bundles, checkpoints, run
-from orchestrator.training.bundles import Node, Placement, place
+from orchestrator.training.checkpoints import checkpoints
+from orchestrator.training.config import placement as bundles
+from orchestrator.training.config.placement import Node, Placement, place
 from orchestrator.training.folder import TrainingFolder
 from orchestrator.training.spec import PpoSpec, SftSpec
+from orchestrator.training.supervision import run
 
 LAPTOP = [Node("laptop", 16, 0)]
 PAIR = [Node("a", 128, 8), Node("b", 128, 8)]

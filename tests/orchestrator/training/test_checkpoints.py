@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from orchestrator.training import checkpoints
+from orchestrator.training.checkpoints import checkpoints
 
 
 def save(root: Path, step: int, *, sealed: bool = True) -> Path:
@@ -125,9 +125,8 @@ def test_pruning_never_removes_the_newest_whole_checkpoint(tmp_path: Path) -> No
 
 
 def test_a_prune_killed_at_any_moment_leaves_only_whole_checkpoints(tmp_path: Path) -> None:
-    script = (
-        "import sys, pathlib; from orchestrator.training.checkpoints import prune; prune(pathlib.Path(sys.argv[1]), 1)"
-    )
+    module = "orchestrator.training.checkpoints.checkpoints"
+    script = f"import sys, pathlib; from {module} import prune; prune(pathlib.Path(sys.argv[1]), 1)"
     for number in range(6):
         root = tmp_path / str(number)
         for step in range(1, 9):

@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from tiny_model import make_tiny_model
 
 from orchestrator.errors import SpecError
-from orchestrator.training import data
-from orchestrator.training.data import convert_ppo, convert_sft, read_report
-from orchestrator.training.sieve import Report
+from orchestrator.training.data import convert as data
+from orchestrator.training.data.convert import convert_ppo, convert_sft, read_report
+from orchestrator.training.data.sieve import Report
 
 Row = dict[str, Any]
 # A template with a system prompt of its own, and more in an answer that stands alone: both as in Qwen's.

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.errors import SpecError
-from orchestrator.training.data import convert_ppo, convert_sft
-from orchestrator.training.sieve import Report
+from orchestrator.training.data.convert import convert_ppo, convert_sft
+from orchestrator.training.data.sieve import Report
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 NAN, INF = float("nan"), float("inf")

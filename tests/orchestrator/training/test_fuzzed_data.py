@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.fuzz_training_data import try_file
-from orchestrator.training import data
+from orchestrator.training.data import convert as data
 
 
 @pytest.mark.parametrize("seed", range(1, 41))

@@ -9,7 +9,7 @@ import pytest
 from harness import records, run
 from ppo_runs import BATCH, STEPS_PER_EPOCH, make_ppo_data, make_ppo_run
 
-from orchestrator.training import checkpoints
+from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.folder import TrainingFolder, loss_curve, read_journal
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -33,7 +33,7 @@ class Attempt:
 
 def attempt(folder: TrainingFolder) -> Attempt:
     before = len(read_journal(folder))
-    done = run("orchestrator.training.ppo_driver", str(folder.path), timeout=TIMEOUT)
+    done = run("orchestrator.training.trainer.ppo_driver", str(folder.path), timeout=TIMEOUT)
     return Attempt(done.returncode, done.stdout + done.stderr, folder, read_journal(folder)[before:])
 
 

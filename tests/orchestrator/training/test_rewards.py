@@ -9,9 +9,9 @@ import pytest
 from scripted_server import ScriptedServer
 
 from jobs.ppo import RULES
-from orchestrator.training import rewards
 from orchestrator.training.environment import FOLDER_VARIABLE
 from orchestrator.training.folder import Journal, TrainingFolder
+from orchestrator.training.trainer import rewards
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from harness import run, start, wait_for
 from sft_runs import BATCH, STEPS_PER_EPOCH, TRAIN_ROWS, VAL_ROWS, make_sft_data, make_sft_run
 
-from orchestrator.training import checkpoints
+from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.folder import TrainingFolder, loss_curve, read_journal
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(400)]
@@ -36,7 +36,7 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainin
 
 
 def drive(folder: TrainingFolder) -> subprocess.CompletedProcess[str]:
-    return run("orchestrator.training.sft_driver", str(folder.path), timeout=TIMEOUT)
+    return run("orchestrator.training.trainer.sft_driver", str(folder.path), timeout=TIMEOUT)
 
 
 def resume_from(folder: TrainingFolder, other: TrainingFolder, step: int) -> Path:
@@ -123,7 +123,7 @@ def test_two_processes_stop_on_the_flag_and_give_the_losses_of_one(
     undisturbed: TrainingFolder, data: Path, tmp_path: Path
 ) -> None:
     folder = make_sft_run(data, tmp_path / "run", "trainer.save_freq=100", processes=2)
-    job = start("orchestrator.training.sft_driver", str(folder.path))
+    job = start("orchestrator.training.trainer.sft_driver", str(folder.path))
     wait_for(lambda: events(folder, "step"), TIMEOUT, "the first step")
     folder.ask_to_stop()
     _, err = job.communicate(timeout=TIMEOUT)
@@ -143,7 +143,7 @@ def test_two_processes_stop_on_the_flag_and_give_the_losses_of_one(
 
 def test_a_killed_rank_ends_the_attempt_at_once_and_is_named(data: Path, tmp_path: Path) -> None:
     folder = make_sft_run(data, tmp_path / "run", "trainer.total_epochs=1000", "trainer.save_freq=10000", processes=2)
-    job = start("orchestrator.training.sft_driver", str(folder.path))
+    job = start("orchestrator.training.trainer.sft_driver", str(folder.path))
     wait_for(lambda: events(folder, "step"), TIMEOUT, "the first step")
     victim = rank_process(folder, 1)
     victim.send_signal(signal.SIGKILL)

@@ -16,7 +16,7 @@ import pytest
 from harness import ROOT, records, wait_for
 from scripted_trainer import LACK
 
-from orchestrator.training import checkpoints
+from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.folder import TrainingFolder, loss_curve
 
 HERE = Path(__file__).parent

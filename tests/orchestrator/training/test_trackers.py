@@ -33,7 +33,7 @@ def begin(folder: Path, monkeypatch: pytest.MonkeyPatch, spec: WandbSpec, **more
     """What an attempt does."""
     for name, value in {**continued(folder, spec), **more}.items():
         monkeypatch.setenv(name, value)
-    from orchestrator.training.trackers import open_trackers
+    from orchestrator.training.trainer.trackers import open_trackers
 
     return open_trackers(project_name="sums", experiment_name="n", default_backend=["wandb"], config={"trainer": {}})
 

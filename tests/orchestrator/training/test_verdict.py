@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.training.verdict import read_score
+from orchestrator.training.trainer.verdict import read_score
 
 
 @pytest.mark.parametrize(

@@ -12,11 +12,11 @@ from jobs.ppo import RULES
 from orchestrator.errors import SpecError
 from orchestrator.planning.gpus import find_gpu
 from orchestrator.spec import load_spec
-from orchestrator.training import verl_config
-from orchestrator.training.bundles import Placement
+from orchestrator.training.config import verl_config
+from orchestrator.training.config.placement import Placement
+from orchestrator.training.config.ppo_config import ppo_keys
+from orchestrator.training.config.sft_config import sft_keys
 from orchestrator.training.folder import TrainingFolder
-from orchestrator.training.ppo_config import ppo_keys
-from orchestrator.training.sft_config import sft_keys
 from orchestrator.training.spec import PpoSpec, SftSpec
 
 CPU = Placement("cpu", 1, 1, "a test")

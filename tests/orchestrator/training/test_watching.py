@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from orchestrator.training.folder import Journal, TrainingFolder
-from orchestrator.training.watching import Watch
+from orchestrator.training.supervision.watch import Watch
 
 
 def test_progress_shows_steps_and_what_was_measured(tmp_path: Path) -> None:

@@ -1,0 +1,90 @@
+"""`up --heal`: ask Slurm for as many nodes as a cluster has lost, and wait until they have joined it."""
+
+import time
+from collections.abc import Callable
+
+from cluster.commands.batch_system import LOCK_TIMEOUT, QUEUE_TIMEOUT, raise_stuck
+from cluster.dashboard import get_json
+from cluster.errors import ClusterError
+from cluster.folder.lock import locked
+from cluster.folder.request import load_request
+from cluster.head.monitor import alive_ips
+from cluster.schedulers import slurm
+from cluster.schedulers.script import save_script
+from cluster.state import ClusterState, add_helper, cluster_dir, helpers, read_state, token_path
+
+POLL = 2.0  # seconds between looks at the dashboard and at the replacement's job
+
+
+def heal(name: str, say: Callable[[str], None]) -> ClusterState:
+    """Ask Slurm for as many nodes as the cluster has lost; they join it as a job of their own."""
+    state = _running(name)
+    with locked(name, LOCK_TIMEOUT):
+        alive = _alive(state)
+        if alive is None:
+            raise ClusterError(f"cluster {name!r} does not answer at {state.dashboard_url}")
+        missing = state.expected_nodes - len(alive)
+        if missing <= 0:
+            say(f"cluster {name!r} has all its {state.expected_nodes} nodes")
+        elif coming := _coming(state, alive):
+            say(f"a replacement is on its way already: job {coming}")
+        else:
+            job_id = _submit(state, missing)
+            add_helper(name, job_id)
+            say(f"asked Slurm for {missing} node(s): job {job_id}")
+    return state
+
+
+def wait_healed(name: str, say: Callable[[str], None]) -> ClusterState:
+    """Wait until the cluster has all its nodes again."""
+    deadline, said = time.monotonic() + QUEUE_TIMEOUT, ""
+    observer = slurm.Observer()
+    while True:
+        state = _running(name)
+        whole = len(_alive(state) or ()) >= state.expected_nodes
+        if whole and state.phase == "ready":
+            return state
+        line = str(state.problem or "waiting for the nodes")
+        if (known := helpers(name)) and not whole and (helper := observer.look(known[-1])):
+            if helper.ended:
+                raise ClusterError(f"the replacement, job {helper.id}, ended as {helper.state} ({helper.reason})")
+            raise_stuck(helper)
+            line += f"; replacement {helper.state.lower()} ({helper.reason})"
+        if line != said:
+            say(said := line)
+        if time.monotonic() > deadline:
+            raise ClusterError(f"no replacement after {QUEUE_TIMEOUT / 60:.0f} minutes ({line}); it stays in the queue")
+        time.sleep(POLL)
+
+
+def _running(name: str) -> ClusterState:
+    state = read_state(name)
+    if state is None or state.phase not in ("ready", "degraded"):
+        raise ClusterError(f"there is no running cluster {name!r} to heal. Start one: make cluster-up NAME={name}")
+    return state
+
+
+def _alive(state: ClusterState) -> list[str] | None:
+    """The addresses of the nodes that Ray sees alive; None where the dashboard does not answer."""
+    answer = get_json(f"{state.dashboard_url}/nodes?view=summary", token_path(state.name))
+    return alive_ips(answer) if answer else None
+
+
+def _coming(state: ClusterState, alive: list[str]) -> str | None:
+    """The newest job of an earlier `--heal` that waits, or whose nodes have not all joined yet."""
+    there = {node["name"] for node in state.nodes if node["ip"] in alive}
+    jobs = [job for job_id in helpers(state.name) if (job := slurm.job(job_id)) and not job.ended]
+    coming = [job.id for job in jobs if job.waits or not there.issuperset(job.nodes)]
+    return coming[-1] if coming else None
+
+
+def _submit(state: ClusterState, missing: int) -> str:
+    request = load_request(state.name)
+    site = request.site.model_copy(update={"nodelist": None, "resubmit": 0})
+    module = ["cluster.node.replacement", state.name, str(state.job_id)]
+    script = save_script(cluster_dir(state.name) / "heal.sh", request, module, site=site, suffix="-heal", nodes=missing)
+    left = slurm.seconds_left(str(state.job_id))
+    limit = [f"--time={-(-left // 60)}"] if left is not None else []  # whole minutes; it ends with the cluster
+    # On shared nodes Slurm may offer what is free on a node of the cluster, where a second Ray cannot be.
+    others = f"--exclude={','.join(node['name'] for node in state.nodes)}"
+    return slurm.submit(script, others, *limit)

@@ -1,0 +1,1 @@
+"""The files in a cluster's folder under ~/.kosen/clusters: request, ledger, events, lock."""

@@ -1,0 +1,64 @@
+"""Brings workers back whose node process is gone, by a step of their own on the node, within bounds.
+
+A worker whose Ray ended or that lost its link comes back by itself: its node process starts Ray again. This is for the
+case that the process itself is gone, as after a reboot of the node.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+from cluster.schedulers.step import Step
+
+PATIENCE = 15.0  # seconds without a node before a look at it; a restarted Ray is back in less
+PAUSE = 30.0  # seconds between two tries on one node
+TRIES = 5
+USABLE = ("alloc", "mix", "comp", "idle", "drng")  # Slurm's short words for a node that answers
+
+
+@dataclass(slots=True)
+class _Patient:
+    missing_since: float
+    tries: int = 0
+    next_try: float = 0.0
+    step: Step | None = field(default=None)
+
+
+class Repair:
+    """`start` starts a worker's step on a node; `states` gives Slurm's short word for each node of the job."""
+
+    def __init__(self, start: Callable[[str], Step], states: Callable[[list[str]], dict[str, str]]) -> None:
+        self._start, self._states = start, states
+        self._patients: dict[str, _Patient] = {}
+
+    def tick(self, missing: Iterable[str]) -> list[str]:
+        """Look after the nodes that are missing now; those on which a step was started."""
+        now = time.monotonic()
+        gone = set(missing)
+        for host in list(self._patients):
+            if host not in gone:
+                patient = self._patients[host]
+                patient.missing_since, patient.next_try = now, now + PATIENCE
+        for host in gone:
+            self._patients.setdefault(host, _Patient(now, next_try=now + PATIENCE))
+        due = [host for host in gone if self._due(self._patients[host], now)]
+        states = self._states(due) if due else {}
+        return [host for host in due if self._try(host, states.get(host, ""), now)]
+
+    @property
+    def steps(self) -> list[Step]:
+        return [patient.step for patient in self._patients.values() if patient.step]
+
+    def _due(self, patient: _Patient, now: float) -> bool:
+        busy = patient.step is not None and patient.step.poll() is None
+        return now >= patient.next_try and patient.tries < TRIES and not busy
+
+    def _try(self, host: str, state: str, now: float) -> bool:
+        patient = self._patients[host]
+        patient.next_try = now + PAUSE
+        if not state.startswith(USABLE) or state.endswith("*"):
+            patient.next_try = now + 2  # ask again soon: it may be booting
+            return False
+        patient.tries += 1
+        patient.step = self._start(host)
+        return True

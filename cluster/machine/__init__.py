@@ -1,0 +1,1 @@
+"""What one machine has and does: network, ports, processes, temporary folders, logs, Ray's command line."""

@@ -1,0 +1,1 @@
+"""Checks nodes and links before Ray starts."""

@@ -1,0 +1,1 @@
+"""The parts of the benchmark that measure, and what they share."""

@@ -1,0 +1,1 @@
+"""One exam, from its spec to its figures."""

@@ -1,0 +1,1 @@
+"""Sends one request to a model and reads what comes back."""

@@ -1,0 +1,1 @@
+"""Pipelines of jobs: their steps, and what is still to run."""

@@ -1,0 +1,1 @@
+"""The records of a run folder: their types, the log, its lock and its one writer."""

@@ -1,0 +1,1 @@
+"""Asks rows in batches on Ray Data actors."""

@@ -1,0 +1,1 @@
+"""Training data: reads rows of many forms and writes verl's Parquet files."""

@@ -1,0 +1,1 @@
+"""Runs inside the trainer's process, with verl and torch."""

@@ -24,6 +24,12 @@ def get_json(url: str, token: Path, *, timeout: float = 3) -> Any:
         return None
 
 
+def alive_ips(answer: dict[str, dict[str, list[dict[str, dict[str, str]]]]]) -> list[str]:
+    """The addresses of the living nodes in the dashboard's summary."""
+    raylets = [node.get("raylet", {}) for node in answer.get("data", {}).get("summary", [])]
+    return [raylet["nodeManagerAddress"] for raylet in raylets if raylet.get("state") == "ALIVE"]
+
+
 def post(url: str, token: Path, body: object = None, *, timeout: float = 10) -> bytes | None:
     """What `url` answers to a POST of `body` as JSON, or None."""
     return _call(_post_request(url, body), token, timeout)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.dashboard import get_json
+from cluster.dashboard import alive_ips, get_json
 from cluster.errors import ClusterError
 from cluster.folder.ledger import Ledger, parse_jobs
 
@@ -68,9 +68,3 @@ class Monitor:
                     print(
                         f"warning: a look at the cluster failed: {error!r}; trying again", file=sys.stderr, flush=True
                     )
-
-
-def alive_ips(answer: dict[str, dict[str, list[dict[str, dict[str, str]]]]]) -> list[str]:
-    """The addresses of the living nodes in the dashboard's summary."""
-    raylets = [node.get("raylet", {}) for node in answer.get("data", {}).get("summary", [])]
-    return [raylet["nodeManagerAddress"] for raylet in raylets if raylet.get("state") == "ALIVE"]

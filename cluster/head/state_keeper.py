@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 
 from cluster.folder.events import EventLog
-from cluster.head.bringup import known_nodes, node_reports
+from cluster.folder.reports import known_nodes, node_reports
 from cluster.head.monitor import Monitor
 from cluster.head.restart_workers import Repair
 from cluster.state import ClusterState, Node, Phase, read_state, write_state

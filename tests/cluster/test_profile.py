@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ProfileError
-from cluster.profile import SECRET, Site, known_sites, load_site, to_yaml
-from cluster.schedulers.slurm import EXPORT, batch_script
+from cluster.profile import SECRET, Site, known_sites, to_yaml
+from cluster.schedulers.sites import load_site
+from cluster.schedulers.slurm_script import EXPORT, batch_script
 
 SHIPPED = {"local", "osk", "slurm"}
 
@@ -26,7 +27,7 @@ def profile(folder: Path, text: str, *overrides: str) -> Site:
 def test_the_shipped_profiles_load() -> None:
     assert set(known_sites()) >= SHIPPED
     assert load_site("local").scheduler == "local"
-    assert load_site("slurm") == Site()  # what it shows is the default
+    assert load_site("slurm") == Site(scheduler="slurm")  # what it shows is the default
     osk = load_site("osk")
     assert (osk.partition, osk.nodelist, osk.time) == ("P04", "osk-gpu[60,62]", "6-00:00:00")
     assert (osk.gpus_per_node, osk.cpus_per_node, osk.memory, osk.interface) == (8, 64, "0", "enp25s0np0")
@@ -167,7 +168,7 @@ def test_a_grace_as_long_as_the_time_is_refused(time: str, seconds: int) -> None
 
 @pytest.mark.parametrize("override", ["partition=P04", "gpus_per_node=8", "resubmit=1", "grace=10", "venv=/x"])
 def test_a_local_site_does_not_ignore_slurms_keys(override: str) -> None:
-    with pytest.raises(ProfileError, match=f"{override.partition('=')[0]} is for a Slurm site"):
+    with pytest.raises(ProfileError, match=f"{override.partition('=')[0]} is for a site with a scheduler"):
         load_site("local", [override])
 
 

@@ -16,16 +16,20 @@ from typing import Any
 
 import pytest
 
-from cluster.commands import batch_system as up
-from cluster.commands import heal
+from cluster.commands import batch_system, heal
 from cluster.commands import this_machine as local
-from cluster.commands.status import Status, exit_code, gather, render
+from cluster.commands.batch_system import BatchSystem
+from cluster.commands.status import Status, exit_code, gather
+from cluster.commands.status_text import as_json, render
 from cluster.commands.tunnel import tunnel_lines
 from cluster.folder.events import EventLog, read_events
+from cluster.folder.job_files import add_helper
 from cluster.probes.exporter import scrape
-from cluster.schedulers import slurm as slurm_commands
-from cluster.state import ClusterState, add_helper, cluster_dir, read_state, token_path, write_state, write_token
+from cluster.schedulers import base
+from cluster.schedulers.base import scheduler_of
+from cluster.state import ClusterState, cluster_dir, read_state, token_path, write_state, write_token
 
+SLURM = scheduler_of("slurm")
 TOKEN = "the-right-token"
 SECRET = "planted-hunter2"
 
@@ -143,7 +147,7 @@ def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], No
 
 
 def both_texts(status: Status) -> str:
-    return render(status) + json.dumps(dataclasses.asdict(status))
+    return render(status) + as_json(status)
 
 
 def test_a_whole_cluster_is_shown_from_both_sides(
@@ -152,7 +156,7 @@ def test_a_whole_cluster_is_shown_from_both_sides(
     # n2's raylet died and came back: Ray lists both, the dead one last
     status = gather(cluster([ray_node(1), ray_node(2, start=5), ray_node(2, "DEAD", start=1)]))
     assert (status.verdict, exit_code(status), status.advice) == ("ready", 0, [])
-    assert [(node.name, node.ray, node.slurm) for node in status.nodes] == [
+    assert [(node.name, node.ray, node.scheduler) for node in status.nodes] == [
         ("n1", "alive", "alloc"),
         ("n2", "alive", "down*"),
     ]
@@ -201,7 +205,7 @@ def test_a_replacement_that_a_helper_job_brought_counts(
     status = gather(state)
     assert [(node.name, node.ray) for node in status.nodes] == [("n1", "alive"), ("n9", "missing"), ("n2", "alive")]
     assert status.verdict == "ready"
-    assert status.slurm_jobs and [one.id for one in status.slurm_jobs] == ["7", "8"]
+    assert status.batch_jobs and [one.id for one in status.batch_jobs] == ["7", "8"]
 
 
 HELPER = """
@@ -273,7 +277,7 @@ def test_a_controller_that_is_away_for_a_while_ends_no_wait(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(up, "SLURM_POLL", 0.1)
+    monkeypatch.setattr(batch_system, "QUEUE_POLL", 0.1)
     mark = tmp_path / "asked"
     slurm(SILENT_ONCE.format(mark=mark, then="PENDING"))
     said: list[str] = []
@@ -283,7 +287,7 @@ def test_a_controller_that_is_away_for_a_while_ends_no_wait(
         if mark.exists() and "does not answer" not in line:
             write_state(cluster([]))
 
-    assert up.wait_ready("c", "7", say).phase == "ready"
+    assert BatchSystem(SLURM).wait_ready("c", "7", say).phase == "ready"
     assert said == ["queued: Slurm does not answer", "queued"]
 
     mark.unlink()
@@ -292,16 +296,16 @@ def test_a_controller_that_is_away_for_a_while_ends_no_wait(
     log.parent.mkdir()
     log.write_text("what it printed\n")
     EventLog(cluster_dir("c") / "events.jsonl", "7").write("ended", code=3)
-    assert up.follow("c", "7", said.append) == 3
+    assert BatchSystem(SLURM).follow("c", "7", said.append) == 3
     assert capfd.readouterr().out == "what it printed\n"
 
 
 def test_a_controller_that_never_answers_ends_the_wait(slurm: Callable[[str], None]) -> None:
     slurm("echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1")
-    observer = slurm_commands.Observer(patience=0.3)
+    observer = base.Observer(SLURM, patience=0.3)
     seen = observer.look("7")
-    assert seen and seen.state == slurm_commands.UNKNOWN and not seen.ended
-    with pytest.raises(slurm_commands.Silent, match="scontrol ping"):
+    assert seen and seen.state == base.UNKNOWN and not seen.ended
+    with pytest.raises(base.Silent, match="scontrol ping"):
         observer.ask("7", pause=lambda _: time.sleep(0.1))
 
 
@@ -324,8 +328,8 @@ def test_a_cluster_that_hangs_is_given_up_in_time(
         status = gather(state)
         assert time.monotonic() - start < 5
     assert (status.verdict, exit_code(status)) == ("not answering", 4)
-    assert (status.jobs, status.applications, status.slurm_jobs) == (None, None, None)
-    assert all(node.ray is None and node.slurm is None for node in status.nodes)
+    assert (status.jobs, status.applications, status.batch_jobs) == (None, None, None)
+    assert all(node.ray is None and node.scheduler is None for node in status.nodes)
     text = render(status)
     assert "does NOT ANSWER" in text and "scontrol ping" in text and "make cluster-down NAME=c" in text
 
@@ -445,7 +449,7 @@ def test_a_real_cluster_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     node = status.nodes[0]
     assert (status.verdict, exit_code(status), node.ray) == ("ready", 0, "alive")
     assert node.cpus and node.memory_total_mib and node.memory_used_mib and node.cpu_percent is not None
-    assert (status.jobs, status.applications, status.slurm_jobs) == ([], [], None)
+    assert (status.jobs, status.applications, status.batch_jobs) == ([], [], None)
     assert "Slurm" not in render(status)
     assert set(figures[""]) == {"cpu_utilization", "mem_used", "mem_total", "mem_available"}
     assert exit_code(gather(state)) == 4  # it is down by now

@@ -7,6 +7,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+NODES = "/nodes?view=summary"  # answered from the dashboard's memory, up to 7 s old
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a web proxy cannot know these addresses
 
 
@@ -24,9 +25,14 @@ def get_json(url: str, token: Path, *, timeout: float = 3) -> Any:
         return None
 
 
-def alive_ips(answer: dict[str, dict[str, list[dict[str, dict[str, str]]]]]) -> list[str]:
-    """The addresses of the living nodes in the dashboard's summary."""
-    raylets = [node.get("raylet", {}) for node in answer.get("data", {}).get("summary", [])]
+def node_summaries(answer: Any) -> list[dict[str, Any]]:
+    """The nodes in an answer to NODES, dead ones too; a node that came back is there twice."""
+    return list(answer.get("data", {}).get("summary", [])) if answer else []
+
+
+def alive_ips(answer: Any) -> list[str]:
+    """The addresses of the living nodes in an answer to NODES."""
+    raylets = [node.get("raylet", {}) for node in node_summaries(answer)]
     return [raylet["nodeManagerAddress"] for raylet in raylets if raylet.get("state") == "ALIVE"]
 
 

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 
 from cluster.commands.batch_system import LOCK_TIMEOUT, QUEUE_TIMEOUT, raise_stuck
-from cluster.dashboard import alive_ips, get_json
+from cluster.dashboard import NODES, alive_ips, get_json
 from cluster.errors import ClusterError
 from cluster.folder.job_files import add_helper, helpers
 from cluster.folder.lock import locked
@@ -82,7 +82,7 @@ def _running(name: str) -> ClusterState:
 
 def _alive(state: ClusterState) -> list[str] | None:
     """The addresses of the nodes that Ray sees alive; None where the dashboard does not answer."""
-    answer = get_json(f"{state.dashboard_url}/nodes?view=summary", token_path(state.name))
+    answer = get_json(state.dashboard_url + NODES, token_path(state.name))
     return alive_ips(answer) if answer else None
 
 

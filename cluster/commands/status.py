@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from cluster import dashboard as api
+from cluster.dashboard import NODES, get_json, node_summaries
 from cluster.errors import ClusterError
 from cluster.folder.job_files import helpers
 from cluster.profile import THIS_MACHINE
@@ -101,10 +101,10 @@ class _QueueView:
 
 def gather(state: ClusterState) -> Status:
     """Ask Ray and the scheduler at the same time; takes at most DEADLINE, whoever does not answer."""
-    paths = ("/nodes?view=summary", "/api/serve/applications/", "/api/jobs/") if state.dashboard_url else ()
+    paths = (NODES, "/api/serve/applications/", "/api/jobs/") if state.dashboard_url else ()
     token = token_path(state.name)
     calls: dict[str, Callable[[], Any]] = {
-        path: partial(api.get_json, state.dashboard_url + path, token, timeout=HTTP_TIMEOUT) for path in paths
+        path: partial(get_json, state.dashboard_url + path, token, timeout=HTTP_TIMEOUT) for path in paths
     }
     view: _QueueView | None = None
     if state.scheduler != THIS_MACHINE and state.job_id:
@@ -114,7 +114,7 @@ def gather(state: ClusterState) -> Status:
         view = _QueueView([], {}, f"{scheduler.title} does not answer within {DEADLINE} s. Try `{alive}`")
     seen = _in_time(calls, DEADLINE)
     view = seen.get("queue", view)
-    ray = _ray_nodes(seen.get("/nodes?view=summary"))
+    ray = _ray_nodes(seen.get(NODES))
     nodes = _nodes(state, ray, view)
     verdict = _verdict(state, ray is not None, nodes, view)
     return Status(
@@ -170,8 +170,7 @@ def _ray_nodes(answer: Any) -> dict[str, dict[str, Any]] | None:
     """Ray's nodes by address. One that came back is listed dead and alive: the living counts, then the newest."""
     if not answer:
         return None
-    nodes = answer.get("data", {}).get("summary", [])
-    known: list[dict[str, Any]] = [node for node in nodes if node.get("raylet", {}).get("nodeManagerAddress")]
+    known = [node for node in node_summaries(answer) if node.get("raylet", {}).get("nodeManagerAddress")]
     known.sort(key=lambda node: (_lives(node), int(node["raylet"].get("startTimeMs", 0))))
     return {node["raylet"]["nodeManagerAddress"]: node for node in known}
 

@@ -25,7 +25,7 @@ JOBS_SHOWN = 8  # the newest, on screen; --json has all that Ray keeps
 
 
 def as_json(status: Status) -> str:
-    """The status as JSON. Keys that hold a scheduler's words have its name: of old they were Slurm's alone, and a
+    """The status as JSON. Keys that hold a scheduler's words have its name: once there was the default alone, and a
     cluster of this machine has those, with null."""
     name = DEFAULT if status.scheduler == THIS_MACHINE else status.scheduler
     values = dataclasses.asdict(status)

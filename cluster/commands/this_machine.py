@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cluster.dashboard import get
+from cluster.dashboard import NODES, get, node_summaries
 from cluster.errors import ClusterError, PreflightFailed, ProfileError
 from cluster.folder.lock import locked
 from cluster.folder.request import Request
@@ -286,9 +286,8 @@ def _wait_ready(state: ClusterState, head: "subprocess.Popen[bytes]", log: Path)
 
 def _head_ip(state: ClusterState) -> str | None:
     """The head's address as Ray tells it to jobs in RAY_ADDRESS: the host's own, although 127.0.0.1 was asked for."""
-    nodes = json.loads(_get(state, state.ports["dashboard"], "/nodes?view=summary") or "{}")
-    summary: list[dict[str, str]] = nodes.get("data", {}).get("summary", [])
-    return summary[0].get("ip") if summary else None  # empty until the agent has reported
+    nodes = node_summaries(json.loads(_get(state, state.ports["dashboard"], NODES) or "null"))
+    return nodes[0].get("ip") if nodes else None  # empty until the agent has reported
 
 
 def _get(state: ClusterState, port: int, path: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""From an allocation to a healthy cluster: the steps are started, and nothing is called ready that was not seen."""
+"""Starts the head and worker steps and waits until each node has been verified."""
 
 import dataclasses
 import json
@@ -151,7 +151,8 @@ class BringUp:
         checked = [_node_report(report["preflight"]) for report in reports.values() if "preflight" in report]
         findings = [finding for report in checked for finding in report.findings] + compare_nodes(checked)
         if self._has_pairs():
-            findings += judge_pairs(read_results(self.folder), self.job.hosts)
+            leave_out = self.job.scheduler.hints.leave_out
+            findings += judge_pairs(read_results(self.folder), self.job.hosts, leave_out)
         publish(self.folder / "preflight.json", {"findings": [dataclasses.asdict(finding) for finding in findings]})
         print(render(findings), flush=True)
         self.job.events.write("preflight_done", worst=worst(findings))

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.dashboard import alive_ips, get_json
+from cluster.dashboard import NODES, alive_ips, get_json
 from cluster.errors import ClusterError
 from cluster.folder.ledger import Ledger, parse_jobs
 
@@ -53,7 +53,7 @@ class Monitor:
 
     def look(self) -> None:
         """One round."""
-        nodes = get_json(f"{self._url}/nodes?view=summary", self._token)
+        nodes = get_json(self._url + NODES, self._token)
         if nodes:
             self.alive, self._answered = frozenset(alive_ips(nodes)), time.monotonic()
         for job in parse_jobs(get_json(f"{self._url}/api/jobs/", self._token)):

@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from cluster.commands import batch_system, heal
-from cluster.commands import this_machine as local
+from cluster.commands import batch_system, heal, this_machine
 from cluster.commands.batch_system import BatchSystem
 from cluster.commands.status import Status, exit_code, gather
 from cluster.commands.status_text import as_json, render
@@ -442,10 +441,10 @@ def test_a_real_cluster_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     try:
-        state, _ = local.up("real")
+        state, _ = this_machine.up("real")
         status, figures = _as_soon_as_reported(state)
     finally:
-        local.down("real")
+        this_machine.down("real")
     node = status.nodes[0]
     assert (status.verdict, exit_code(status), node.ray) == ("ready", 0, "alive")
     assert node.cpus and node.memory_total_mib and node.memory_used_mib and node.cpu_percent is not None

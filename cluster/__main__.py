@@ -47,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        raise  # nobody reads the output any more: no matter of the cluster
+        raise  # the output's reader is gone: not the cluster's fault
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return ClusterError.exit_code
     except KeyboardInterrupt:
-        print("no longer waiting; what was submitted goes on: make cluster-status, make cluster-down", file=sys.stderr)
+        print("stopped waiting; the job keeps running: make cluster-status, make cluster-down", file=sys.stderr)
         return DETACHED
 
 
@@ -128,7 +128,7 @@ def _request(args: argparse.Namespace, mode: Mode) -> tuple[Request, Backend]:
 def _checked(name: str) -> str:
     """It becomes a folder's name."""
     if not NAME.fullmatch(name):
-        raise ProfileError(f"{name!r} is no name for a cluster: letters, digits and . _ - only, 41 at most")
+        raise ProfileError(f"{name!r} is not a valid cluster name: letters, digits and . _ - only, 41 at most")
     return name
 
 
@@ -199,7 +199,7 @@ def _down(args: argparse.Namespace) -> int:
 
 
 def _refuse_damaged(name: str) -> None:
-    """What nobody can end must not be forgotten either."""
+    """Raise ClusterError for a damaged state: what cannot be ended must not be forgotten either."""
     if is_damaged(name):
         ways = ", ".join(f"`{scheduler.hints.queue}`" for scheduler in known_schedulers())
         raise ClusterError(

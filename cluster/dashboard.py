@@ -12,7 +12,7 @@ DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a web p
 
 
 def get(url: str, token: Path, *, timeout: float = 3) -> bytes | None:
-    """What `url` answers to the token in the file `token`; None when nobody does, or not with 200."""
+    """What `url` answers to the token in the file `token`; None without an answer, or with another status than 200."""
     return _call(urllib.request.Request(url), token, timeout)
 
 
@@ -42,7 +42,7 @@ def post(url: str, token: Path, body: object = None, *, timeout: float = 10) -> 
 
 
 def post_status(url: str, token: Path, body: object = None, *, timeout: float = 10) -> int | None:
-    """The HTTP status of a POST of `body` as JSON, or None when nobody answers."""
+    """The HTTP status of a POST of `body` as JSON, or None without an answer."""
     try:
         _open(_post_request(url, body), token, timeout)
     except urllib.error.HTTPError as error:

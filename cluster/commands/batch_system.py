@@ -206,7 +206,7 @@ class BatchSystem:
         )
         if not ended and (odd := [job_id for job_id in unknown if not self._scheduler.is_job_id(job_id)]):
             raise ClusterError(
-                f"{odd[0]!r} in the state of cluster {name!r} is no job's id, and the queue has none of its scripts. "
+                f"{odd[0]!r} in the state of cluster {name!r} is not a job's id, and its scripts are not in the queue. "
                 f"Look with `{self._scheduler.hints.queue}`; if nothing of it is there, remove {cluster_dir(name)}"
             )
         forget(name)

@@ -129,7 +129,7 @@ def down(name: str, *, if_unused: bool = False) -> str:
             if if_unused and not unused:
                 return f"cluster {name!r} stays up: another job works on it"
             count = _remove(state)
-    left = f"; {state.temp_dir} is left, because it is no folder of Kosen's" if _is_left(state) else ""
+    left = f"; {state.temp_dir} is left, because it is not a folder of Kosen's" if _is_left(state) else ""
     return f"cluster {name!r} is down, {count} processes ended{left}"
 
 

@@ -127,7 +127,7 @@ def _settles(job: RayJob, seen_by: str, interrupted_by: str | None) -> bool:
 
 
 def parse_jobs(answer: Any) -> list[RayJob]:
-    """The submitted jobs in an answer of Ray's job API; drivers that somebody started by hand are not among them, nor
+    """The submitted jobs in an answer of Ray's job API; drivers that a person started by hand are not among them, nor
     jobs whose metadata names a `parent`: another job submitted them, which ends them and would submit them again."""
     jobs = [job for job in answer or [] if job.get("type") == "SUBMISSION" and job.get("submission_id")]
     return [_parse_job(job) for job in jobs if not (job.get("metadata") or {}).get("parent")]

@@ -53,7 +53,7 @@ class Batch:
             if self.predecessor and not self._goes_on(self.predecessor):
                 return 0
             self._live()
-            raise AssertionError("a cluster lives until somebody ends it")
+            raise AssertionError("a cluster lives until it is ended")
         except Ended as ended:
             return self._end(ended)
         except (ClusterError, OSError) as error:
@@ -71,7 +71,7 @@ class Batch:
             write_token(self.name, secrets.token_hex(32))  # the old one has been in use for a whole walltime
             return True
         print(
-            f"nothing to go on with after job {predecessor} ({state or f'unknown to {scheduler.title} by now'})",
+            f"nothing to continue after job {predecessor} ({state or f'unknown to {scheduler.title} by now'})",
             flush=True,
         )
         self.job.events.write("not_continued", predecessor=predecessor, state=state)
@@ -98,7 +98,9 @@ class Batch:
         try:
             self.successor = self.job.scheduler.submit(script, after=self.job.job_id)
         except ClusterError as error:  # not every site lets a job submit jobs
-            print(f"warning: nobody will go on after this job's walltime: {error}", file=sys.stderr, flush=True)
+            print(
+                f"warning: no successor will continue after this job's walltime: {error}", file=sys.stderr, flush=True
+            )
             self.job.events.write("no_successor", problem=str(error))
             return
         self.ledger.submitted(self.successor)

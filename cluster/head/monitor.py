@@ -11,8 +11,8 @@ from cluster.errors import ClusterError
 from cluster.folder.ledger import Ledger, parse_jobs
 
 PERIOD = 3.0  # seconds; Ray's own view of its nodes is some seconds old
-SILENCE = 30.0  # seconds
-JOIN = 2.0  # seconds for a round to end; it is nobody's loss if it does not
+SILENCE = 30.0  # seconds without an answer after which the last one counts no more
+JOIN = 2.0  # seconds to wait for the last round on exit; losing it is harmless
 
 
 class Monitor:

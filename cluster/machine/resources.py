@@ -12,7 +12,7 @@ OBJECT_STORE_LEAST = 100 * 1024**2  # bytes; Ray refuses less than 75 MiB, and u
 # Bytes. Model weights never pass through the store. The largest thing that does is a batch of PPO: 1024 prompts x 8
 # answers x 16k tokens x 5 tensors of 8 bytes are 5 GiB, so a few of them fit; beyond that Ray spills to disk.
 OBJECT_STORE_MOST = 32 * 1024**3
-OBJECT_STORE_LOCAL = 2 * 1024**3  # bytes; the machine is also somebody's desk
+OBJECT_STORE_LOCAL = 2 * 1024**3  # bytes; smaller on a workstation that people also use
 RAY_RESERVE = (
     2 * 1024**3
 )  # bytes; GCS, raylet, dashboard and agents of an idle head take under 1 GiB and grow with tasks

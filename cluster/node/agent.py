@@ -56,11 +56,8 @@ class NodeProcess:
         self.role, self.request = role, request
         self.folder = job_dir(request.name, job_id)
         self.allocation = scheduler_of(request.site.scheduler).allocation(os.environ)
-        self.own_job, self.host, self.hosts = (
-            self.allocation.job_id,
-            self.allocation.this_host,
-            self.allocation.hosts,
-        )
+        self.own_job = str(self.allocation.number)  # short, for names of folders and sockets
+        self.host, self.hosts = self.allocation.this_host, self.allocation.hosts
         self.report: dict[str, Any] = {"host": self.host, "role": role, "phase": "checking", "problem": None}
         self.log: IO[str] = (self.folder / f"{self.host}.log").open("a", encoding="utf-8")
         self.keeper: Keeper | None = None
@@ -70,7 +67,7 @@ class NodeProcess:
         with ExitStack() as held:
             try:
                 problem = self._serve(held)
-                _ignore_signals()  # from here on nobody is disturbed
+                _ignore_signals()  # from here on no signal disturbs the cleaning up
             except Stop:
                 self._finish("left")
                 return 0

@@ -1,7 +1,7 @@
 """Ends a batch job that lost its head: python -m cluster.node.head_watchdog NAME JOB, a step on each worker's node.
 
 A job survives the loss of any node, also of the one that ran the batch script: it would hold the other
-nodes until its walltime, with nobody to end it. Whoever is left notes the loss in the ledger, for the successor.
+nodes until its walltime, with no process to end it. A worker's node notes the loss in the ledger, for the successor.
 """
 
 import dataclasses
@@ -42,14 +42,14 @@ def main(argv: list[str]) -> int:
 
 
 def _give_up(scheduler: Scheduler, name: str, job_id: str) -> None:
-    """Leave the ledger to a successor, and to everybody else the reason why the cluster is gone; then cancel it."""
+    """Leave the ledger to a successor, and to its user the reason why the cluster is gone; then cancel it."""
     try:
         ledger = open_ledger(name, job_id)
         ledger.end("lost")
         state = read_state(name)
         if state and state.job_id == job_id:
             successor = ledger.successor(of=job_id)
-            rest = f"; job {successor} goes on in its place" if successor else ""
+            rest = f"; job {successor} takes over" if successor else ""
             problem = f"the node {state.host}, which ran the head, is lost, and job {job_id} was cancelled{rest}"
             write_state(dataclasses.replace(state, phase="failed", problem=problem, nodes=[]))
             token_path(name).unlink(missing_ok=True)

@@ -175,8 +175,9 @@ class Scheduler(Protocol):
     def submit(
         self, script: Path, *, after: str | None = None, avoid: Sequence[str] = (), minutes: int | None = None
     ) -> str:
-        """Submit a script; the job's id. It starts when job `after` has failed, on none of the nodes `avoid`, for
-        `minutes` at most. Raises ProfileError for a refusal, in the scheduler's own words."""
+        """Submit a script; the job's id. The job starts after the end of job `after`, where that can be told only if
+        it failed; on none of the nodes `avoid`; for `minutes` at most. Raises ProfileError for a refusal, in the
+        scheduler's own words."""
 
     def cancel(self, job_id: str) -> None:
         """End a job; one that is gone already is fine."""
@@ -206,7 +207,7 @@ class Scheduler(Protocol):
 
 
 class Silent(ClusterError):
-    """The scheduler does not answer; the job goes on all the same."""
+    """The scheduler does not answer; the job keeps running all the same."""
 
 
 class Observer:

@@ -113,7 +113,7 @@ def job(job_id: str) -> Job | None:
     Raises Silent when Slurm does not answer, or not with that job.
     """
     if not slurm_text.JOB_ID.fullmatch(job_id):
-        raise ClusterError(f"{job_id!r} is no id of a job")
+        raise ClusterError(f"{job_id!r} is not a job's id")
     done = _call(["scontrol", "show", "job", "--oneliner", job_id])
     fields = slurm_text.job_fields(done.stdout, job_id)
     if fields is None and slurm_text.is_unknown_job(_said(done)):
@@ -129,7 +129,7 @@ def hostnames(hostlist: str) -> list[str]:
     """The hosts of a Slurm host list, `osk-gpu[60,62]`, in order; `scontrol` reads every form of them.
 
     Where it has its configuration from a controller that is away, it is asked again for SHORT_PATIENCE seconds.
-    Raises ProfileError for what is no host list, Silent.
+    Raises ProfileError for what is not a host list, Silent.
     """
     if hosts := slurm_text.plain_hosts(hostlist):
         return hosts
@@ -143,7 +143,7 @@ def hostnames(hostlist: str) -> list[str]:
         if time.monotonic() > deadline:
             raise _away(done)
         time.sleep(base.SHORT_PAUSE)
-    raise ProfileError(f"{hostlist!r} is no host list that Slurm understands. Expected something like gpu[1-4,7]")
+    raise ProfileError(f"{hostlist!r} is not a host list that Slurm understands. Expected something like gpu[1-4,7]")
 
 
 def node_states(nodes: Sequence[str]) -> dict[str, str]:

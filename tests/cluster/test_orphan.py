@@ -22,7 +22,7 @@ def cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
     return done
 
 
-@pytest.mark.parametrize(("successor", "said"), [(None, "was cancelled"), ("8", "job 8 goes on in its place")])
+@pytest.mark.parametrize(("successor", "said"), [(None, "was cancelled"), ("8", "job 8 takes over")])
 def test_the_loss_is_said_before_the_job_is_cancelled(
     cancelled: list[tuple[str, bool]], successor: str | None, said: str
 ) -> None:

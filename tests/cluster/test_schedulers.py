@@ -190,7 +190,7 @@ LEDGER = (
     '{"event": "end", "batch_job": "7", "why": "finished", "interrupted": []}\n'
 )
 SCONTROL = """#!/bin/sh
-[ "$2 $5" = "job 7" ] && exec echo JobId=7 JobState=COMPLETED Reason=None
+[ "$2 $4" = "job 7" ] && exec echo JobId=7 JobState=COMPLETED Reason=None
 exec echo Invalid job id specified >&2
 """
 
@@ -206,6 +206,6 @@ def test_a_successor_that_was_queued_before_the_seam_reads_what_it_finds(tmp_pat
     job = {"SLURM_JOB_ID": "8", "SLURM_JOB_NODELIST": "n1,n2", "SLURMD_NODENAME": "n1"}
     path = {"PATH": f"{commands}:{os.environ['PATH']}", "PYTHONPATH": str(REPOSITORY)}
     done = cluster(tmp_path, "cluster.batch", "c", "7", **job, **path)
-    assert (done.returncode, done.stdout) == (0, "nothing to go on with after job 7 (COMPLETED)\n"), done.stderr
+    assert (done.returncode, done.stdout) == (0, "nothing to continue after job 7 (COMPLETED)\n"), done.stderr
     events = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
     assert [(event["job"], event["event"], event["state"]) for event in events] == [("8", "not_continued", "COMPLETED")]

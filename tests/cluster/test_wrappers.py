@@ -286,7 +286,7 @@ def test_down_does_not_call_down_what_it_did_not_see_end(commands: Commands) -> 
         "cluster 'c' is gone: Slurm does not know job 7 (any more), and has none of its scripts in the queue"
     )
     cluster(BANNER_ID)
-    with pytest.raises(ClusterError, match=r"no job's id.*squeue --me"):
+    with pytest.raises(ClusterError, match=r"not a job's id.*squeue --me"):
         up.down("c")
     assert read_state("c") is not None
     cluster("7")

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -42,9 +43,13 @@ def numbered(count: int, marker: str = "") -> list[str]:
 
 
 def start(module: str, *arguments: str) -> subprocess.Popen[str]:
+    return start_python("-m", module, *arguments)
+
+
+def start_python(*arguments: str) -> subprocess.Popen[str]:
     """A job in a process group of its own, so that killing it is one signal."""
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -62,6 +67,34 @@ def run(module: str, *arguments: str, timeout: float = 240) -> subprocess.Comple
         os.killpg(process.pid, signal.SIGINT)  # so that it takes its own down
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+class Said:
+    """What a job writes to standard error, as it comes."""
+
+    def __init__(self, job: subprocess.Popen[str]) -> None:
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=lambda: self._lines.extend(job.stderr or ()), daemon=True)
+        self._reader.start()
+
+    @property
+    def text(self) -> str:
+        return "".join(self._lines)
+
+    def __contains__(self, part: str) -> bool:
+        return part in self.text
+
+    def all(self) -> str:
+        """To its end."""
+        self._reader.join(10)
+        return self.text
+
+
+def seconds_to_end(job: subprocess.Popen[str], number: signal.Signals) -> float:
+    sent = time.monotonic()
+    job.send_signal(number)
+    job.wait(60)
+    return time.monotonic() - sent
 
 
 def records(path: Path) -> list[dict[str, Any]]:

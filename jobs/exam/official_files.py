@@ -41,8 +41,9 @@ def read_official(path: Path, kind: Literal["judged", "predictions"]) -> Officia
     what = f"the {kind} file {path}"
     doubled: list[int] = []  # a number for each object; the outermost is finished last
     try:
-        text = path.read_bytes()
-        entries = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, doubled), parse_int=_integer)
+        entries = json.loads(  # its bytes have no name, so that they are freed once they are text
+            path.read_bytes(), object_pairs_hook=lambda pairs: _object(pairs, doubled), parse_int=_integer
+        )
     except FileNotFoundError:
         raise SpecError(f"there is no {kind} file {path} (looked from {Path.cwd()})") from None
     except OSError as error:

@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from netns import missing
 
-from cluster.files import publish
 from cluster.preflight.checks import check_gpus
 from cluster.probes.clock import ahead_of_files, ahead_of_host
 from cluster.probes.gpus import SLOWED, of_others, read_gpus, read_memory_use

@@ -14,10 +14,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
 from orchestrator.errors import SpecError
+from orchestrator.paths import NAME_BYTES
 
 Provider = Literal["vllm", "openai", "deepinfra", "ollama", "compatible"]
 Budget = PositiveInt | Literal["auto"]
-NAME_BYTES = 255  # of a file's name, on every file system that we know of
 
 # A user or a password before the host of an address; http://host:8000/@x has none.
 _LOGIN = re.compile(r"https?://[^/\s?#]*@|[a-z][a-z0-9+.-]*://[^/\s]*:(?!\d*(/|$))\S*@", re.IGNORECASE)

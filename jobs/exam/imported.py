@@ -18,7 +18,8 @@ from jobs.exam.spec import ExamSpec, Requests
 from jobs.tasks import hle
 from orchestrator.console import say
 from orchestrator.errors import Parser, SpecError
-from orchestrator.ray_cluster.find import find_path, inside_job, run_root
+from orchestrator.files import expanded
+from orchestrator.ray_cluster.find import inside_job, local_path, run_root
 from orchestrator.records.log import (
     AnswerKey,
     Owner,
@@ -57,10 +58,10 @@ def parse_import(argv: Sequence[str]) -> tuple[Command, OfficialFile]:
     known, rest = parser.parse_known_args(argv)
     if not (known.predictions and known.dataset):
         raise SpecError("give --predictions FILE and --dataset FILE; python -m jobs.judge --help shows all arguments")
-    file = read_official(Path(find_path(known.predictions)).expanduser(), "predictions")
+    file = read_official(local_path(known.predictions), "predictions")
     outs = [word.removeprefix("out=") for word in rest if word.startswith("out=")]
     out = known.out or (outs[-1] if outs else None)
-    folder = _here() / Path(out).expanduser() if out else run_root() / f"judged_{file.path.stem}"
+    folder = _here() / expanded(out) if out else run_root() / f"judged_{file.path.stem}"
     given = [word for word in rest if not word.startswith("out=")]
     model = [] if any(word.startswith("model=") for word in given) else [f"model={_model(file)}"]
     settled = [f"dataset={known.dataset}", *model, f"run={folder}", "multimodal=true", "samples=1"]

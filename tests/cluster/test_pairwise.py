@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from netns import Namespace, missing
 
+from cluster.files import publish
 from cluster.preflight.slow_links import judge_pairs
 from cluster.probes.pairwise import read_results, rounds
-from cluster.state import publish
 
 REPOSITORY = Path(__file__).parents[2]
 WHY_NOT = missing()

@@ -9,7 +9,7 @@ from harness import run
 
 from jobs.prepare import main
 from jobs.tasks.gsm8k import INSTRUCTION
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, StorageFailed
 
 
 @pytest.fixture
@@ -82,6 +82,12 @@ def test_mistakes_end_in_one_sentence(gsm8k: Path, tmp_path: Path, monkeypatch: 
     assert "these are no rows of GSM8K: they have the columns prompt" in refused(
         "gsm8k", f"source={gsm8k}", f"out={tmp_path}/x"
     )
+    for wrong in ("out=~nobody-here/x.parquet", "tokenizer=~nobody-here/t", "source=~nobody-here/x.jsonl"):
+        given = [f"source={gsm8k}/test.jsonl", f"out={tmp_path}/x.parquet", wrong]
+        assert "there is no home folder ~nobody-here" in refused("sft", *given)
+    assert "is no path" in refused("sft", f"source={gsm8k}/test.jsonl", f"out={'o' * 300}.parquet")
+    with pytest.raises(StorageFailed, match="cannot write"):
+        main(["sft", f"source={gsm8k}/test.jsonl", f"out={gsm8k}/test.jsonl/o.parquet"])
     assert "unknown key max_prompt_length" in refused("sft", "source=x", "out=x", "max_prompt_length=3")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))

@@ -1,4 +1,5 @@
-"""Who may read a run folder: it holds HLE's questions and answers, and lies on a disk that many users share.
+"""Files of run folders: paths, who may read them, and writing them whole. A run folder holds an exam's questions and
+answers, and lies on a disk that many users share.
 
 The folder has the mode that the site's profile gives (`run_mode`), else 0700. One that exists keeps what its owner gave
 it. A file is as open as the folder it is in.

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError,
 
 from cluster.keys import holds_key
 from orchestrator.errors import SpecError
-from orchestrator.paths import NAME_BYTES
+from orchestrator.files import NAME_BYTES
 
 Provider = Literal["vllm", "openai", "deepinfra", "ollama", "compatible"]
 Budget = PositiveInt | Literal["auto"]

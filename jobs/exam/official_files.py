@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from jobs.exam.leaderboard import Answer
 from jobs.tasks import answers
-from jobs.tasks.verdict_words import yes_or_no
+from jobs.tasks.verdict_words import TAKES_YES_BACK, yes_or_no
 from orchestrator.errors import SpecError
 from orchestrator.records.log import Judgement, Prediction, Usage
 
@@ -147,8 +147,9 @@ def _verdict(correct: Any) -> Literal["yes", "no", "unjudged"]:
     """
     if word := yes_or_no(correct):
         return word
-    words = re.findall(r"[^\W_]+", correct.lower()) if isinstance(correct, str) else []
-    return "yes" if "yes" in words[1:] and not {"no", "not"} & set(words) and words[0] != "yes" else "unjudged"
+    text = correct.lower() if isinstance(correct, str) else ""
+    words = re.findall(r"[^\W_]+", text)
+    return "yes" if "yes" in words[1:] and words[0] != "yes" and not TAKES_YES_BACK.search(text) else "unjudged"
 
 
 def _confidence(value: Any) -> int | None:

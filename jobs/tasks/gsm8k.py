@@ -11,7 +11,8 @@ from fractions import Fraction
 from typing import Any
 
 from jobs.tasks import answers
-from jobs.tasks.numbers import bare_number, number
+from jobs.tasks.characters import half_width
+from jobs.tasks.numbers import bare_number, introduced_number, number
 
 NAME = "openai/gsm8k"
 MARK = "####"
@@ -73,9 +74,11 @@ def reward(data_source: str, solution_str: str, ground_truth: Any, extra_info: A
 
     A right answer that is no number equals nothing; `jobs.ppo` drops such rows before the training.
     """
-    stated, _ = answers.read_answer(solution_str)
     gold = gold_of(ground_truth)
-    return float(stated is not None and gold is not None and answers.equivalent(stated, gold, "exactMatch"))
+    if gold is None:
+        return 0.0
+    stated, _ = answers.read_answer(solution_str)
+    return float(stated is not None and (answers.equivalent(stated, gold, "exactMatch") or same(solution_str, gold)))
 
 
 def same(response: str, gold: str) -> bool:
@@ -83,12 +86,12 @@ def same(response: str, gold: str) -> bool:
 
     For the exam, whose references may be amounts or lengths as well: `#### 18` is €18, `#### 5 km` is 5 km.
     """
-    stated = answers.behind_hashes(response) if MARK in response else None
+    stated = answers.behind_hashes(response) if MARK in half_width(response) else None
     if stated is None:
         return False
     amount = gold_of(gold)
     return answers.equivalent(stated, gold, "exactMatch") or (
-        amount is not None and answers.equivalent(bare_number(stated) or stated, amount, "exactMatch")
+        amount is not None and answers.equivalent(introduced_number(stated) or stated, amount, "exactMatch")
     )
 
 

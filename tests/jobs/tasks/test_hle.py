@@ -44,7 +44,7 @@ def test_image_is_optional() -> None:
         ({"category": 3}, "row 2 (id 'b'): category is a int"),
         ({"image": {"bytes": b""}}, "row 2 (id 'b'): image is a dict"),
         ({"image": {"bytes": None, "path": "a.png"}}, "row 2 (id 'b'): image is a dict that holds no bytes"),
-        ({"image": {"url": "x"}}, "row 2 (id 'b'): image is a dict, expected a data URI"),
+        ({"image": {"url": "x"}}, "row 2 (id 'b'): image is 'x', expected a data URI"),
         ({"image": "pictures/a.png"}, "row 2 (id 'b'): image is 'pictures/a.png', expected a data URI"),
         ({"image": "iVBORw0KGgo" * 99}, "image is 'iVBORw0KGgoiVBORw0KGgoiVBORw0KGgoiVBORw0'…, expected a data URI"),
         ({"image": 5}, "row 2 (id 'b'): image is a int"),

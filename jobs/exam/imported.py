@@ -70,8 +70,10 @@ def parse_import(argv: Sequence[str]) -> tuple[Command, OfficialFile]:
 
 
 def describe_import(command: Command, file: OfficialFile) -> str:
-    """What `--dry-run` prints."""
+    """What `--dry-run` prints. Raises SpecError where no id fits."""
     there = sum(item.id in file.entries for item in command.items)
+    if not there:
+        raise _no_answers(command, file)
     return "\n".join(
         [
             f"answers:  {there} of {len(file.entries)} in {file.path}, to {len(command.items)} questions asked",
@@ -97,10 +99,7 @@ def import_predictions(command: Command, file: OfficialFile) -> None:
     folder = Path(command.spec.run_name)
     records = list(_records(command, file))
     if not records:
-        raise SpecError(
-            f"none of the {len(file.entries)} ids in {file.path} is in {command.spec.dataset}; "
-            "expected the set that was asked"
-        )
+        raise _no_answers(command, file)
     lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()))
     try:
         reader = RecordReader[Prediction, AnswerKey](folder / "predictions.jsonl", answer_key)
@@ -116,6 +115,13 @@ def import_predictions(command: Command, file: OfficialFile) -> None:
     notes += [f"{unknown} ids that are not asked are passed over"] if unknown else []
     notes += [f"{file.n_duplicates} ids came twice, the last counts"] if file.n_duplicates else []
     say("; ".join(notes) + ". Who gave them and how is not known")
+
+
+def _no_answers(command: Command, file: OfficialFile) -> SpecError:
+    return SpecError(
+        f"none of the {len(file.entries)} ids in {file.path} is in {command.spec.dataset}; "
+        "expected the set that was asked"
+    )
 
 
 def _here() -> Path:

@@ -12,7 +12,7 @@ from jobs.tasks.characters import half_width, visible
 from jobs.tasks.confidence import LARGEST_CONFIDENCE, percent
 from jobs.tasks.equivalence import LONGEST_ANSWER, equivalent
 from jobs.tasks.notation import normalise
-from jobs.tasks.numbers import NUMBERS_NAME, bare_number, quantity
+from jobs.tasks.numbers import NUMBERS_NAME, introduced_number, quantity
 from orchestrator.asking.thoughts import split_thought
 
 __all__ = [
@@ -34,9 +34,10 @@ _CONFIDENCE = r"confidence(?:[ \t]+(?:score|level|rating|estimate))?|自信度?|
 _OTHER = r"explanation|rationale|reasoning|説明|理由"
 _ASIDE = r"(?:[ \t]*[*_]*[ \t]*[(（][^()（）\n]{1,40}[)）])?(?:[ \t]+is(?=[ \t]*[*_]*[:：]))?"  # "Answer (final):"
 _COLON = r"[ \t*_`]*[:：][ \t]*(?:\*{1,2}(?=[ \t])|\*\*|__)?[ \t]*"
+_ASSIGNS = r"(?:[ \t]+(?:[-–—]|->|=>)[ \t]+|[ \t]*(?:→|=(?!>))[ \t]*)"
 _START = r"^[ \t>*_`#・-]*"
 _LABEL_LINE = re.compile(
-    rf"{_START}(?:(?:{_ANSWER}){_ASIDE}(?:{_COLON}|[*_]*(?:[ \t]+(?:[-–—]|->|=>)[ \t]+|[ \t]*(?:→|=(?!>))[ \t]*))"
+    rf"{_START}(?:(?:{_ANSWER}){_ASIDE}(?:{_COLON}|[*_]*{_ASSIGNS})"
     rf"|[「『《〈](?:{_ANSWER})[」』》〉][*_]*[:：][ \t]*|[【\[](?:{_ANSWER})[】\]][*_]*[:：]?[ \t]*"
     rf"|(?:{_ANSWER}){_ASIDE}[ \t*_`#]*(?=\n))(.*)$",  # a heading
     re.IGNORECASE | re.MULTILINE,
@@ -50,7 +51,8 @@ _NEXT_LABEL = re.compile(
 )
 _CONFIDENCE_LABEL = (
     rf"(?<![^\W_])(?:{_CONFIDENCE})(?:は約?)?{_ASIDE}"
-    rf"(?:[】\]\"']?{_COLON}|[】\]]|[*_]*(?:[ \t]+[-–—][ \t]+|[ \t]*=[ \t]*|[ \t]+is[ \t]+(?=\d)|(?<=は)(?=\d)|(?<=約)(?=\d))|[ \t*_`#]*\n)"
+    rf"(?:[】\]\"']?{_COLON}|[】\]]|(?<=[は約])(?=\d)"
+    r"|[*_]*(?:[ \t]+[-–—][ \t]+|[ \t]*=[ \t]*|[ \t]+is[ \t]+(?=\d))|[ \t*_`#]*\n)"
 )
 _CONFIDENCE_INLINE = re.compile(rf"(?<![*_`【\[(])[*_`【\[(]*{_CONFIDENCE_LABEL}", re.IGNORECASE)
 _CONFIDENCE_VALUE = re.compile(rf"{_CONFIDENCE_LABEL}\s*([^\n]*)", re.IGNORECASE)
@@ -58,7 +60,7 @@ _HASHES = re.compile(r"(?<!#)####(?!#)(?:[ \t]*+\n)?([^#\n]*\d[^#\n]*)")  # also
 _HASHES_VALUE = re.compile(
     r"(?:[^\w\n]|_|\\\w+\{|[a-z]{1,3}\$|(?:[a-z]{3}|Rs\.?)[ \t]?(?=\d)){0,12}\d", re.IGNORECASE
 )  # a heading has no number there
-_NAMED_VALUE = re.compile(rf"\W*{NUMBERS_NAME}\W*\d", re.IGNORECASE)
+_NAMED_VALUE = re.compile(rf"\W*(?:[^\W\d_] ?=|{NUMBERS_NAME})\W*\d", re.IGNORECASE)
 _TAG = re.compile(r"<(/?)(?:(?:final_?)?answer|ans)>", re.IGNORECASE)
 _OPEN_TAG = re.compile(r"^[ \t]*<(?:(?:final_?)?answer|ans)>\s*+([^\n<>]++)\Z", re.IGNORECASE | re.MULTILINE)
 _KEY = re.compile(
@@ -198,7 +200,7 @@ def _after_hashes(text: str) -> str | None:
     if stated is None:
         return None
     alone = quantity(normalise(stated))
-    return stated if alone and not alone.unit else bare_number(stated) or stated
+    return stated if alone and not alone.unit else introduced_number(stated) or stated
 
 
 def _behind_hashes(text: str) -> str | None:

@@ -74,11 +74,9 @@ def reward(data_source: str, solution_str: str, ground_truth: Any, extra_info: A
 
     A right answer that is no number equals nothing; `jobs.ppo` drops such rows before the training.
     """
-    gold = gold_of(ground_truth)
-    if gold is None:
-        return 0.0
     stated, _ = answers.read_answer(solution_str)
-    return float(stated is not None and (answers.equivalent(stated, gold, "exactMatch") or same(solution_str, gold)))
+    gold = gold_of(ground_truth)
+    return float(stated is not None and gold is not None and answers.equivalent(stated, gold, "exactMatch"))
 
 
 def same(response: str, gold: str) -> bool:

@@ -36,8 +36,8 @@ _CODE = re.compile(r"(?:[A-Z]{3} ?|[A-Z]{1,2}(?=\$)|Rs\.? ?)(?=[$\d.])")  # EUR 
 _LONGEST_THINGS = 200  # characters
 # What may introduce a number: "x =", "Total cost:", "about"; and a sum that comes to it: "8 * 9 =".
 NUMBERS_NAME = (
-    r"(?:(?:[^\W\d_]|(?!(?:not|never|half|twice|double|step|case|part|minus|negative)\b)[^\W\d_]{3,}"
-    r"(?: (?!(?:times|plus|minus|not)\b)[^\W\d_]{3,}){0,2}) ?="
+    r"(?:(?!(?:not|never|half|twice|double|step|case|part|minus|negative)\b)[^\W\d_]{3,}"
+    r"(?: (?!(?:times|plus|minus|not)\b)[^\W\d_]{3,}){0,2} ?="
     r"|(?:the )?(?:(?:final|correct|total|numeric(?:al)?) )?(?:answer|total|result|sum)(?: is)? ?[:：]?"
     r"|(?:答え|合計|答|計)(?:は|[:：=])|about|approximately|approx\.?|around|roughly|約|およそ|[~≈])"
 )

@@ -37,7 +37,8 @@ _TOO_LARGE = re.compile(
     re.I,
 )
 _REFUSED = re.compile(
-    r"unsupported|unavailable|unpermitted|(not|n't|no) (\w+ )?(support|accept)|unknown|unrecogni[sz]ed|unexpected|only the default|deprecated|no longer"
+    r"unsupported|unavailable|unpermitted|(not|n't|no) (\w+ )?(support|accept)|unknown|unrecogni[sz]ed"
+    r"|unexpected|only the default|deprecated|no longer"
     r"|not (\w+ )?(permitted|allowed|available|enabled|implemented|accepted|recogni[sz]ed|defined|a valid|compatible)"
     r"|extra (input|field|key|param)|additional propert|invalid (param|arg|field|name|key|option)|incompatible"
     r"|only (\w+ )?(supports?|accepts?|allows?)|(supports?|accepts?) only|only ['\"]?[\d.]+['\"]? (is|are)"
@@ -52,7 +53,8 @@ _SYSTEM = re.compile(
     re.I | re.S,
 )
 _ROLES = re.compile(
-    r"roles? must alternate|roles? other than .{0,12}user|only .{0,12}user.{0,20}(assistant|model).{0,40}(role|support|allow)"
+    r"roles? must alternate|roles? other than .{0,12}user"
+    r"|only .{0,12}user.{0,20}(assistant|model).{0,40}(role|support|allow)"
     r"|first message.{0,40}user|(should|must) be .{0,20}user.{0,20}(assistant|model)",
     re.I | re.S,
 )

@@ -29,6 +29,8 @@ _ELSEWHERE = {
     "model": "The model has its own key",
     "served_model_name": "The model has its own key",
     "distributed_executor_backend": "Ray Serve chooses it: leave it out",
+    "host": "Ray Serve chooses it: leave it out",
+    "port": "Ray Serve chooses it: leave it out",
     "hf_token": "The spec is recorded: set HF_TOKEN in the environment or in ~/.kosen/secrets.env",
     "api_key": "The endpoint has a key already: leave it out",
 }
@@ -163,7 +165,8 @@ def _limits(name: str) -> Iterator[Any]:
     """The types with their limits that vLLM's configs give an option; the engine's arguments leave the limits out."""
     import vllm.config
 
-    for config in vars(vllm.config).values():
+    others = {"SpeculativeConfig"}  # of a draft, which has options of the same names
+    for config in (value for name, value in vars(vllm.config).items() if name not in others):
         field = getattr(config, "__pydantic_fields__", {}).get(name) if isinstance(config, type) else None
         if field is not None and field.metadata:
             yield Annotated[(field.annotation, *field.metadata)]

@@ -46,6 +46,7 @@ _IDLE_OPTIONS = re.compile(
     | download_dir | safetensors_ .* | max_parallel_loading_workers | use_tqdm_on_load | fully_sharded_loras
     | max_cpu_loras | (max_)?cudagraph_ .* | disable_custom_all_reduce | (dis|en)able_log .* | kv_cache_metrics .*
     | aggregate_engine_logging | otlp_ .* | collect_ .* | show_ .* | enable_layerwise_nvtx_tracing | enable_mfu_metrics
+    | scheduling_policy | max_logprobs | api_server_count | (disable_)?uvicorn_ .* | ssl_ .* | allowed_ .* | root_path
     | profiler_config | kv_events_config | enable_sleep_mode | shutdown_timeout | ray_workers_use_nsight""",
     re.VERBOSE,
 )

@@ -87,6 +87,9 @@ def test_a_model_is_found_under_the_name_that_serves_it(scripted_server: Scripte
         (b'{"models":[{"name":"models/m","displayName":"M"}]}', "m"),
         (b'{"models":[{"name":"m:latest","model":"m:latest"}]}', "m"),
         (b'{"models":["m"]}', "m"),
+        (b'{"result":[{"name":"m"}]}', "m"),
+        (b'{"data":{"models":[{"id":"m"}]}}', "m"),
+        (b'{"model_list":[{"model_name":"m"}]}', "m"),
         (b'{"data":[{"name":"m"}]}', "m"),
         (b'{"data":[{"model":"m"}]}', "m"),
         (b'{"data":[{"id":5,"name":"m"}]}', "m"),
@@ -166,7 +169,7 @@ def test_what_is_no_list_of_models_is_said_in_a_sentence(body: bytes) -> None:
             "/v1/chat",
             "/v1/completions",
         ),
-        *("/v1/chat/completions", "/v1/chat/completions/", "/chat/completions", "/completions", "/v1/embeddings"),
+        *("/v1/chat/completions", "/v1/chat/completions/", "/chat/completions", "/completions", "/v1/messages"),
     ],
 )
 def test_the_address_that_answers_is_used_and_named(

@@ -31,6 +31,7 @@ GROUP = "serving.engine_kwargs"
         ("5", "has no option 5"),
         ("tensor_parallel_size", "Give serving.tensor_parallel_size"),
         ("model", "The model has its own key"),
+        ("port", "Ray Serve chooses it"),
         ("served_model_name", "The model has its own key"),
         ("distributed_executor_backend", "Ray Serve chooses it"),
         ("hf_token", "HF_TOKEN in the environment"),
@@ -95,7 +96,7 @@ def test_a_value_that_vllm_does_not_take_is_told(name: str, value: Any, told: st
 @pytest.mark.parametrize(
     "options",
     [
-        {"block_size": 32, "enforce_eager": True, "enable_prefix_caching": False},
+        {"max_model_len": -1, "block_size": 32, "enforce_eager": True, "enable_prefix_caching": False},
         {"kv_cache_dtype": "fp8", "quantization": "fp8", "load_format": "dummy", "dtype": "half"},
         {"compilation_config": {"mode": 3, "cudagraph_mode": "FULL"}, "optimization_level": 2},
         {"structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True}},

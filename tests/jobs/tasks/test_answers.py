@@ -246,6 +246,29 @@ def test_long_and_strange_texts_take_no_time() -> None:
         ("Answer: #### 72", "72"),
         ("#### between 3 and 4", None),
         ("#### Step 2", None),
+        ("#### Case x = 2\n\nThe answer is 5.", "5"),  # a heading
+        ("#### x = 72", "x = 72"),
+        ("#### Total: 72", "72"),
+        ("＃＃＃＃ ７２", "72"),
+        ("{'answer': '42', 'confidence': 80}", "42"),
+        ("{'final_answer': \"it's\"}", "it's"),
+        ("{'answer': 'A' or 'B'}", None),
+        ("<answer>42", "42"),  # the server stopped at the closing tag
+        ("Answer: 41\n<answer>\n42", "42"),
+        ("<answer>42</answer>\n<answer>", "42"),
+        ("<answer>42\nbecause", None),
+        ("I put it into <answer> tags", None),
+        ("<ans>42</ans>", "42"),
+        ("Answer → 42", "42"),
+        ("Answer -> 42", "42"),
+        ("Final answer => 42", "42"),
+        ("Answer: 42\nans->next = 5;", "42"),
+        ("(Answer: 42)", "42"),
+        ("(Answer: [0,1))", "[0,1)"),
+        ("「答え」：42", "42"),
+        ("답: 42", "42"),
+        ("최종 답변: 42", "42"),
+        ("Incorrect answer: 41", None),
         ("The answer depends.", None),
         ("Answers may vary: 4", None),
     ],
@@ -255,6 +278,7 @@ def test_other_labels(response: str, answer: str | None) -> None:
 
 
 ENDS = ["<|im_end|>", "</s>", "<|eot_id|>", "<end_of_turn>", "<|return|>", "<|endoftext|>", "<｜end▁of▁sentence｜>"]
+ENDS += ["<end_of_utterance>", "<turn|>"]
 
 
 @pytest.mark.parametrize("tail", ENDS)
@@ -294,6 +318,9 @@ def test_thoughts_are_no_answers(response: str, answer: str | None) -> None:
     "part",
     [
         "<answer>",
+        "<answer> ",
+        "'answer':'",
+        "#### x = ",
         "```",
         "#### 1\n",
         "#### ",

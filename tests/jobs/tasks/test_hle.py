@@ -73,6 +73,7 @@ def test_missing_fields_are_named(field: str) -> None:
 
 
 EMPTY: list[Any] = [None, "", " ", "nan", "NaN", "None", "null", "[]", "{}", "<NA>", [], {}, math.nan, [None], [""]]
+EMPTY += ["undefined", "-", False]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,8 @@ EMPTY: list[Any] = [None, "", " ", "nan", "NaN", "None", "null", "[]", "{}", "<N
         (b"RIFF....WEBP", "data:image/webp;base64,UklGRi4uLi5XRUJQ"),
         ("data:image/png;base64,AA", "data:image/png;base64,AA"),
         (["data:image/png;base64,AA"], "data:image/png;base64,AA"),
+        ({"url": "https://example.org/a.png"}, "https://example.org/a.png"),
+        (bytearray(b"GIF89a"), "data:image/gif;base64,R0lGODlh"),
         ("https://example.org/a.png", "https://example.org/a.png"),
     ],
 )

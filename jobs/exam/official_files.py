@@ -55,8 +55,6 @@ def read_official(path: Path, kind: Literal["judged", "predictions"]) -> Officia
     for identity, entry in entries.items():
         if not isinstance(entry, dict):
             raise SpecError(f"{what}: the entry {identity!r} is a {type(entry).__name__}, not an object")
-    if entries and not any("response" in entry or VERDICT in entry for entry in entries.values()):
-        raise SpecError(f"{what} holds no answers: none of its {len(entries)} entries has a response")
     return OfficialFile(path, entries, doubled[-1])
 
 

@@ -103,7 +103,7 @@ def _completion(body: dict[str, Any]) -> dict[str, Any]:
     """The completion that a gateway has wrapped, or that Ollama tells as one message; else the body as it is."""
     if "choices" in body or _error(body):
         return body
-    inner = next((body[key] for key in _WRAPPERS if isinstance(body.get(key), dict)), {})
+    inner: dict[str, Any] = next((body[key] for key in _WRAPPERS if isinstance(body.get(key), dict)), {})
     message = body.get("message")
     if isinstance(message, dict) and "content" in message:
         return body | {"choices": [body]}

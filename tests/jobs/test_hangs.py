@@ -193,9 +193,9 @@ def test_a_cluster_that_is_taken_down_under_a_submitted_job_is_told_of(tmp_path:
         job = start("orchestrator.submit", "submit", "evaluate", *arguments(server, exam, folder))
         wait_for(lambda: len(records(folder / "predictions.jsonl")) >= 4, 120, "4 answers")
         assert run("cluster", "down", "--name", "local").returncode == 0
-        _, err = job.communicate(timeout=30)
-        assert job.returncode == 4, err
-        assert err.count("error: ") == 1 and "Traceback" not in err
+        out, err = job.communicate(timeout=30)
+        assert job.returncode == 4, out + err
+        assert (out + err).count("error: ") == 1 and "Traceback" not in out + err, out + err
 
 
 @pytest.mark.timeout(200)

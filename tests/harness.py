@@ -1,5 +1,7 @@
 """Runs jobs as users do, as processes of their own, against one local cluster for a whole test session."""
 
+import importlib
+import io
 import json
 import os
 import signal
@@ -8,11 +10,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
+
+from orchestrator import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 CATEGORIES = ["Math", "Physics", "Chemistry", "Engineering", "Other"]
@@ -95,6 +100,16 @@ def seconds_to_end(job: subprocess.Popen[str], number: signal.Signals) -> float:
     job.send_signal(number)
     job.wait(60)
     return time.monotonic() - sent
+
+
+def call(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same inside this process, where the imports, seconds of a job, are made already: for tests of what a command
+    says and does, not of how its process starts and ends. What it sets in the environment ends with it."""
+    main = importlib.import_module(module).main
+    out, err = io.StringIO(), io.StringIO()
+    with patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err):
+        code = errors.exit_code(lambda: main(arguments))
+    return subprocess.CompletedProcess([module, *arguments], code, out.getvalue(), err.getvalue())
 
 
 def records(path: Path) -> list[dict[str, Any]]:

@@ -109,6 +109,8 @@ def call(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     out, err = io.StringIO(), io.StringIO()
     with patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err):
         code = errors.exit_code(lambda: main(arguments))
+    if code == errors.INTERRUPTED:
+        raise KeyboardInterrupt  # it was the tests that somebody wants to end
     return subprocess.CompletedProcess([module, *arguments], code, out.getvalue(), err.getvalue())
 
 

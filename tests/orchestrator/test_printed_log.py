@@ -11,7 +11,7 @@ from aiohttp import ServerDisconnectedError
 from ray.job_submission import JobDetails, JobStatus, JobType
 
 from orchestrator import submit
-from orchestrator.errors import ClusterNotReady
+from orchestrator.errors import ClusterNotReady, KosenError
 from orchestrator.printed_log import BEGIN
 
 LOG = "6 answers wanted\nerror: cluster 'local' was taken down under this job\n"
@@ -80,10 +80,10 @@ def test_why_a_job_ended_is_said_once(
     chunks: list[str], cut: Exception | None, ended: Any, out: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     try:
-        code = submit._logs(Client(chunks, cut, ended), "raysubmit_1")  # type: ignore[arg-type]
+        code = submit._logs(Client(chunks, cut, ended), "raysubmit_1")
         said = capsys.readouterr()
         raised = ""
-    except submit.KosenError as error:
+    except KosenError as error:
         code, raised, said = error.exit_code, f"error: {error}", capsys.readouterr()
     assert said.out == out
     assert (said.out + said.err + raised).count("error: ") == 1
@@ -95,11 +95,11 @@ def test_an_end_that_is_no_error_is_not_called_one(
     code: int, status: JobStatus, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client = Client([FIRST], None, details(status, code, KEPT + FIRST))
-    assert submit._logs(client, "raysubmit_1") == code  # type: ignore[arg-type]
+    assert submit._logs(client, "raysubmit_1") == code
     assert capsys.readouterr() == (FIRST, "")
 
 
 def test_a_job_that_said_an_error_and_went_on_is_told_of(capsys: pytest.CaptureFixture[str]) -> None:
     client = Client(["error: in a stage that was repeated\n" + "1\n" * 10], ConnectionRefusedError(), failed(4))
     with pytest.raises(ClusterNotReady):
-        submit._logs(client, "raysubmit_1")  # type: ignore[arg-type]
+        submit._logs(client, "raysubmit_1")

@@ -7,7 +7,7 @@ from typing import Any
 import odd_replies
 import orjson
 import pytest
-from harness import call, records, write_exam
+from harness import records, run, write_exam
 from odd_replies import Odd
 from scripted_server import ScriptedServer, last_user_text
 
@@ -52,7 +52,7 @@ def test_one_odd_reply_in_twelve_of_every_shape_costs_no_other_answer(tmp_path: 
     folder = tmp_path / "run"
     with ScriptedServer(say=OddServer().say) as server:
         place = [f"base_url={server.base_url}", f"model={server.model}", f"judge_base_url={server.base_url}"]
-        done = call("jobs.evaluate", f"dataset={exam}", f"run={folder}", f"judge={server.model}", *place)
+        done = run("jobs.evaluate", f"dataset={exam}", f"run={folder}", f"judge={server.model}", *place)
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr and "does not take a JSON schema" in done.stderr
 

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from orchestrator.errors import COMPLETE, INCOMPLETE, INTERRUPTED, ClusterNotReady, KosenError, Parser, run_command
-from orchestrator.printed_log import PrintedLog
 from orchestrator.ray_cluster.jobs_api import LOST, check_job, job_client, job_details, submit_job, wait_for_end
+from orchestrator.ray_cluster.printed_log import PrintedLog
 from orchestrator.spec import check_argument
 
 

@@ -12,7 +12,7 @@ from ray.job_submission import JobDetails, JobStatus, JobType
 
 from orchestrator import submit
 from orchestrator.errors import ClusterNotReady, KosenError
-from orchestrator.printed_log import BEGIN
+from orchestrator.ray_cluster.printed_log import BEGIN
 
 LOG = "6 answers wanted\nerror: cluster 'local' was taken down under this job\n"
 FIRST = LOG[:17]

@@ -5,16 +5,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cluster import keys
 from cluster.files import REPOSITORY
 from cluster.folder.job_files import batch_log
 from cluster.folder.request import Request
-from cluster.profile import SECRET, Site
+from cluster.profile import Site
 
 # What the batch script may take over from the submitting shell. sbatch stores what it is given where others may read.
 EXPORT = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LC_ALL", "TZ", "SLURM_CONF", "KOSEN_HOME")
 # --export makes sbatch load the user's login environment on the node, with the keys that a ~/.bash_profile exports.
 FORGET_SECRETS = (
-    f'for name in $(compgen -e); do [[ ${{name^^}} =~ {SECRET.pattern} ]] && unset "$name"; done 2>/dev/null'
+    f'for name in $(compgen -e); do [[ ${{name^^}} =~ {keys.NAME.pattern} ]] && unset "$name"; done 2>/dev/null'
 )
 # `module` is a function, which a batch job's shell need not have: of Environment Modules, or of Lmod.
 FIND_MODULES = (

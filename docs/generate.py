@@ -157,7 +157,8 @@ def _argument(action: argparse.Action) -> str:
         name = f"{shown} …" if action.nargs in ("*", "...") else shown
     choices = f"one of {', '.join(map(str, action.choices))}" if action.choices else ""
     default = f"default: {action.default}" if isinstance(action.default, int) and action.nargs != 0 else ""
-    meaning = "; ".join(part for part in (action.help, choices or (default if not action.help else "")) if part)
+    told = (action.help or "") % vars(action)
+    meaning = "; ".join(part for part in (told, choices or (default if not action.help else "")) if part)
     return f"| `{name}` | {_cell(meaning)}{' (required)' if action.required and action.option_strings else ''} |"
 
 
@@ -241,7 +242,7 @@ def _default(field: FieldInfo) -> str:
         return ""
     if isinstance(value, bool):
         return f"`{str(value).lower()}`"
-    return "empty" if value in ([], {}) else f"`{value}`"
+    return "empty" if value in ("", [], {}) else f"`{value}`"
 
 
 def _kind(field: FieldInfo) -> str:

@@ -30,6 +30,12 @@ def test_a_folder_is_introduced_in_few_lines(folder: str) -> None:
     assert len(read(REPOSITORY / folder / "README.md").splitlines()) <= 25
 
 
+@pytest.mark.parametrize("package", ["cluster", "orchestrator", "jobs"])
+def test_every_room_is_introduced(package: str) -> None:
+    text, rooms = read(REPOSITORY / package / "README.md"), (REPOSITORY / package).glob("*/__init__.py")
+    assert [room.parent.name for room in rooms if f"`{room.parent.name}/`" not in text] == []
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(REPOSITORY).as_posix())
 def test_links_lead_somewhere(page: Path) -> None:
     for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", read(page), flags=re.DOTALL)):

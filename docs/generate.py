@@ -108,7 +108,12 @@ def parser_of(command: Callable[[Sequence[str]], int], arguments: Sequence[str] 
 
 
 def _commands() -> str:
-    lines = [NOTE, "# Commands", "", "Run them in the repository's folder, with the Python of `.venv`.", ""]
+    lines = [
+        *(NOTE, "# Commands", ""),
+        "Run them in the repository's folder, with the Python of `.venv`. All jobs take `--config FILE key=value …`;",
+        "most take `--dry-run` and `--json`. [Keys](keys.md) · [Exit codes](exit-codes.md)",
+        "",
+    ]
     lines += ["## make", "", "| target | what it does |", "| --- | --- |", *_targets(), ""]
     modules = [*(f"jobs.{door}" for door in sorted(DOORS)), "orchestrator.plan", "orchestrator.submit", "cluster"]
     for module in modules:

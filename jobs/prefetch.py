@@ -20,7 +20,7 @@ from orchestrator.console import say
 from orchestrator.data.source import FORMATS, read_rows
 from orchestrator.errors import Parser, SpecError, run_command
 from orchestrator.pipelines.plan import PipelineSpec, plan
-from orchestrator.ray_cluster.find import find_path, run_root
+from orchestrator.ray_cluster.find import local_path, run_root
 from orchestrator.spec import first_line, load_spec
 from orchestrator.training.spec import PpoSpec, SftSpec, TrainingSpec
 from orchestrator.training.supervision.run import HUB_NAME
@@ -41,7 +41,7 @@ class Need:
 
     @property
     def is_local(self) -> bool:
-        path = Path(find_path(self.name)).expanduser()
+        path = local_path(self.name)
         is_file = self.kind == "data" and path.suffix.lower() in FORMATS
         return path.exists() or is_file or not HUB_NAME.fullmatch(self.name)
 
@@ -181,7 +181,7 @@ JOBS: dict[str, Callable[[Path | None, Sequence[str]], Iterator[Need]]] = {
 def _fetch(need: Need) -> str:
     """Bring it into the local cache; where it is, or how much. Raises SpecError."""
     if need.is_local:
-        path = Path(find_path(need.name)).expanduser()
+        path = local_path(need.name)
         return "here already" if path.exists() else f"no name on the hub, and not here yet (looked from {Path.cwd()})"
     if need.kind == "data":
         return f"{sum(1 for _ in read_rows(need.name, split=need.split, columns=need.columns))} rows"

@@ -17,7 +17,7 @@ from orchestrator import secrets
 from orchestrator.console import say
 from orchestrator.data.source import FORMATS, read_rows
 from orchestrator.errors import Parser, SpecError, run_command
-from orchestrator.files import write_atomic
+from orchestrator.files import expanded, write_atomic
 from orchestrator.ray_cluster.find import find_path, inside_job, run_root
 from orchestrator.records.log import digest
 from orchestrator.spec import SpecModel, load_spec, to_yaml
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.dry_run:
         print(to_yaml(spec).rstrip(), "---", *(f"{source} → {out}" for source, out, _ in steps), sep="\n")
         for source, _, convert in steps:
-            if Path(source).expanduser().is_file():
+            if expanded(source).is_file():
                 print(convert(None).sentence())
         return 0
     secrets.load_into_environment()
@@ -172,7 +172,7 @@ def _gsm8k_shape(columns: Sequence[str], made: Callable[[Problem], Any]) -> Shap
 
 def _split_of(source: str, split: str) -> str:
     """A split's file in a local folder; a data set of the hub has splits itself."""
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if not folder.is_dir():
         return source
     files = sorted(path for path in folder.glob(f"{split}*") if path.suffix.lower() in FORMATS)
@@ -184,7 +184,7 @@ def _split_of(source: str, split: str) -> str:
 
 def _place(out: str) -> Path:
     """A relative path is meant from where the cluster was started: a job's own folder is deleted after it."""
-    path = Path(out).expanduser()
+    path = expanded(out)
     return run_root().parent / path if inside_job() and not path.is_absolute() else path
 
 

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 from orchestrator import secrets
 from orchestrator.console import say
 from orchestrator.errors import INTERRUPTED, KosenError, Parser, SpecError, run_command, storage_error
-from orchestrator.ray_cluster.find import find_path
+from orchestrator.ray_cluster.find import local_path
 from orchestrator.spec import SpecModel, first_line, load_spec
 from orchestrator.training.checkpoints.model_folder import Plan, survey
 
@@ -37,7 +37,7 @@ class UploadSpec(SpecModel):
     @classmethod
     def _as_the_hub_names(cls, repo: str) -> str:
         from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils._validators import validate_repo_id
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in __all__
 
         try:
             validate_repo_id(repo)
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="folder=, repo=, public=, any_folder=")
     args = parser.parse_intermixed_args(argv)
     spec = load_spec(UploadSpec, args.config, args.overrides)
-    folder = Path(find_path(spec.folder)).expanduser().absolute()
+    folder = local_path(spec.folder).absolute()
     plan = survey(folder, spec.any_folder)
     if args.dry_run:
         print(describe(spec, folder, plan))

@@ -24,7 +24,7 @@ def arguments_of(step: Step) -> Any:
     """The step's command line as its job reads it, as the spec of that job."""
     given = list(step.arguments)
     if step.job == "demo":
-        return {"out": Path(given[1])}
+        return {"out": Path(given[given.index("--out") + 1])}
     if step.job == "prepare":
         return load_spec(prepare.TASKS[given.pop(0)], None, given)
     config = Path(given[1]) if given[0] == "--config" else None

@@ -1,12 +1,11 @@
 """A fine-tuning's spec in verl's keys."""
 
 import importlib.util
-from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import SpecError
 from orchestrator.planning.shape import read_shape
-from orchestrator.ray_cluster.find import find_path
+from orchestrator.ray_cluster.find import local_path
 from orchestrator.serving.options import read_config
 from orchestrator.training.config.placement import Placement
 from orchestrator.training.config.verl_config import dotted
@@ -108,7 +107,7 @@ def model_keys(group: str, spec: TrainingSpec, placement: Placement, model: str 
 
 def local_or_hub(name: str) -> str:
     """A folder's or file's absolute path, which holds on every node; a name on the hub as it is."""
-    path = Path(find_path(name)).expanduser()
+    path = local_path(name)
     return str(path.absolute()) if path.exists() else name
 
 

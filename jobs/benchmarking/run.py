@@ -1,16 +1,10 @@
-"""Measure a cluster: every GPU, the links between them, training at growing size. `report FOLDER` tells it again.
-
-python -m jobs.bench [--config conf/bench.yaml] [--dry-run] [--json] key=value …
-python -m jobs.bench report RESULTS_FOLDER [--json]
-"""
+"""Runs a benchmark: its parts one after the other while the nodes are recorded, those measured already left out."""
 
 import importlib
 import json
 import os
 import socket
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +14,7 @@ from jobs.benchmarking.report.write import write_report
 from jobs.benchmarking.results import Collectives, Compute, Environment, Result, Serve, Train
 from jobs.benchmarking.spec import BenchSpec, Part
 from orchestrator.console import logged, say
-from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, Parser, SpecError, run_command
+from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, SpecError
 from orchestrator.events import Events
 from orchestrator.files import write_atomic
 from orchestrator.ray_cluster.find import run_root
@@ -45,23 +39,6 @@ PARTS: dict[Part, PartInfo] = {  # in the order in which they run
 }
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    arguments = sys.argv[1:] if argv is None else list(argv)
-    if arguments[:1] == ["report"]:
-        return _report_again(arguments[1:])
-    parser = Parser(prog="python -m jobs.bench", description="Measure a cluster; `report FOLDER` tells it again.")
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the spec: conf/bench.yaml is one")
-    parser.add_argument("--dry-run", action="store_true", help="show what would be measured where, and do nothing")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON on standard output")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the spec to change")
-    args = parser.parse_intermixed_args(arguments)
-    spec = load_spec(BenchSpec, args.config, args.overrides)
-    if args.dry_run:
-        print(_plan(spec))
-        return COMPLETE
-    return bench(spec, as_json=args.json)
-
-
 def bench(spec: BenchSpec, *, as_json: bool = False) -> int:
     """Measure the spec's parts and write the report; the exit code. Interrupted, it reports what there is."""
     from orchestrator.ray_cluster.connect import connect  # Ray, which a wrong spec need not wait for
@@ -78,7 +55,7 @@ def bench(spec: BenchSpec, *, as_json: bool = False) -> int:
                 try:
                     missing = _measure_all(settled, folder, cluster)
                 finally:
-                    _tell(folder, as_json=as_json)
+                    report(folder, as_json=as_json)
         finally:
             lock.release()
     return INCOMPLETE if missing else COMPLETE
@@ -106,7 +83,7 @@ def _measure(part: Part, spec: BenchSpec, folder: Path, cluster: "Cluster", even
     say(f"{part}: {PARTS[part].purpose}")
     events.add("part_started", part=part)
     try:
-        importlib.import_module(f"jobs.benchmarking.{PARTS[part].module}").measure(spec, folder, cluster)
+        importlib.import_module(f"jobs.benchmarking.parts.{PARTS[part].module}").measure(spec, folder, cluster)
     except KosenError as error:
         problem = error
     except RayError as error:
@@ -160,7 +137,7 @@ def _check_same(before: BenchSpec, now: BenchSpec, folder: Path) -> None:
             )
 
 
-def _plan(spec: BenchSpec) -> str:
+def describe(spec: BenchSpec) -> str:
     """What `--dry-run` prints: the resolved spec, and what would be measured where."""
     from orchestrator.training.config.placement import known_nodes
 
@@ -177,18 +154,7 @@ def _plan(spec: BenchSpec) -> str:
     return "\n".join([to_yaml(spec).rstrip(), "---", *lines])
 
 
-def _report_again(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="python -m jobs.bench report", description="Write the report of a results folder again.")
-    parser.add_argument("folder", type=Path, metavar="RESULTS_FOLDER", help="a path, or the name of a run")
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON on standard output")
-    args = parser.parse_args(arguments)
-    folder = args.folder if args.folder.is_dir() else run_root() / args.folder
-    if not folder.is_dir():
-        raise SpecError(f"there is no results folder {folder}. Give the path that the benchmark printed")
-    return INCOMPLETE if _tell(folder, as_json=args.json).problems else COMPLETE
-
-
-def _tell(folder: Path, *, as_json: bool) -> Results:
+def report(folder: Path, *, as_json: bool) -> Results:
     """Write the report, say what could not be read, and print the targets or the summary."""
     results, targets = write_report(folder)
     for problem in results.problems:
@@ -200,7 +166,3 @@ def _tell(folder: Path, *, as_json: bool) -> Results:
             print(target.sentence())
         print(f"report: {folder / 'report.html'}")
     return results
-
-
-if __name__ == "__main__":
-    run_command(main)

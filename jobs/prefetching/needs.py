@@ -1,4 +1,4 @@
-"""Fetch what a spec needs of the hub, models and data, where there is internet, for compute nodes without it."""
+"""Tells what each job reads from the hub, by its spec."""
 
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
@@ -10,23 +10,19 @@ from typing import Literal
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
-from jobs import prepare
 from jobs.benchmarking.parts.models import PRESETS
 from jobs.benchmarking.spec import BenchSpec
 from jobs.exam.spec import ExamSpec
 from jobs.tasks import hle
-from orchestrator import secrets
-from orchestrator.console import say
-from orchestrator.data.source import FORMATS, read_rows
-from orchestrator.errors import Parser, SpecError, run_command
+from jobs.tasks.preparing import TASKS
+from orchestrator.data.source import FORMATS
+from orchestrator.errors import Parser, SpecError
 from orchestrator.pipelines.plan import PipelineSpec, plan
 from orchestrator.ray_cluster.find import find_path, run_root
-from orchestrator.spec import first_line, load_spec
+from orchestrator.spec import load_spec
 from orchestrator.training.spec import PpoSpec, SftSpec, TrainingSpec
 from orchestrator.training.supervision.run import HUB_NAME
 
-TOKENIZER = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "tokenizer*"]
-WEIGHTS = ["*.safetensors"]  # not twice, as *.bin
 PPO_ONLY = PpoSpec.model_fields.keys() - SftSpec.model_fields.keys()
 
 
@@ -49,32 +45,13 @@ class Need:
         return f"{self.kind:<9} {self.name}" + (f", {self.split}" if self.split and not self.is_local else "")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="python -m jobs.prefetch", description=__doc__)
-    parser.add_argument(
-        "--job", metavar="JOB", help=f"what the spec is for: {', '.join(JOBS)}; default: as its keys say"
-    )
-    parser.add_argument("--dry-run", action="store_true", help="show what would be fetched, and do nothing")
-    _add_spec(parser)
-    args = parser.parse_intermixed_args(argv)
-    job = args.job or _job_of(args.config, args.overrides)
-    if job not in JOBS:
-        raise SpecError(f"--job {job} is none that reads from the hub. Expected one of {', '.join(JOBS)}")
-    secrets.load_into_environment()
-    for need in dict.fromkeys(JOBS[job](args.config, args.overrides)):
-        print(f"{need}: {'on the hub' if args.dry_run and not need.is_local else _fetch(need)}", flush=True)
-    if not args.dry_run:
-        say("The jobs find it without internet: set HF_HUB_OFFLINE=1 there, and the same HF_HOME as here")
-    return 0
-
-
-def _add_spec(parser: ArgumentParser) -> None:
+def add_spec(parser: ArgumentParser) -> None:
     """How every job is given its spec."""
     parser.add_argument("--config", type=Path, metavar="FILE", help="the spec whose models and data are wanted")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the spec to change")
 
 
-def _job_of(config: Path | None, overrides: Sequence[str]) -> str:
+def job_of(config: Path | None, overrides: Sequence[str]) -> str:
     """The job whose spec has such keys. What is wrong with the file is said where it is read for that job."""
     keys = {text.partition("=")[0].partition(".")[0] for text in overrides}
     with suppress(OSError, ValueError, YAMLError):
@@ -132,15 +109,12 @@ def _bench(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:
 
 def _prepare(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:
     task, *rest = overrides or [""]
-    if task not in prepare.TASKS:
-        raise SpecError(f"there is no task {task!r} of jobs.prepare. Expected first one of {', '.join(prepare.TASKS)}")
-    spec = load_spec(prepare.TASKS[task], config, rest)
+    if task not in TASKS:
+        raise SpecError(f"there is no task {task!r} of jobs.prepare. Expected first one of {', '.join(TASKS)}")
+    spec = load_spec(TASKS[task], config, rest)
     if spec.tokenizer:
         yield Need("tokenizer", spec.tokenizer)
-    if isinstance(spec, prepare.Gsm8kSpec):
-        yield from (Need("data", spec.source, split) for split in ("train", "test"))
-    elif isinstance(spec, prepare.SftSpec | prepare.RlSpec):
-        yield Need("data", spec.source, spec.split)
+    yield from (Need("data", spec.source, split) for split in spec.splits())
 
 
 def _pipeline(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:
@@ -154,7 +128,7 @@ def _pipeline(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:
         if step.job not in JOBS:
             continue
         parser = Parser(prog=f"step {step.name}", add_help=False)
-        _add_spec(parser)
+        add_spec(parser)
         args, _ = parser.parse_known_intermixed_args(step.arguments)
         try:
             needs = list(JOBS[step.job](args.config, args.overrides))
@@ -173,32 +147,3 @@ JOBS: dict[str, Callable[[Path | None, Sequence[str]], Iterator[Need]]] = {
     "bench": _bench,
     "pipeline": _pipeline,
 }
-
-
-# --- the hub ---
-
-
-def _fetch(need: Need) -> str:
-    """Bring it into the local cache; where it is, or how much. Raises SpecError."""
-    if need.is_local:
-        path = Path(find_path(need.name)).expanduser()
-        return "here already" if path.exists() else f"no name on the hub, and not here yet (looked from {Path.cwd()})"
-    if need.kind == "data":
-        return f"{sum(1 for _ in read_rows(need.name, split=need.split, columns=need.columns))} rows"
-    return _fetch_model(need.name, TOKENIZER + (WEIGHTS if need.kind == "model" else []))
-
-
-def _fetch_model(name: str, patterns: list[str]) -> str:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return snapshot_download(name, allow_patterns=patterns, token=secrets.find("HF_TOKEN"))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise SpecError(
-            f"cannot fetch the model {name}: {first_line(error)}. Check its name, HF_TOKEN and the network"
-        ) from None
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,25 +1,16 @@
-"""Run the jobs of a pipeline one after the other, each as a Ray Job with its own folder; finished ones are skipped."""
+"""Runs a pipeline: its jobs one after the other, each as a Ray Job with its own folder; finished ones are skipped."""
 
-import argparse
 import asyncio
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
-import orjson
 from ray.job_submission import JobDetails, JobSubmissionClient
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
-from cluster.streams import print_json, visible
-from jobs.exam.show import commonest
 from orchestrator.console import say
-from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, Parser, SpecError, run_command
+from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, SpecError
 from orchestrator.events import Events
 from orchestrator.pipelines.plan import (
     PipelineSpec,
@@ -31,45 +22,29 @@ from orchestrator.pipelines.plan import (
     read_progress,
     write_progress,
 )
+from orchestrator.pipelines.table import Describe, print_steps
 from orchestrator.ray_cluster.connect import held
 from orchestrator.ray_cluster.find import current, mode_of, run_root
-from orchestrator.ray_cluster.jobs_api import check_job, job_client, job_details, submit_job, wait_for_end
+from orchestrator.ray_cluster.jobs_api import job_client, job_details, submit_job, wait_for_end
 from orchestrator.records.log import Owner, RunLock
-from orchestrator.spec import load_spec
 
 FAILED = KosenError.exit_code
 LOOK_SECONDS = 0.5
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="python -m jobs.pipeline", description=__doc__)
-    parser.add_argument("--config", type=Path, metavar="FILE", required=True, help="such as conf/pipelines/gsm8k.yaml")
-    parser.add_argument("--dry-run", action="store_true", help="show the steps and where each stands, and do nothing")
-    parser.add_argument("--json", action="store_true", help="print the table as JSON on standard output")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    args = parser.parse_intermixed_args(argv)
-    spec = load_spec(PipelineSpec, args.config, args.overrides)
-    for step in spec.steps.values():
-        check_job(step.job)
-    if args.dry_run:
-        steps = plan(spec, run_root() / spec.run)
-        _print(steps, {step.name: read_progress(step) for step in steps}, as_json=args.json)
-        return COMPLETE
+def run(spec: PipelineSpec, describe: Describe, *, as_json: bool) -> int:
+    """Run what is not finished yet and print where each step stands then; the exit code."""
     with held():
-        return _run(spec, args)
-
-
-def _run(spec: PipelineSpec, args: argparse.Namespace) -> int:
-    client = job_client(start=False)  # the cluster is held: one that was started for this goes down with it
-    folder = run_root() / spec.run
-    pipeline = Pipeline(plan(spec, folder), client, folder)
-    lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()), mode=mode_of(current()))
-    try:
-        pipeline.run()
-    finally:
-        lock.release()
-        _print(pipeline.steps, pipeline.progress, as_json=args.json)
-    return pipeline.exit_code()
+        client = job_client(start=False)  # the cluster is held: one that was started for this goes down with it
+        folder = run_root() / spec.run
+        pipeline = Pipeline(plan(spec, folder), client, folder)
+        lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()), mode=mode_of(current()))
+        try:
+            pipeline.run()
+        finally:
+            lock.release()
+            print_steps(pipeline.steps, pipeline.progress, describe, as_json=as_json)
+        return pipeline.exit_code()
 
 
 @dataclass
@@ -176,67 +151,3 @@ def _problem(step: Step, details: JobDetails) -> str:
         lines = []
     said = [line for line in lines if line.startswith("error: ")]
     return said[-1].removeprefix("error: ") if said else f"{details.status}: {details.message}"
-
-
-def _print(steps: Sequence[Step], progress: Mapping[str, Progress], *, as_json: bool) -> None:
-    rows = [(step, progress[step.name], figures_of(step.folder)) for step in steps]
-    if as_json:
-        print_json([_row(*row) for row in rows])
-        return
-    table = Table("step", "state", "time", "score", "result", box=box.SIMPLE_HEAD)
-    for step, where, figures in rows:
-        time_taken = "" if where.seconds is None else f"{where.seconds:.0f} s"
-        result = visible(where.problem or result_of(figures))
-        table.add_row(step.name, _state(where), time_taken, score_of(figures), result)
-    Console(highlight=False, markup=False, emoji=False).print(table)
-
-
-def _state(progress: Progress) -> str:
-    return "finished, with gaps" if progress.exit_code == INCOMPLETE else progress.state
-
-
-def _row(step: Step, progress: Progress, figures: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "step": step.name,
-        "job": step.job,
-        "model": step.model,
-        "state": progress.state,
-        "exit_code": progress.exit_code,
-        "seconds": progress.seconds,
-        "problem": progress.problem,
-        "folder": str(step.folder),
-        "figures": figures,
-    }
-
-
-def figures_of(folder: Path) -> dict[str, Any]:
-    """What the step measured; empty where it wrote no figures."""
-    try:
-        figures: dict[str, Any] = orjson.loads((folder / "metrics.json").read_bytes())
-    except FileNotFoundError:
-        return {}
-    return figures
-
-
-def score_of(figures: Mapping[str, Any]) -> str:
-    """An exam's accuracy with its half width (95 %), as the exam's own report gives it."""
-    if figures.get("accuracy") is None:
-        return ""
-    half_width = figures["accuracy_half_width"]
-    return f"{figures['accuracy']:.2f} %" + ("" if half_width is None else f" ± {half_width:.2f}")
-
-
-def result_of(figures: Mapping[str, Any]) -> str:
-    """What the score rests on, or what a training did."""
-    if "n_judged" in figures:
-        why = commonest(figures.get("commonest_failure"))
-        return f"{figures['n_judged']} of {figures['n_total']} judged" + (f", {why}" if why else "")
-    if "step" in figures:
-        named = (("loss", "loss"), ("validation loss", "val_loss"), ("reward", "score"), ("validation", "val_score"))
-        measured = [f"{name} {figures[key]:.3f}" for name, key in named if figures.get(key) is not None]
-        return ", ".join([f"{figures['step']} steps", *measured])
-    return ""
-
-
-if __name__ == "__main__":
-    run_command(main)

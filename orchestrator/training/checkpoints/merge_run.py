@@ -1,7 +1,4 @@
-"""Make a Hugging Face folder of a training run's checkpoint, which vLLM, transformers and `jobs.upload` take.
-
-Needs no GPU and no cluster. Memory: the model in the precision that is written (two bytes a parameter in bfloat16).
-"""
+"""Merges a run's checkpoint into a Hugging Face folder: finds the run, picks the step, runs merging.py, seals it."""
 
 import fcntl
 import json
@@ -9,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -17,11 +14,10 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from pydantic import Field, NonNegativeInt
 
-from orchestrator import secrets
 from orchestrator.console import say
-from orchestrator.errors import KosenError, Parser, RunLocked, SpecError, TrainingFailed, run_command, storage_error
+from orchestrator.errors import KosenError, RunLocked, SpecError, TrainingFailed, storage_error
 from orchestrator.ray_cluster.find import run_root
-from orchestrator.spec import SpecModel, load_spec
+from orchestrator.spec import SpecModel
 from orchestrator.training.checkpoints.checkpoints import check, newest_good, path_of
 from orchestrator.training.folder import TrainingFolder, read_journal
 
@@ -35,17 +31,6 @@ class MergeSpec(SpecModel):
     step: NonNegativeInt | None = None  # null: the newest whole checkpoint
     out: str | None = None  # null: exports/global_step_<step> in the run's folder
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"  # auto: what the base model came in
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="python -m jobs.merge", description=__doc__)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a spec with the keys below")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="run=, step=, out=, dtype=")
-    args = parser.parse_intermixed_args(argv)
-    spec = load_spec(MergeSpec, args.config, args.overrides)
-    secrets.load_into_environment()
-    print(merge(spec))
-    return 0
 
 
 def merge(spec: MergeSpec) -> Path:
@@ -186,7 +171,3 @@ def _failure(code: int, log: Path, draft: Path, out: Path) -> KosenError:
             "the merge was killed, most likely for its memory. Give it a node with more, or dtype=bfloat16"
         )
     return TrainingFailed(f"verl's merger ended with code {code}: {last}. All that it said is in {log}")
-
-
-if __name__ == "__main__":
-    run_command(main)

@@ -1,13 +1,10 @@
-"""Bring a model folder to the Hugging Face hub: private unless told otherwise, resumable, only what belongs there.
-
-The token is HF_TOKEN, from the environment or the secrets file.
-"""
+"""Uploads a model folder to the Hugging Face hub, and compares what is there then with the folder."""
 
 import glob
 import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,10 +13,9 @@ from pydantic import Field, field_validator
 
 from orchestrator import secrets
 from orchestrator.console import say
-from orchestrator.errors import INTERRUPTED, KosenError, Parser, SpecError, run_command, storage_error
-from orchestrator.ray_cluster.find import find_path
-from orchestrator.spec import SpecModel, first_line, load_spec
-from orchestrator.training.checkpoints.model_folder import Plan, survey
+from orchestrator.errors import INTERRUPTED, KosenError, SpecError, storage_error
+from orchestrator.spec import SpecModel, first_line
+from orchestrator.training.checkpoints.model_folder import Plan
 
 CACHE = Path(".cache", "huggingface")  # of the hub's client, inside the folder: what is uploaded already
 TARGET = "kosen-upload.json"
@@ -48,22 +44,6 @@ class UploadSpec(SpecModel):
 
 class UploadFailed(KosenError):
     """The hub could not be reached, or it refused."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = Parser(prog="python -m jobs.upload", description=__doc__)
-    parser.add_argument("--config", type=Path, metavar="FILE", help="a spec with the keys below")
-    parser.add_argument("--dry-run", action="store_true", help="list what would be uploaded, and do nothing")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="folder=, repo=, public=, any_folder=")
-    args = parser.parse_intermixed_args(argv)
-    spec = load_spec(UploadSpec, args.config, args.overrides)
-    folder = Path(find_path(spec.folder)).expanduser().absolute()
-    plan = survey(folder, spec.any_folder)
-    if args.dry_run:
-        print(describe(spec, folder, plan))
-        return 0
-    print(upload(spec, folder, plan))
-    return 0
 
 
 def describe(spec: UploadSpec, folder: Path, plan: Plan) -> str:
@@ -172,7 +152,3 @@ def _explained(spec: UploadSpec, token: str) -> Iterator[None]:
 
 def _clean(error: BaseException, token: str) -> str:
     return first_line(error).replace(token, "…")
-
-
-if __name__ == "__main__":
-    run_command(main)

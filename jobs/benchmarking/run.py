@@ -18,7 +18,7 @@ from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, SpecError
 from orchestrator.events import Events
 from orchestrator.files import write_atomic
 from orchestrator.ray_cluster.find import run_root
-from orchestrator.records.log import Owner, RunLock
+from orchestrator.records.lock import Owner, RunLock
 from orchestrator.spec import load_spec, to_yaml
 
 if TYPE_CHECKING:

@@ -19,16 +19,9 @@ from jobs.tasks import hle
 from orchestrator.console import say
 from orchestrator.errors import Parser, SpecError
 from orchestrator.ray_cluster.find import find_path, inside_job, run_root
-from orchestrator.records.log import (
-    AnswerKey,
-    Owner,
-    Prediction,
-    Provenance,
-    RecordLog,
-    RecordReader,
-    RunLock,
-    answer_key,
-)
+from orchestrator.records.lock import Owner, RunLock
+from orchestrator.records.log import RecordLog, RecordReader
+from orchestrator.records.types import AnswerKey, Prediction, Provenance, answer_key
 from orchestrator.serving.identity import Model, Served
 
 PURPOSE = (

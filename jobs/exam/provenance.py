@@ -22,7 +22,7 @@ from orchestrator.endpoints.endpoint import Wish
 from orchestrator.errors import SpecError, storage_error
 from orchestrator.files import as_open_as_its_folder, utc_now
 from orchestrator.ray_cluster.find import find_path
-from orchestrator.records.log import Judgement, Prediction, Provenance, digest
+from orchestrator.records.types import Judgement, Prediction, Provenance, digest
 from orchestrator.serving import identity
 from orchestrator.serving.identity import Served
 from orchestrator.spec import ServingSpec

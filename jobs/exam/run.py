@@ -38,8 +38,8 @@ from orchestrator.planning.on_cluster import settle_both, settle_layout
 from orchestrator.progress import Bars, bars
 from orchestrator.ray_cluster.connect import Cluster, connect
 from orchestrator.ray_cluster.find import find_path
-from orchestrator.records.log import Stage, digest
 from orchestrator.records.pulse import SILENT
+from orchestrator.records.types import Stage, digest
 from orchestrator.records.writer import Judges, Progress
 from orchestrator.records.writer_client import call, open_writer
 from orchestrator.serving import deploy as serving

@@ -12,7 +12,7 @@ from orchestrator.data.source import read_rows
 from orchestrator.endpoints.endpoint import Wish, hostname
 from orchestrator.errors import SpecError
 from orchestrator.ray_cluster.find import find_path
-from orchestrator.records.log import JudgeIdentity, Question, Wanted, digest
+from orchestrator.records.types import JudgeIdentity, Question, Wanted, digest
 from orchestrator.serving import identity
 from orchestrator.serving.identity import Served
 from orchestrator.spec import Budget, PriceSpec, Provider, ServingSpec, SpecModel, WandbSpec

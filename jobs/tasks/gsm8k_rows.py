@@ -13,7 +13,7 @@ from orchestrator.data.source import read_rows
 from orchestrator.errors import SpecError
 from orchestrator.files import write_atomic
 from orchestrator.ray_cluster.find import find_path
-from orchestrator.records.log import digest
+from orchestrator.records.types import digest
 from orchestrator.training.data.cells import UnfitError, field
 from orchestrator.training.data.convert import convert_ppo, convert_sft
 from orchestrator.training.data.formats import Question, Shape

@@ -26,7 +26,7 @@ from orchestrator.pipelines.table import Describe, print_steps
 from orchestrator.ray_cluster.connect import held
 from orchestrator.ray_cluster.find import current, mode_of, run_root
 from orchestrator.ray_cluster.jobs_api import job_client, job_details, submit_job, wait_for_end
-from orchestrator.records.log import Owner, RunLock
+from orchestrator.records.lock import Owner, RunLock
 
 FAILED = KosenError.exit_code
 LOOK_SECONDS = 0.5

@@ -22,7 +22,7 @@ from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import KosenError
 from orchestrator.files import write_atomic
 from orchestrator.ray_cluster.find import clusters_dir
-from orchestrator.records.log import digest
+from orchestrator.records.types import digest
 from orchestrator.serving.options import engine_kwargs
 from orchestrator.spec import ServingSpec
 

@@ -15,7 +15,7 @@ from jobs import bench
 from jobs.benchmarking.results import Collectives, Compute, DeviceRates
 from jobs.benchmarking.spec import BenchSpec
 from orchestrator.errors import ClusterNotReady, KosenError, SpecError
-from orchestrator.records.log import Owner, RunLock
+from orchestrator.records.lock import Owner, RunLock
 from orchestrator.spec import load_spec
 
 

@@ -12,7 +12,7 @@ from harness import numbered, write_exam
 
 from jobs import score
 from jobs.exam.spec import ExamSpec, Requests, judge_identity, load_items
-from orchestrator.records.log import prediction_digest
+from orchestrator.records.types import prediction_digest
 
 QUESTIONS = 4
 

@@ -30,7 +30,7 @@ from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, KosenError, SpecError, cause_of
 from orchestrator.events import Events
 from orchestrator.ray_cluster.connect import Cluster
-from orchestrator.records.log import Question, Wanted
+from orchestrator.records.types import Question, Wanted
 from orchestrator.records.writer_client import call, open_writer
 from orchestrator.serving import deploy as serving
 from orchestrator.serving.options import engine_kwargs, max_num_seqs

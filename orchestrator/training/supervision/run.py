@@ -103,7 +103,7 @@ def train(recipe: Recipe[S], spec: S) -> dict[str, Any]:
     """
     from orchestrator.files import write_atomic
     from orchestrator.ray_cluster.connect import connect  # Ray, which a wrong spec need not wait for
-    from orchestrator.records.log import Owner, RunLock
+    from orchestrator.records.lock import Owner, RunLock
     from orchestrator.training.supervision.supervisor import supervise
 
     _check_early(recipe, spec)

@@ -25,7 +25,7 @@ from orchestrator.ray_cluster.find import find_path
 from orchestrator.records.types import Judgement, Prediction, Provenance, digest
 from orchestrator.serving import identity
 from orchestrator.serving.identity import Served
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
 
 FILE = "specs.jsonl"
 PACKAGES = ("ray", "transformers", "torch")

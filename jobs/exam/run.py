@@ -45,7 +45,8 @@ from orchestrator.records.writer_client import call, open_writer
 from orchestrator.serving import deploy as serving
 from orchestrator.serving.identity import Served
 from orchestrator.serving.options import max_num_seqs
-from orchestrator.spec import Provider, ServingSpec, to_yaml
+from orchestrator.serving.spec import ServingSpec
+from orchestrator.spec import Provider, to_yaml
 from orchestrator.stages.predict import PredictConfig, predict
 from orchestrator.stages.stage import Pick, RowStore, configure_ray_data
 from orchestrator.steering.controller import steered, stop_all

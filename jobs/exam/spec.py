@@ -15,7 +15,8 @@ from orchestrator.ray_cluster.find import find_path
 from orchestrator.records.types import JudgeIdentity, Question, Wanted, digest
 from orchestrator.serving import identity
 from orchestrator.serving.identity import Served
-from orchestrator.spec import Budget, PriceSpec, Provider, ServingSpec, SpecModel, WandbSpec
+from orchestrator.serving.spec import ServingSpec
+from orchestrator.spec import Budget, PriceSpec, Provider, SpecModel, WandbSpec
 
 RULE_JUDGE = "rule"
 RULE_FILES = (Path(thoughts.__file__),)  # beside jobs/tasks

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from orchestrator.errors import SpecError
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
 
 # What is given elsewhere or is nobody's to choose, and what to do instead.
 _ELSEWHERE = {

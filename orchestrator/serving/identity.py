@@ -24,7 +24,7 @@ from orchestrator.files import write_atomic
 from orchestrator.ray_cluster.find import clusters_dir
 from orchestrator.records.types import digest
 from orchestrator.serving.options import engine_kwargs
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
 
 PROBE_SECONDS = 5.0  # for a server's page about itself
 READERS = 8  # files that are read at once: more than a disk or a network file system needs to be busy

@@ -9,7 +9,7 @@ from harness import ROOT
 
 from orchestrator.errors import SpecError
 from orchestrator.serving.check import check_options
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
 
 GROUP = "serving.engine_kwargs"
 
@@ -107,7 +107,7 @@ def test_the_environment_stays_for_a_cluster_that_is_started_later() -> None:
     code = (
         "import os; before = dict(os.environ)\n"
         "from orchestrator.serving.check import check_options\n"
-        "from orchestrator.spec import ServingSpec\n"
+        "from orchestrator.serving.spec import ServingSpec\n"
         "check_options(ServingSpec(reasoning_parser='qwen3'))\n"
         "assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())\n"
     )

@@ -13,8 +13,8 @@ from orchestrator.training.data.convert import convert_ppo
 from orchestrator.training.data.sieve import Report
 from orchestrator.training.folder import TrainingFolder
 from orchestrator.training.spec import PpoSpec
+from orchestrator.training.supervision import run
 from orchestrator.training.supervision.run import Recipe, Source
-from orchestrator.training.supervision.run import main as run
 
 # verl's workers import the modules: they run in a copy of the repository's root, as this job does.
 RULES = {"gsm8k": "pkg://jobs.tasks.gsm8k:reward", "exact_match": "pkg://jobs.tasks.exact_match:reward"}
@@ -22,7 +22,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {"gsm8k": gsm8k.check_gold}  # 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run(RECIPE, argv)
+    return run.main(RECIPE, argv)
 
 
 def _convert(spec: PpoSpec, source: Source, out: Path | None) -> Report:

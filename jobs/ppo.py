@@ -6,9 +6,9 @@ from typing import Any
 
 from jobs.tasks import gsm8k
 from orchestrator.errors import run_command
+from orchestrator.training.config.common import Keys, local_or_hub
 from orchestrator.training.config.placement import Placement
 from orchestrator.training.config.ppo_config import ppo_keys, reasons
-from orchestrator.training.config.sft_config import Keys, local_or_hub
 from orchestrator.training.data.convert import convert_ppo
 from orchestrator.training.data.sieve import Report
 from orchestrator.training.folder import TrainingFolder

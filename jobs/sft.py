@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import run_command
+from orchestrator.training.config.common import local_or_hub
 from orchestrator.training.config.placement import Placement
-from orchestrator.training.config.sft_config import local_or_hub, sft_keys
+from orchestrator.training.config.sft_config import sft_keys
 from orchestrator.training.data.convert import convert_sft
 from orchestrator.training.data.sieve import Report
 from orchestrator.training.spec import SftSpec

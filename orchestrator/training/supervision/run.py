@@ -17,7 +17,8 @@ from orchestrator.data.source import FORMATS
 from orchestrator.errors import COMPLETE, ClusterNotReady, Parser, SpecError
 from orchestrator.ray_cluster.find import State, find_path, run_root
 from orchestrator.spec import WandbSpec, load_spec, to_yaml
-from orchestrator.training.config import sft_config, verl_config
+from orchestrator.training.config import common, verl_config
+from orchestrator.training.config.common import Keys
 from orchestrator.training.config.placement import (
     Placement,
     assume,
@@ -29,7 +30,6 @@ from orchestrator.training.config.placement import (
     of_state,
     place,
 )
-from orchestrator.training.config.sft_config import Keys
 from orchestrator.training.data import tokens
 from orchestrator.training.folder import TrainingFolder, figures, loss_curve
 from orchestrator.training.spec import TrainingSpec
@@ -209,7 +209,7 @@ def _dry_run(recipe: Recipe[S], spec: S) -> int:
         placement, unfit = assume(spec), error
     folder = TrainingFolder(run_root() / recipe.name(spec))
     config = _resolve(recipe, spec, placement, folder)
-    local = sft_config.local_or_hub(spec.model)
+    local = common.local_or_hub(spec.model)
     changed = verl_config.differences(recipe.kind, config)
     sources = [(source, _look(source, needed=False)) for source in _sources(spec, folder)]
     lines = [
@@ -219,7 +219,7 @@ def _dry_run(recipe: Recipe[S], spec: S) -> int:
         "---",
         f"run:       {folder.path}",
         f"placement: {'does not fit' if unfit else placement.describe()}",
-        *sft_config.reasons(spec, placement),
+        *common.reasons(spec, placement),
         *recipe.reasons(spec, placement),
         *(f"data:      {seen}" for _, seen in sources),
         *(f"rows:      {recipe.convert(spec, source, None).sentence()}" for source, _ in sources if _is_file(source)),

@@ -116,14 +116,14 @@ def _exercise(text: str, choose: random.Random) -> str:
     response = choose.choice(["", "Answer: ", "#### ", "\\boxed{", "確信度："]) + text
     answer, confidence = answers.read_answer(response)
     assert confidence is None or isinstance(confidence, int)
-    answers.percent(text)
+    assert answers.percent(text) is None or isinstance(answers.percent(text), int)
     stated = (text if answer is None else answer)[: answers.LONGEST_ANSWER]
     gold = choose.choice((text[:2000], choose.choice(PARTS), "".join(choose.choices(PARTS, k=6)), "B", "A, C"))
     answers.equivalent(stated, gold, choose.choice(("exactMatch", "multipleChoice")))
     gsm8k.same(response, gold)
     assert gsm8k.reward("fuzz", response, gold) in (0, 1)
-    if not answers.equivalent(stated, stated, "exactMatch"):
-        return "not equal to itself"
+    for one in (stated, text[: answers.LONGEST_ANSWER]):
+        assert answers.equivalent(one, one, "exactMatch"), "not equal to itself"
     return "no answer" if answer is None else "an answer"
 
 

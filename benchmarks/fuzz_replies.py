@@ -18,7 +18,7 @@ from typing import Any
 import orjson
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "orchestrator")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from odd_replies import SEEDS  # noqa: E402
 

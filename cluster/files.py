@@ -4,7 +4,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parents[1]  # the one place that counts folders
 
@@ -33,6 +33,7 @@ def read_published(path: Path) -> dict[str, Any] | None:
     try:
         if path.name not in os.listdir(path.parent):  # noqa: PTH208
             return None
-        return cast(dict[str, Any], json.loads(path.read_text(encoding="utf-8")))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, dict) else None

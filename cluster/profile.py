@@ -1,6 +1,7 @@
 """Site profiles: what differs from one cluster of machines to the next. conf/sites/<site>.yaml, key=value overrides."""
 
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,14 +21,14 @@ from pydantic import (
     model_validator,
 )
 
+from cluster import keys
 from cluster.errors import ProfileError
 from cluster.files import REPOSITORY
 from cluster.schedulers import slurm_options as sbatch_options
 
 SITES = REPOSITORY / "conf" / "sites"
-SECRET = re.compile(r"(^|_)(API_?KEY|KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)(_|$)", re.IGNORECASE)
 PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")  # http://user:password@proxy
-VARIABLE = re.compile(r"\$(?:\{|[A-Za-z_])")  # of a shell, or a resolver of OmegaConf
+VARIABLE = re.compile(r"\$[{(A-Za-z_]|`")  # of a shell, its commands, or a resolver of OmegaConf
 NO_PLACE = "a batch script is no place for it. Put it into ~/.kosen/secrets.env (chmod 600)"
 LOCAL_KEYS = ("scheduler", "env", "interface", "ports", "temp_dir", "run_mode")
 
@@ -43,6 +44,19 @@ class Words(yaml.SafeLoader):
         for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
 
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Ten lines of aliases to aliases can stand for more values than a memory holds."""
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("a profile has no aliases (*name). Write what they stand for")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        """Of two lines for one key the first would be silently lost."""
+        names = [key.value for key, _ in node.value] if isinstance(node, yaml.MappingNode) else []
+        if twice := [name for name in names if names.count(name) > 1]:
+            raise yaml.YAMLError(f"the key {twice[0]} is there twice")
+        return super().construct_mapping(node, deep)
+
 
 class Site(BaseModel):
     """One site. Unknown keys are errors; `null` leaves a thing to the scheduler or to the machine."""
@@ -54,11 +68,13 @@ class Site(BaseModel):
     partition: str | None = None
     nodelist: str | None = None
     account: str | None = None
-    time: str | None = Field(default=None, pattern=r"^(\d+-)?\d+(:\d\d){0,2}$")  # days-hours:minutes:seconds
+    time: str | None = Field(
+        default=None, pattern=r"^([0-9]+-)?[0-9]+(:[0-9][0-9]){0,2}$"
+    )  # days-hours:minutes:seconds
     exclusive: bool = True
     gpus_per_node: NonNegativeInt = 0
     cpus_per_node: PositiveInt | None = None
-    memory: str | None = Field(default=None, pattern=r"^\d+[KMGT]?$")  # per node, as sbatch --mem; 0 is all of it
+    memory: str | None = Field(default=None, pattern=r"^[0-9]+[KMGT]?$")  # per node, as sbatch --mem; 0 is all of it
     sbatch: list[str] = []  # any further options, one a line, for example --qos=long
     # what the processes on the nodes get
     modules: list[str] = []
@@ -67,7 +83,7 @@ class Site(BaseModel):
     env: dict[str, str] = {}
     # how the nodes talk
     interface: str | None = None  # the one with the route to the other nodes
-    ports: str = Field(default="20000-32767", pattern=r"^\d+-\d+$")  # every port of a cluster lies in here
+    ports: str = Field(default="20000-32767", pattern=r"^[0-9]+-[0-9]+$")  # every port of a cluster lies in here
     temp_dir: str = "/tmp"  # on each node; short, because a Unix socket's path has 107 bytes
     login_host: str | None = None  # where `ssh -L` goes through
     run_mode: str = Field(default="0700", pattern=r"^0?7[0-7][0-7]$")  # of new run folders, as chmod takes it
@@ -79,22 +95,33 @@ class Site(BaseModel):
     @field_validator("env")
     @classmethod
     def _no_secrets(cls, env: dict[str, str]) -> dict[str, str]:
-        secret = [name for name in env if SECRET.search(name)]
-        if secret:
+        if secret := [name for name in env if keys.NAME.search(name.replace("-", "_"))]:
             raise ValueError(f"{secret[0]} looks like a secret; {NO_PLACE}")
+        if secret := [name for name, value in env.items() if keys.holds_key(value)]:
+            raise ValueError(f"{secret[0]} has what looks like a key; {NO_PLACE}")
         if secret := [name for name, value in env.items() if PASSWORD.search(value)]:
             raise ValueError(f"{secret[0]} has a password in an address; {NO_PLACE}")
         if wrong := [name for name in env if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)]:
             raise ValueError(f"{wrong[0]!r} is no name of an environment variable")
         return env
 
-    @field_validator("partition", "account", "nodelist", "temp_dir")
+    @field_validator(
+        "partition", "account", "nodelist", "temp_dir", "modules", "venv", "conda", "interface", "login_host"
+    )
     @classmethod
-    def _one_line(cls, text: str | None) -> str | None:
+    def _one_line(cls, given: str | list[str] | None) -> str | list[str] | None:
         """A second line would be one of the batch script."""
-        if text and not text.isprintable():
+        if any(not text.isprintable() for text in ([given] if isinstance(given, str) else given or [])):
             raise ValueError("expected one line of printable characters")
-        return text
+        return given
+
+    @field_validator("login_host")
+    @classmethod
+    def _no_option_of_ssh(cls, host: str | None) -> str | None:
+        """The line for `ssh -L` is there to be copied."""
+        if host and not re.fullmatch(r"[\w.:@\[\]%][\w.:@\[\]%-]*", host):
+            raise ValueError("expected the name of a host, for example login.site.example or me@login")
+        return host
 
     @field_validator("temp_dir")
     @classmethod
@@ -115,8 +142,10 @@ class Site(BaseModel):
     def _no_secret_options(cls, options: list[str]) -> list[str]:
         """`--export=HF_TOKEN` would have Slurm store its value; so would `--export=HF_TOKEN=hf_…`."""
         for option in options:
+            if keys.holds_key(option):
+                raise ValueError(f"an option of sbatch has what looks like a key; {NO_PLACE}")
             names = re.findall(r"\w+" if option.startswith("--export") else r"\w+(?==)", option)
-            if secret := [name for name in names if SECRET.search(name)]:
+            if secret := [name for name in names if keys.NAME.search(name)]:
                 raise ValueError(f"{secret[0]} in an option of sbatch looks like a secret; {NO_PLACE}")
         return options
 
@@ -172,7 +201,7 @@ def load_site(site: str, overrides: Sequence[str] = ()) -> Site:
     Raises ProfileError, which names the file, the key and, for an unknown key, the nearest valid one.
     """
     path = Path(site) if site.endswith((".yaml", ".yml")) else SITES / f"{site}.yaml"
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110 - for which a name that is too long, or has a zero byte, is one of no file
         raise ProfileError(
             f"there is no site profile {path}. Known are {', '.join(known_sites())}; copy one and edit it"
         )
@@ -186,6 +215,8 @@ def load_site(site: str, overrides: Sequence[str] = ()) -> Site:
         values = OmegaConf.to_container(merged, resolve=False)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, OmegaConfBaseException) as error:
         raise ProfileError(f"cannot read the site profile {path}: {str(error).splitlines()[0]}") from None
+    except RecursionError:
+        raise ProfileError(f"cannot read the site profile {path}: nested too deeply") from None
     try:
         return Site.model_validate(values)
     except ValidationError as error:
@@ -231,7 +262,7 @@ def _explain(problem: dict[str, Any]) -> str:
         nearest = difflib.get_close_matches(name, list(Site.model_fields), n=1, cutoff=0)[0]
         return f"unknown key {name}. Did you mean {nearest}?"
     message = problem["msg"].removeprefix("Value error, ")
-    whole = not name  # about the profile, not about one key
+    whole = name in ("", "env")  # about the profile, not about one key; values of variables are not repeated
     return (
         message if whole or message.endswith("(chmod 600)") else f"{name}={problem['input']!r} does not fit: {message}"
     )

@@ -90,7 +90,8 @@ def write_state(state: ClusterState) -> None:
 
 def helpers(name: str) -> list[str]:
     """The jobs that `up --heal` asked Slurm for, oldest first; some may have ended."""
-    return [str(job_id) for job_id in (read_published(_helpers_path(name)) or {}).get("jobs", [])]
+    jobs = (read_published(_helpers_path(name)) or {}).get("jobs")
+    return [job_id for job_id in jobs if isinstance(job_id, str)] if isinstance(jobs, list) else []
 
 
 def add_helper(name: str, job_id: str) -> None:

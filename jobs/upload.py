@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import Parser, run_command
-from orchestrator.ray_cluster.find import find_path
+from orchestrator.ray_cluster.find import local_path
 from orchestrator.spec import load_spec
 from orchestrator.training.checkpoints.model_folder import survey
 from orchestrator.training.checkpoints.upload import UploadSpec, describe, upload
@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="folder=, repo=, public=, any_folder=")
     args = parser.parse_intermixed_args(argv)
     spec = load_spec(UploadSpec, args.config, args.overrides)
-    folder = Path(find_path(spec.folder)).expanduser().absolute()
+    folder = local_path(spec.folder).absolute()
     plan = survey(folder, spec.any_folder)
     print(describe(spec, folder, plan) if args.dry_run else upload(spec, folder, plan))
     return 0

@@ -89,10 +89,11 @@ class Parser(argparse.ArgumentParser):
 def run_command(main: Callable[[], int]) -> NoReturn:
     """Run a command's `main` and exit with its code; a user's mistake ends in one sentence on standard error."""
     interrupt_on_sigterm()
-    sys.exit(guarded(lambda: _code_of(main)))
+    sys.exit(guarded(lambda: exit_code(main)))
 
 
-def _code_of(main: Callable[[], int]) -> int:
+def exit_code(main: Callable[[], int]) -> int:
+    """A command's `main`; what stopped it in a sentence on standard error, and the code to exit with."""
     try:
         return main()
     except KosenError as error:

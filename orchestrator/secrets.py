@@ -9,6 +9,7 @@ import hmac
 import io
 import os
 import re
+import stat
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
@@ -16,15 +17,17 @@ from urllib.parse import quote
 from dotenv import dotenv_values
 
 from orchestrator.errors import ClusterNotReady, SpecError
+from orchestrator.files import expanded
 
 
 def secrets_file() -> Path:
     """~/.kosen/secrets.env; KOSEN_HOME moves the folder, as it does for cluster states."""
-    return Path(os.environ.get("KOSEN_HOME", "~/.kosen")).expanduser() / "secrets.env"
+    return expanded(os.environ.get("KOSEN_HOME", "~/.kosen")) / "secrets.env"
 
 
 STRUCK_OUT = "[key struck out]"
 LEAST_KEY = 8  # characters; what servers without keys are given (EMPTY, none, test) also stands in honest texts
+LARGEST_FILE = 2**20  # bytes; a device or a log has more
 _LEAST_TRACE = 12  # characters of a key that are enough to strike it out, or half of it where that is more
 
 _handed: dict[str, str] = {}  # by the driver to this process, over Ray's own channel
@@ -93,18 +96,25 @@ def _cluster_token() -> str:
     path = os.environ.get("RAY_AUTH_TOKEN_PATH")
     if not path:
         raise ClusterNotReady("this cluster has no token (RAY_AUTH_TOKEN_PATH is not set), so endpoints have no key")
-    return Path(path).expanduser().read_text(encoding="utf-8").strip()
+    return expanded(path).read_text(encoding="utf-8").strip()
 
 
 def _read_file() -> dict[str, str]:
     path = secrets_file()
     try:
-        if path.stat().st_mode & 0o077:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
+            raise SpecError(f"{path} is no file of secrets. Expected a text with a line NAME=value for each key")
+        if status.st_mode & 0o077:
             raise SpecError(f"{path} can be read by others. Give: chmod 600 {path}")
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         return {}
+    except OSError as error:
+        raise SpecError(f"cannot read {path}: {error.strerror or error}") from None
     except UnicodeDecodeError:
         raise SpecError(f"{path} is not UTF-8 text. Write it again: a line NAME=value for each key") from None
+    if "\0" in text:
+        raise SpecError(f"{path} holds a zero byte. Write it again: a line NAME=value for each key")
     values = dotenv_values(stream=io.StringIO(text), interpolate=False)
     return {name: value.strip() for name, value in values.items() if value and value.strip()}

@@ -13,14 +13,16 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
+from cluster.keys import holds_key
 from orchestrator.errors import SpecError
+from orchestrator.files import NAME_BYTES
 
 Provider = Literal["vllm", "openai", "deepinfra", "ollama", "compatible"]
 Budget = PositiveInt | Literal["auto"]
-NAME_BYTES = 255  # of a file's name, on every file system that we know of
 
 # A user or a password before the host of an address; http://host:8000/@x has none.
 _LOGIN = re.compile(r"https?://[^/\s?#]*@|[a-z][a-z0-9+.-]*://[^/\s]*:(?!\d*(/|$))\S*@", re.IGNORECASE)
+_VARIABLE = re.compile(r"[A-Za-z_]\w*|null|~|", re.ASCII)  # the name of one, or nothing
 # `${oc.env:HOME}` calls a function, which could copy a key into every record; `${other.key}` is only another key.
 _RESOLVER = re.compile(r"\$\{[^{}]*:")
 
@@ -118,6 +120,8 @@ def _check_override(text: str) -> None:
 def check_argument(text: str) -> None:
     """Raise SpecError, which does not repeat it, for an argument of a job that nothing may show or record."""
     key, equals, value = text.partition("=")
+    if holds_key(key):
+        _check_text(key, "an argument")
     _check_text(value if equals else text, key if equals and key.isprintable() else "an argument")
 
 
@@ -130,6 +134,12 @@ def _shorten(text: str) -> str:
 def _check_text(text: str, where: str) -> None:
     """Raise SpecError for a text that must not get into a spec, naming `where` it stands and not what it holds."""
     refuse_login(text, where)
+    if holds_key(text) or (where.endswith("api_key_env") and not _VARIABLE.fullmatch(text)):
+        shown = "a key of the spec" if holds_key(where) else where
+        raise SpecError(
+            f"{shown} holds what looks like a secret, which specs, messages and lists of jobs would show. Put it into "
+            "a variable or ~/.kosen/secrets.env (chmod 600) and name that: api_key_env=NAME (judge_api_key_env=NAME)"
+        )
     if _RESOLVER.search(text):
         raise SpecError(
             f"{where} calls one of OmegaConf's functions (${{name:…}}), which a spec may not: what it reads would be "

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
-from orchestrator.errors import INTERRUPTED, ClusterNotReady, KosenError, Parser, run_command
-from orchestrator.ray_cluster.jobs_api import check_job, job_client, job_details, submit_job, wait_for_end
+from orchestrator.errors import COMPLETE, INCOMPLETE, INTERRUPTED, ClusterNotReady, KosenError, Parser, run_command
+from orchestrator.ray_cluster.jobs_api import LOST, check_job, job_client, job_details, submit_job, wait_for_end
+from orchestrator.ray_cluster.printed_log import PrintedLog
 from orchestrator.spec import check_argument
 
 
@@ -54,23 +55,40 @@ def _submit(job: str, arguments: list[str], *, wait: bool) -> int:
 
 
 def _logs(client: JobSubmissionClient, job_id: str) -> int:
-    """Print what the job printed, follow it to its end, and return its own exit code."""
+    """Print what the job printed, follow it to its end, and return its own exit code.
+
+    Whichever of the job, its log and the dashboard goes away first, why it ended is said once.
+    """
+    log = PrintedLog()
+    try:
+        return _follow(client, job_id, log)
+    except KosenError as error:
+        if log.says_error:
+            return error.exit_code
+        raise
+
+
+def _follow(client: JobSubmissionClient, job_id: str, log: PrintedLog) -> int:
     job_details(client, job_id)
 
-    async def follow() -> None:
+    async def tail() -> None:
         async for chunk in client.tail_job_logs(job_id):
-            print(chunk, end="", flush=True)
+            log.add(chunk)
 
     try:
-        asyncio.run(follow())
-    except (RuntimeError, OSError) as error:
+        asyncio.run(tail())
+    except LOST as error:
         raise ClusterNotReady(f"lost the log of job {job_id}: {error}. make logs ID={job_id} tries again") from None
     details = wait_for_end(client, job_id)
-    if details.driver_exit_code is not None:
-        return int(details.driver_exit_code)
-    if details.status == JobStatus.STOPPED:
-        return INTERRUPTED
-    raise KosenError(f"job {job_id} ended {details.status} without an exit code: {details.message}")
+    log.add_last_lines(details)
+    if details.driver_exit_code is None:
+        if details.status == JobStatus.STOPPED:
+            return INTERRUPTED
+        raise KosenError(f"job {job_id} ended {details.status} without an exit code: {details.message}")
+    code = int(details.driver_exit_code)
+    if code not in (COMPLETE, INCOMPLETE, INTERRUPTED) and not log.says_error:
+        print(f"error: job {job_id} ended with exit code {code} and did not say why", file=sys.stderr)
+    return code
 
 
 def _stop(client: JobSubmissionClient, job_id: str) -> int:

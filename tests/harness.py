@@ -1,17 +1,23 @@
 """Runs jobs as users do, as processes of their own, against one local cluster for a whole test session."""
 
+import importlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
+
+from orchestrator import errors
 
 ROOT = Path(__file__).resolve().parents[1]
 CATEGORIES = ["Math", "Physics", "Chemistry", "Engineering", "Other"]
@@ -42,9 +48,13 @@ def numbered(count: int, marker: str = "") -> list[str]:
 
 
 def start(module: str, *arguments: str) -> subprocess.Popen[str]:
+    return start_python("-m", module, *arguments)
+
+
+def start_python(*arguments: str) -> subprocess.Popen[str]:
     """A job in a process group of its own, so that killing it is one signal."""
     return subprocess.Popen(
-        [sys.executable, "-m", module, *arguments],
+        [sys.executable, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -62,6 +72,46 @@ def run(module: str, *arguments: str, timeout: float = 240) -> subprocess.Comple
         os.killpg(process.pid, signal.SIGINT)  # so that it takes its own down
         raise
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+class Said:
+    """What a job writes to standard error, as it comes."""
+
+    def __init__(self, job: subprocess.Popen[str]) -> None:
+        self._lines: list[str] = []
+        self._reader = threading.Thread(target=lambda: self._lines.extend(job.stderr or ()), daemon=True)
+        self._reader.start()
+
+    @property
+    def text(self) -> str:
+        return "".join(self._lines)
+
+    def __contains__(self, part: str) -> bool:
+        return part in self.text
+
+    def all(self) -> str:
+        """To its end."""
+        self._reader.join(10)
+        return self.text
+
+
+def seconds_to_end(job: subprocess.Popen[str], number: signal.Signals) -> float:
+    sent = time.monotonic()
+    job.send_signal(number)
+    job.wait(60)
+    return time.monotonic() - sent
+
+
+def call(module: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """The same inside this process, where the imports, seconds of a job, are made already: for tests of what a command
+    says and does, not of how its process starts and ends. What it sets in the environment ends with it."""
+    main = importlib.import_module(module).main
+    out, err = io.StringIO(), io.StringIO()
+    with patch.dict(os.environ), redirect_stdout(out), redirect_stderr(err):
+        code = errors.exit_code(lambda: main(arguments))
+    if code == errors.INTERRUPTED:
+        raise KeyboardInterrupt  # it was the tests that somebody wants to end
+    return subprocess.CompletedProcess([module, *arguments], code, out.getvalue(), err.getvalue())
 
 
 def records(path: Path) -> list[dict[str, Any]]:

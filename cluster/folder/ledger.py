@@ -105,16 +105,36 @@ class Ledger:
     def _lines(self) -> list[dict[str, Any]]:
         if not self._path.exists():
             return []
-        lines = self._path.read_text(encoding="utf-8").splitlines(keepends=True)
+        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
         return [line for text in lines if (line := _parse_line(text))]
 
 
 def _parse_line(text: str) -> dict[str, Any] | None:
-    """A line of the ledger; None for one that its writer did not live to end."""
+    """A line of the ledger; None for one that its writer did not live to end, or that is none of ours."""
     try:
-        return dict(json.loads(text)) if text.endswith("\n") else None
+        line = json.loads(text) if text.endswith("\n") else None
     except ValueError:
         return None
+    if not isinstance(line, dict) or not isinstance(line.get("batch_job"), str):
+        return None
+    fields = _FIELDS.get(str(line.get("event")))
+    ours = fields is not None and all(isinstance(line.get(name), kind) for name, kind in fields.items())
+    return line if ours else None
+
+
+_FIELDS: dict[str, dict[str, Any]] = {
+    "start": {},
+    "successor": {"successor": str},
+    "job": {
+        "submission_id": str,
+        "entrypoint": str,
+        "status": str,
+        "working_dir": str | None,
+        "runtime_env": dict,
+    },
+    "interrupt": {"interrupted": list},
+    "end": {"interrupted": list, "why": str},
+}
 
 
 def open_ledger(name: str, job_id: str = "") -> Ledger:

@@ -14,6 +14,7 @@ PATIENCE = 15.0  # seconds without a node before a look at it; a restarted Ray i
 PAUSE = 30.0  # seconds between two tries on one node
 TRIES = 5
 USABLE = ("alloc", "mix", "comp", "idle", "drng")  # Slurm's short words for a node that answers
+UNUSABLE = frozenset("*~#%^")  # its signs for one that does not answer, sleeps, wakes up, goes to sleep, or reboots
 
 
 @dataclass(slots=True)
@@ -56,7 +57,7 @@ class Repair:
     def _try(self, host: str, state: str, now: float) -> bool:
         patient = self._patients[host]
         patient.next_try = now + PAUSE
-        if not state.startswith(USABLE) or state.endswith("*"):
+        if not state.startswith(USABLE) or UNUSABLE & set(state):
             patient.next_try = now + 2  # ask again soon: it may be booting
             return False
         patient.tries += 1

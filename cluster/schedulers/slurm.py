@@ -12,8 +12,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from cluster import keys
 from cluster.errors import ClusterError, ProfileError
-from cluster.profile import SECRET, Site
+from cluster.profile import Site
 from cluster.schedulers import slurm_states, slurm_text
 
 COMMAND_TIMEOUT = 30.0  # seconds; a busy controller answers in a few
@@ -29,7 +30,7 @@ UNKNOWN = "UNKNOWN"  # our word for the state of a job of which Slurm says nothi
 EXPORT = ("HOME", "USER", "LOGNAME", "SHELL", "PATH", "LANG", "LC_ALL", "TZ", "SLURM_CONF", "KOSEN_HOME")
 # --export makes sbatch load the user's login environment on the node, with the keys that a ~/.bash_profile exports.
 FORGET_SECRETS = (
-    f'for name in $(compgen -e); do [[ ${{name^^}} =~ {SECRET.pattern} ]] && unset "$name"; done 2>/dev/null'
+    f'for name in $(compgen -e); do [[ ${{name^^}} =~ {keys.NAME.pattern} ]] && unset "$name"; done 2>/dev/null'
 )
 # `module` is a function, which a batch job's shell need not have: of Environment Modules, or of Lmod.
 FIND_MODULES = (

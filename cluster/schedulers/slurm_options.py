@@ -32,6 +32,9 @@ KEYS = {
     "time": "time",
     "cpus-per-task": "cpus_per_node",
     "gpus-per-node": "gpus_per_node",
+    "gpus-per-task": "gpus_per_node",
+    "gpus-per-socket": "gpus_per_node",
+    "gpus": "gpus_per_node",
     "mem": "memory",
     "exclusive": "exclusive",
     "signal": "grace",
@@ -64,6 +67,8 @@ OWN = {
 SAME = ("--no-kill", "-k", "--ntasks-per-node=1", "--parsable")  # what is said anyway
 TYPED = re.compile(r"(?:gpu:)?([A-Za-z][\w.-]*):(\d+)", re.ASCII)  # a number of GPUs with their type
 
+GPUS = re.compile(r"(?:gres[/:])?gpu(?:[:/][A-Za-z][\w.-]*)?(?:[:=](\d+))?", re.ASCII)  # of a list of resources
+
 
 def check(lines: list[str], *, exclusive: bool, gpus: int, grace: int) -> None:
     """Raise ValueError for a line that is no option of sbatch, or that would take back what the profile says."""
@@ -75,18 +80,31 @@ def check(lines: list[str], *, exclusive: bool, gpus: int, grace: int) -> None:
 
 
 def _check_one(line: str, name: str, value: str | None, *, exclusive: bool, gpus: int, grace: int) -> None:
-    if name not in {*OWN, *KEYS} or line.strip() in SAME:
-        return
-    if name == "gpus-per-node" and (typed := TYPED.fullmatch(value or "")):
-        if int(typed[2]) == gpus:
+    asked = _gpus_a_node(name, value or "")
+    if asked is not None:
+        if asked == gpus:
             return  # the same number, and of which type
         raise ValueError(f"{line} and gpus_per_node={gpus} differ. Give the same number with both")
+    if name not in {*OWN, *KEYS} or line.strip() in SAME:
+        return
     if name == "signal" and value in (f"B:USR2@{grace}", f"B:TERM@{grace}"):
         return  # at the same time, and the batch script takes both
     if name == "exclusive" and value and not exclusive:
         return  # =user and =mcs, for which there is no key
     instead = f"use the key {KEYS[name]}" if name in KEYS else OWN[name]
     raise ValueError(f"{line} would override what the batch script says itself: {instead}")
+
+
+def _gpus_a_node(name: str, value: str) -> int | None:
+    """The GPUs that an option asks of each node, on which there is one task; None where it asks for none, or where
+    nothing but a number stands in the place of our own key."""
+    if name in ("gpus-per-node", "gpus-per-task"):
+        counts = [TYPED.fullmatch(part) for part in value.split(",")]
+        return sum(int(count[2]) for count in counts if count) if all(counts) else None
+    if name not in ("gres", "tres-per-task"):
+        return None
+    counts = [GPUS.fullmatch(part) for part in value.split(",")]
+    return sum(int(count[1] or 1) for count in counts if count) if any(counts) else None
 
 
 def parse(line: str) -> Iterator[tuple[str, str | None]]:

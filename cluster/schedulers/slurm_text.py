@@ -17,9 +17,14 @@ SUBMITTED = re.compile(r"\bsubmitted batch job ([1-9][0-9]{0,9})\b", re.IGNORECA
 ON_CLUSTER = re.compile(r"\s*([1-9][0-9]{0,9});[\w.-]*\s*")  # a whole line of --parsable, with the cluster's name
 ALONE = re.compile(r"\s*([1-9][0-9]{0,9})\s*")  # a whole line of --parsable
 TAKEN = r"\b(?:submitted|queued|enqueued|accepted|launched|started|running)\b"
+# A job's number follows the word itself: in `your job uses 16 GPUs`, `job 1 of 3` and `job: 2 nodes` it is another one.
+COUNTED = r"(?![.:/%-]?\d|\s*%|\s*(?:of|nodes?|[cg]pus?|cores?|tasks?|hours?|h|min(?:utes)?|[GT]i?B|SUs?)\b)"
+NUMBERED = (
+    rf"\bjob\b(?:[ \t]+(?:with[ \t]+)?(?:id|number|no\.|nr\.))?[ \t:#=<(\"'\[]{{1,4}}([1-9][0-9]{{0,9}})\b{COUNTED}"
+)
 SPOKEN = re.compile(  # a wrapper's own words
-    rf"{TAKEN}[^\n]{{0,40}}?\bjob\b[^\d\n]{{0,12}}([1-9][0-9]{{0,9}})\b"
-    rf"|\bjob\b[^\d\n]{{0,12}}([1-9][0-9]{{0,9}})\b(?=[^\n]{{0,40}}{TAKEN})"
+    rf"{TAKEN}[^\n]{{0,40}}?{NUMBERED}"
+    rf"|{NUMBERED}(?=[^\n]{{0,40}}{TAKEN})"
     r"|\bjob[ _-]?id(?:\s+is)?[^\w\n]{1,4}([1-9][0-9]{0,9})\b",
     re.IGNORECASE | re.MULTILINE,
 )
@@ -29,7 +34,8 @@ AWAY = re.compile(
     r"unable to contact|did not answer|timed out|zero bytes were transmitted|connect(?:ion)? (?:failure|refused|reset)"
     r"|(?:send|receive|shutdown) failure|standby mode|no route to host|network is unreachable|host is down|broken pipe"
     r"|not connected|temporar(?:y|ily) (?:failure|un)|rate limit exceeded|configuration source|fetch config"
-    r"|protocol authentication error|munge|unexpected message received|connection rejected|shutting down",
+    r"|protocol authentication error|munge|unexpected message received|insane message length"
+    r"|connection rejected|shutting down",
     re.IGNORECASE,
 )
 HOST_LIST = re.compile(r"(?:[^\[\]]|\[[^\[\]]*\])+")  # every bracket is closed

@@ -18,7 +18,8 @@ from jobs.exam.spec import ExamSpec, Requests
 from jobs.tasks import hle
 from orchestrator.console import say
 from orchestrator.errors import Parser, SpecError
-from orchestrator.ray_cluster.find import find_path, inside_job, run_root
+from orchestrator.files import expanded
+from orchestrator.ray_cluster.find import inside_job, local_path, run_root
 from orchestrator.records.lock import Owner, RunLock
 from orchestrator.records.log import RecordLog, RecordReader
 from orchestrator.records.types import AnswerKey, Prediction, Provenance, answer_key
@@ -50,10 +51,10 @@ def parse_import(argv: Sequence[str]) -> tuple[Command, OfficialFile]:
     known, rest = parser.parse_known_args(argv)
     if not (known.predictions and known.dataset):
         raise SpecError("give --predictions FILE and --dataset FILE; python -m jobs.judge --help shows all arguments")
-    file = read_official(Path(find_path(known.predictions)).expanduser(), "predictions")
+    file = read_official(local_path(known.predictions), "predictions")
     outs = [word.removeprefix("out=") for word in rest if word.startswith("out=")]
     out = known.out or (outs[-1] if outs else None)
-    folder = _here() / Path(out).expanduser() if out else run_root() / f"judged_{file.path.stem}"
+    folder = _here() / expanded(out) if out else run_root() / f"judged_{file.path.stem}"
     given = [word for word in rest if not word.startswith("out=")]
     model = [] if any(word.startswith("model=") for word in given) else [f"model={_model(file)}"]
     settled = [f"dataset={known.dataset}", *model, f"run={folder}", "multimodal=true", "samples=1"]
@@ -62,8 +63,10 @@ def parse_import(argv: Sequence[str]) -> tuple[Command, OfficialFile]:
 
 
 def describe_import(command: Command, file: OfficialFile) -> str:
-    """What `--dry-run` prints."""
+    """What `--dry-run` prints. Raises SpecError where no id fits."""
     there = sum(item.id in file.entries for item in command.items)
+    if not there:
+        raise _no_answers(command, file)
     return "\n".join(
         [
             f"answers:  {there} of {len(file.entries)} in {file.path}, to {len(command.items)} questions asked",
@@ -89,10 +92,7 @@ def import_predictions(command: Command, file: OfficialFile) -> None:
     folder = Path(command.spec.run_name)
     records = list(_records(command, file))
     if not records:
-        raise SpecError(
-            f"none of the {len(file.entries)} ids in {file.path} is in {command.spec.dataset}; "
-            "expected the set that was asked"
-        )
+        raise _no_answers(command, file)
     lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()))
     try:
         reader = RecordReader[Prediction, AnswerKey](folder / "predictions.jsonl", answer_key)
@@ -108,6 +108,13 @@ def import_predictions(command: Command, file: OfficialFile) -> None:
     notes += [f"{unknown} ids that are not asked are passed over"] if unknown else []
     notes += [f"{file.n_duplicates} ids came twice, the last counts"] if file.n_duplicates else []
     say("; ".join(notes) + ". Who gave them and how is not known")
+
+
+def _no_answers(command: Command, file: OfficialFile) -> SpecError:
+    return SpecError(
+        f"none of the {len(file.entries)} ids in {file.path} is in {command.spec.dataset}; "
+        "expected the set that was asked"
+    )
 
 
 def _here() -> Path:

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from jobs.exam.leaderboard import Answer
 from jobs.tasks import answers
-from jobs.tasks.verdict_words import yes_or_no
+from jobs.tasks.verdict_words import TAKES_YES_BACK, yes_or_no
 from orchestrator.errors import SpecError
 from orchestrator.records.types import Judgement, Prediction, Usage
 
@@ -41,8 +41,9 @@ def read_official(path: Path, kind: Literal["judged", "predictions"]) -> Officia
     what = f"the {kind} file {path}"
     doubled: list[int] = []  # a number for each object; the outermost is finished last
     try:
-        text = path.read_bytes()
-        entries = json.loads(text, object_pairs_hook=lambda pairs: _object(pairs, doubled), parse_int=_integer)
+        entries = json.loads(  # its bytes have no name, so that they are freed once they are text
+            path.read_bytes(), object_pairs_hook=lambda pairs: _object(pairs, doubled), parse_int=_integer
+        )
     except FileNotFoundError:
         raise SpecError(f"there is no {kind} file {path} (looked from {Path.cwd()})") from None
     except OSError as error:
@@ -146,8 +147,9 @@ def _verdict(correct: Any) -> Literal["yes", "no", "unjudged"]:
     """
     if word := yes_or_no(correct):
         return word
-    words = re.findall(r"[^\W_]+", correct.lower()) if isinstance(correct, str) else []
-    return "yes" if "yes" in words[1:] and not {"no", "not"} & set(words) and words[0] != "yes" else "unjudged"
+    text = correct.lower() if isinstance(correct, str) else ""
+    words = re.findall(r"[^\W_]+", text)
+    return "yes" if "yes" in words[1:] and words[0] != "yes" and not TAKES_YES_BACK.search(text) else "unjudged"
 
 
 def _confidence(value: Any) -> int | None:

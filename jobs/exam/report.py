@@ -1,10 +1,11 @@
 """From a run folder's records to its figures: the score table, metrics.json, the leaderboard folder, the exports."""
 
 import datetime
+import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from cluster.streams import print_json, visible
 from jobs.exam import leaderboard, provenance
@@ -13,6 +14,7 @@ from jobs.exam.official_files import usage_of
 from jobs.exam.show import commonest, print_figures
 from jobs.exam.spec import RULE_JUDGE, ExamSpec, Requests, earlier_identity, judge_identity
 from jobs.tasks import hle, metrics
+from orchestrator.concurrency.patience import attend
 from orchestrator.errors import COMPLETE, INCOMPLETE
 from orchestrator.files import write_as_open_as
 from orchestrator.records.log import RecordReader
@@ -31,6 +33,8 @@ from orchestrator.records.types import (
 from orchestrator.spec import PriceSpec
 from orchestrator.tracking import track
 
+T = TypeVar("T")
+
 
 class Records:
     """The records of a run that the spec's questions, model, sampling and judge account for; others are stale.
@@ -39,6 +43,7 @@ class Records:
     """
 
     def __init__(self, folder: Path, spec: ExamSpec, items: list[hle.Item]) -> None:
+        self._folder, self._given_up = folder, threading.Event()
         self.items = {item.id: item for item in items}
         self.samples = spec.samples
         served = provenance.recorded("served", spec, folder)
@@ -50,9 +55,20 @@ class Records:
         self._judgements = RecordReader[Judgement, VerdictKey](folder / "judgements.jsonl", _rule_in_any_version)
         self.n_foreign = self._predictions.n_foreign + self._judgements.n_foreign
 
+    @classmethod
+    def read(cls, folder: Path, spec: ExamSpec, items: list[hle.Item]) -> "Records":
+        """As the constructor, with the disk waited for: the thread that takes Ctrl-C does not touch it."""
+        return attend(lambda: cls(folder, spec, items), f"the run folder {folder}")
+
+    def attend(self, work: Callable[[], T]) -> T:
+        """What `work`, which goes through the answers, returns; likewise. Ctrl-C ends it at the next answer."""
+        return attend(work, f"the run folder {self._folder}", self._given_up.set)
+
     def answers(self) -> Iterator[leaderboard.Answer]:
         """The newest prediction of each sample with this judge's verdict on just that answer, in the items' order."""
         for item in self.items.values():
+            if self._given_up.is_set():
+                raise KeyboardInterrupt
             for wanted in self._requests.wanted(item):
                 found = (self._predictions.get(key) for key in answer_keys(wanted))
                 if prediction := next(filter(None, found), None):
@@ -79,12 +95,8 @@ def _rule_in_any_version(record: Judgement) -> VerdictKey:
 
 def report(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool) -> int:
     """Score a run, write its files, print the table; returns the exit code that the coverage deserves."""
-    write_as_open_as(folder)
-    records = Records(folder, spec, items)
-    figures = score(records, spec)
-    write_metrics(folder / "metrics.json", figures)
-    place = leaderboard.write_leaderboard(folder, spec.model, records.items, records.answers(), figures)
-    export(folder, spec, records)
+    records = Records.read(folder, spec, items)
+    figures, place = records.attend(lambda: _write(folder, spec, records))
     if spec.wandb.project:
         track(folder, spec.wandb.project, spec.wandb.entity, spec.wandb.mode, spec, figures)
     if as_json:
@@ -97,10 +109,20 @@ def report(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool
     return COMPLETE if is_complete(figures) else INCOMPLETE
 
 
+def _write(folder: Path, spec: ExamSpec, records: Records) -> tuple[dict[str, Any], Path]:
+    """The figures, and the leaderboard folder with them."""
+    write_as_open_as(folder)
+    figures = score(records, spec)
+    write_metrics(folder / "metrics.json", figures)
+    place = leaderboard.write_leaderboard(folder, spec.model, records.items, records.answers(), figures)
+    export(folder, spec, records)
+    return figures, place
+
+
 def describe_score(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool) -> int:
     """What a dry run of the score tells: how much of what is asked is recorded. Writes nothing; returns COMPLETE."""
-    records = Records(folder, spec, items)
-    judged = [judgement is not None for _, judgement in records.answers()]
+    records = Records.read(folder, spec, items)
+    judged = records.attend(lambda: [judgement is not None for _, judgement in records.answers()])
     counts = {"answers": len(items) * spec.samples, "recorded": len(judged), "judged": sum(judged)}
     if as_json:
         print_json(counts | {"folder": str(folder), "judge": spec.judge, "notes": records.notes})
@@ -121,16 +143,9 @@ def export(folder: Path, spec: ExamSpec, records: Records) -> None:
 
 def report_predictions(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool) -> int:
     """What `jobs.predict` tells: counts of answers, why some failed, and the official file; a score is for others."""
-    records = Records(folder, spec, items)
-    leaderboard.export_predictions(folder / "exports", spec.model, records.answers(), spec.samples)
-    counts = dict.fromkeys(("ok", "truncated", "failed"), 0)
-    reasons: Counter[str] = Counter()
-    failures = Failures()
-    for prediction, _ in failures.counted(records.answers()):
-        counts[prediction["status"]] += 1
-        reasons.update([prediction["reason"]] if prediction["reason"] else [])
+    records = Records.read(folder, spec, items)
+    counts, reasons, found = records.attend(lambda: _export_and_count(folder, spec, records))
     counts["missing"] = len(items) * spec.samples - sum(counts.values())
-    found = failures.figures()["commonest_failure"]
     if as_json:
         print_json(counts | {"reasons": dict(reasons), "commonest_failure": found, "n_foreign_line": records.n_foreign})
     else:
@@ -142,6 +157,20 @@ def report_predictions(folder: Path, spec: ExamSpec, items: list[hle.Item], *, a
         if records.n_foreign:
             print(f"  passed over {records.n_foreign} lines that are no records")
     return INCOMPLETE if counts["failed"] or counts["missing"] else COMPLETE
+
+
+def _export_and_count(
+    folder: Path, spec: ExamSpec, records: Records
+) -> tuple[dict[str, int], Counter[str], dict[str, Any] | None]:
+    """Answers by status, by reason, and the commonest failure."""
+    leaderboard.export_predictions(folder / "exports", spec.model, records.answers(), spec.samples)
+    counts = dict.fromkeys(("ok", "truncated", "failed"), 0)
+    reasons: Counter[str] = Counter()
+    failures = Failures()
+    for prediction, _ in failures.counted(records.answers()):
+        counts[prediction["status"]] += 1
+        reasons.update([prediction["reason"]] if prediction["reason"] else [])
+    return counts, reasons, failures.figures()["commonest_failure"]
 
 
 def score(records: Records, spec: ExamSpec) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from jobs.prefetching.needs import Need
 from orchestrator import secrets
 from orchestrator.data.source import read_rows
 from orchestrator.errors import SpecError
-from orchestrator.ray_cluster.find import find_path
+from orchestrator.ray_cluster.find import local_path
 from orchestrator.spec import first_line
 
 TOKENIZER = ["*.json", "*.txt", "*.model", "*.jinja", "*.py", "tokenizer*"]
@@ -16,7 +16,7 @@ WEIGHTS = ["*.safetensors"]  # not twice, as *.bin
 def fetch(need: Need) -> str:
     """Bring it into the local cache; where it is, or how much. Raises SpecError."""
     if need.is_local:
-        path = Path(find_path(need.name)).expanduser()
+        path = local_path(need.name)
         return "here already" if path.exists() else f"no name on the hub, and not here yet (looked from {Path.cwd()})"
     if need.kind == "data":
         return f"{sum(1 for _ in read_rows(need.name, split=need.split, columns=need.columns))} rows"

@@ -18,7 +18,7 @@ from jobs.tasks.preparing import TASKS
 from orchestrator.data.source import FORMATS
 from orchestrator.errors import Parser, SpecError
 from orchestrator.pipelines.plan import PipelineSpec, plan
-from orchestrator.ray_cluster.find import find_path, run_root
+from orchestrator.ray_cluster.find import local_path, run_root
 from orchestrator.spec import load_spec
 from orchestrator.training.spec import PpoSpec, SftSpec, TrainingSpec
 from orchestrator.training.supervision.run import HUB_NAME
@@ -37,7 +37,7 @@ class Need:
 
     @property
     def is_local(self) -> bool:
-        path = Path(find_path(self.name)).expanduser()
+        path = local_path(self.name)
         is_file = self.kind == "data" and path.suffix.lower() in FORMATS
         return path.exists() or is_file or not HUB_NAME.fullmatch(self.name)
 

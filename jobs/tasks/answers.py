@@ -12,7 +12,7 @@ from jobs.tasks.characters import half_width, visible
 from jobs.tasks.confidence import LARGEST_CONFIDENCE, percent
 from jobs.tasks.equivalence import LONGEST_ANSWER, equivalent
 from jobs.tasks.notation import normalise
-from jobs.tasks.numbers import bare_number, quantity
+from jobs.tasks.numbers import NUMBERS_NAME, introduced_number, quantity
 from orchestrator.asking.thoughts import split_thought
 
 __all__ = [
@@ -28,37 +28,47 @@ __all__ = [
 
 _ANSWER = (
     r"(?:(?:the|my|your)[ \t]+)?(?:(?:exact|final|correct|short)[ \t]+){0,2}answer|ans"
-    r"|(?:最終的?な?|正しい)?(?:回答|解答|答え|答)|正解|正答|答案|最终答案|정답"
+    r"|(?:最終的?な?|正しい)?(?:回答|解答|答え|答)|正解|正答|答案|最终答案|(?:최종[ \t]*)?(?:정답|답변?)"
 )
 _CONFIDENCE = r"confidence(?:[ \t]+(?:score|level|rating|estimate))?|自信度?|(?:確信|信頼)(?:度|レベル)?"
 _OTHER = r"explanation|rationale|reasoning|説明|理由"
 _ASIDE = r"(?:[ \t]*[*_]*[ \t]*[(（][^()（）\n]{1,40}[)）])?(?:[ \t]+is(?=[ \t]*[*_]*[:：]))?"  # "Answer (final):"
 _COLON = r"[ \t*_`]*[:：][ \t]*(?:\*{1,2}(?=[ \t])|\*\*|__)?[ \t]*"
+_ASSIGNS = r"(?:[ \t]+(?:[-–—]|->|=>)[ \t]+|[ \t]*(?:→|=(?!>))[ \t]*)"
 _START = r"^[ \t>*_`#・-]*"
 _LABEL_LINE = re.compile(
-    rf"{_START}(?:(?:{_ANSWER}){_ASIDE}(?:{_COLON}|[*_]*(?:[ \t]+[-–—][ \t]+|[ \t]*=[ \t]*))"
-    rf"|[【\[](?:{_ANSWER})[】\]][*_]*[:：]?[ \t]*"
+    rf"{_START}(?:(?:{_ANSWER}){_ASIDE}(?:{_COLON}|[*_]*{_ASSIGNS})"
+    rf"|[「『《〈](?:{_ANSWER})[」』》〉][*_]*[:：][ \t]*|[【\[](?:{_ANSWER})[】\]][*_]*[:：]?[ \t]*"
     rf"|(?:{_ANSWER}){_ASIDE}[ \t*_`#]*(?=\n))(.*)$",  # a heading
     re.IGNORECASE | re.MULTILINE,
 )
-_LABEL_INLINE = re.compile(rf"(?<![^\W_])(?:{_ANSWER}){_ASIDE}{_COLON}(.*)$", re.IGNORECASE | re.MULTILINE)
+_LABEL_INLINE = re.compile(
+    rf"(?<![^\W_])(?<!wrong )(?<!incorrect )(?<!\bno )(?:{_ANSWER}){_ASIDE}{_COLON}(.*)$", re.IGNORECASE | re.MULTILINE
+)
 _NEXT_LABEL = re.compile(
     rf"{_START}[【\[]?(?:{_ANSWER}|{_CONFIDENCE}|{_OTHER}){_ASIDE}[】\]]?(?:{_COLON}|[ \t*_`#]*$)",
     re.IGNORECASE | re.MULTILINE,
 )
 _CONFIDENCE_LABEL = (
     rf"(?<![^\W_])(?:{_CONFIDENCE})(?:は約?)?{_ASIDE}"
-    rf"(?:[】\]\"']?{_COLON}|[】\]]|[*_]*(?:[ \t]+[-–—][ \t]+|[ \t]*=[ \t]*|[ \t]+is[ \t]+(?=\d))|[ \t*_`#]*\n)"
+    rf"(?:[】\]\"']?{_COLON}|[】\]]|(?<=[は約])(?=\d)"
+    r"|[*_]*(?:[ \t]+[-–—][ \t]+|[ \t]*=[ \t]*|[ \t]+is[ \t]+(?=\d))|[ \t*_`#]*\n)"
 )
 _CONFIDENCE_INLINE = re.compile(rf"(?<![*_`【\[(])[*_`【\[(]*{_CONFIDENCE_LABEL}", re.IGNORECASE)
 _CONFIDENCE_VALUE = re.compile(rf"{_CONFIDENCE_LABEL}\s*([^\n]*)", re.IGNORECASE)
 _HASHES = re.compile(r"(?<!#)####(?!#)(?:[ \t]*+\n)?([^#\n]*\d[^#\n]*)")  # also within a line: **#### 72**
 _HASHES_VALUE = re.compile(
-    r"(?:[^\w\n]|\\\w+\{|[a-z]{1,3}\$|(?:[a-z]{3}|Rs\.?)[ \t]?(?=\d)){0,12}\d", re.IGNORECASE
+    r"(?:[^\w\n]|_|\\\w+\{|[a-z]{1,3}\$|(?:[a-z]{3}|Rs\.?)[ \t]?(?=\d)){0,12}\d", re.IGNORECASE
 )  # a heading has no number there
-_TAG = re.compile(r"<(/?)(?:final_?)?answer>", re.IGNORECASE)
+_NAMED_VALUE = re.compile(rf"\W*(?:[^\W\d_] ?=|{NUMBERS_NAME})\W*\d", re.IGNORECASE)
+_TAG = re.compile(r"<(/?)(?:(?:final_?)?answer|ans)>", re.IGNORECASE)
+_OPEN_TAG = re.compile(r"^[ \t]*<(?:(?:final_?)?answer|ans)>\s*+([^\n<>]++)\Z", re.IGNORECASE | re.MULTILINE)
 _KEY = re.compile(
     r'"(?:(?:exact|final|correct|extracted)[ _]?)*(?:answer|回答|解答|答え)"\s*:\s*(?=["\[\d-]|true|false)',
+    re.IGNORECASE,
+)
+_PYTHON_KEY = re.compile(
+    r"'(?:(?:exact|final|correct|extracted)[ _]?)*answer'\s*:\s*(?:'([^'\\\n]+)'|\"([^\"\\\n]+)\"|([-\d.]+))\s*[,}]",
     re.IGNORECASE,
 )
 _SENTENCE = re.compile(
@@ -69,7 +79,8 @@ _SENTENCE = re.compile(
 _SENTENCE_END = re.compile(r"(?:です|である|だ|になります|となります)?(?:。|\Z)|[.!?](?=\s|\Z)")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:(?P<open>\{)|(?<=\s)(?P<bare>[^\s{}\\$])|(?P<digit>\d))")
 _END_OF_TURN = re.compile(
-    r"(?:<[|｜][\w▁]{1,40}[|｜]>|</?(?:s|eos|bos|pad|end_of_turn|start_of_turn)>|\[/?INST\]|\[EOS\])\s*", re.IGNORECASE
+    r"(?:<[|｜][\w▁]{1,40}[|｜]>|</?(?:s|eos|bos|pad|end_of_turn|start_of_turn|end_of_utterance|turn\|)>|\[/?INST\]|\[EOS\])\s*",
+    re.IGNORECASE,
 )
 
 
@@ -122,6 +133,8 @@ def _labelled(text: str) -> str | None:
     """Behind the last label at the start of a line, or in the last tag; "" where nothing stands there."""
     label = _last(_LABEL_LINE, text)
     tag = _last_tag(text)
+    if opened := _OPEN_TAG.search(text):  # the closing one was what the server stopped at
+        tag = opened.span(1)
     if tag and (not label or tag[1] > label.start()):
         return _stated(text[slice(*tag)].strip())
     return _stated(_after_label(text, label)) if label else None
@@ -155,7 +168,8 @@ def _stated(text: str) -> str:
 def _in_json(text: str) -> str | None:
     key = _last(_KEY, text)
     if not key:
-        return None
+        python = _last(_PYTHON_KEY, text)
+        return next(filter(None, python.groups())).strip() if python else None
     try:
         value: Any = json.JSONDecoder(strict=False, parse_int=str, parse_float=str).raw_decode(text, key.end())[0]
     except (ValueError, RecursionError):
@@ -186,14 +200,17 @@ def _after_hashes(text: str) -> str | None:
     if stated is None:
         return None
     alone = quantity(normalise(stated))
-    return stated if alone and not alone.unit else bare_number(stated) or stated
+    return stated if alone and not alone.unit else introduced_number(stated) or stated
 
 
 def _behind_hashes(text: str) -> str | None:
-    found = [line.strip() for line in _HASHES.findall(text) if _HASHES_VALUE.match(line.strip())]
-    if not found:
-        return None
-    return _boxed(found[-1]) or found[-1]
+    found = None
+    for mark in _HASHES.finditer(text):
+        line = mark[1].strip()
+        last = not text[mark.end() :].strip(" \n*_`")  # else "#### Case x = 2" is a heading
+        if _HASHES_VALUE.match(line) or (last and _NAMED_VALUE.match(line)):
+            found = line
+    return found and (_boxed(found) or found)
 
 
 def _after_label(text: str, label: re.Match[str]) -> str:
@@ -201,6 +218,8 @@ def _after_label(text: str, label: re.Match[str]) -> str:
     below it, up to the next label."""
     line, *confidence = _CONFIDENCE_INLINE.split(label[1] or "", maxsplit=1)
     line = line.rstrip(" \t|,;(") if confidence else line.strip()
+    if text[: label.start()].endswith(("(", "（")) and line.endswith((")", "）")):  # (Answer: 42)
+        line = line[:-1]
     if line.strip("*_` \t"):
         return _without_bold_end(_whole_brackets(line, text[label.end() : label.end() + LONGEST_ANSWER]))
     below = text[label.end() : label.end() + LONGEST_ANSWER].lstrip()

@@ -38,11 +38,13 @@ def visible(text: str) -> str:
 
 
 def half_width(text: str) -> str:
-    """Ａ and ７ as A and 7; everything else, and the length, as it was."""
+    """Ａ, ７ and ＃ as A, 7 and #; everything else, and the length, as it was."""
     return text.translate(_WIDE)
 
 
-_WIDE = {code: code - 0xFEE0 for code in (*range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))}
+_WIDE = {
+    code: code - 0xFEE0 for code in (0xFF03, *range(0xFF10, 0xFF1A), *range(0xFF21, 0xFF3B), *range(0xFF41, 0xFF5B))
+}
 
 
 def plain(text: str) -> str:

@@ -39,11 +39,12 @@ _DISAGREES = re.compile(
 _SEPARATOR = re.compile(r" ?[.):,;。]\)?|\)| [-=→](?= )| (?=[(\[{<「『【])|(?=[(\[{<「『【])|" + rf" (?=[{_CJK}])")
 _SPOKEN_OF = re.compile(
     r"(?<![\w'.-])(?:[A-Z][.:]|[A-Za-z]\))(?![^\W_])"  # another `C.` or `c)`
-    r"|(?:\b(?:is|are|be|answer|option|options|choice|choose|pick|select|letter|or|and|to|not|but|"
+    r"|(?:\b(?i:is|are|be|answer|options?|choices?|choose|pick|select|letter|or|and|to|not|but|"
     r"than|vs|versus|maybe|perhaps|possibly|instead|rather|alternatively|also)\b|"
     r"[,;/&|+→=]|[はがと、])[ ]?(?<![\w'])[A-Z](?![\w'])"
     r"|(?<![\w'.-])[A-Z] (?:is|are|was|would|has|seems|looks|and|or)\b"
 )
+_OPTION = re.compile(r"(?:\b(?i:option|choice|answer|letter)[ :]*|選択肢|記号)[(（]?[A-Z](?![\w'])")
 _NEW_LINE = re.compile(r"(?<=[\w)\].])[ \t]*\n\s*(?=[\w(])")
 _ALL = re.compile(r"\s*(?:[,;/&+]|\band\b|と|および|及び|\s)\s*")
 _LETTERS, _DIGITS, _KANA = "[A-Za-z]", r"\d{1,2}", "[ァ-ヶぁ-ゖ]"
@@ -131,7 +132,7 @@ def _is_another(after: str, separator: str, label: str) -> bool:
 
 def _speaks_of_another(text: str, label: str) -> bool:
     bracketed = re.search(rf"(?<![^\W_]){_LEFT} ?{label} ?{_RIGHT}", text)
-    return bool(bracketed or _SPOKEN_OF.search(re.sub(r"\([^()]*\)", " ", text)))
+    return bool(bracketed or _OPTION.search(text) or _SPOKEN_OF.search(re.sub(r"\([^()]*\)", " ", text)))
 
 
 def _several(text: str, label: str) -> frozenset[str] | None:

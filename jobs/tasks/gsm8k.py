@@ -11,7 +11,8 @@ from fractions import Fraction
 from typing import Any
 
 from jobs.tasks import answers
-from jobs.tasks.numbers import bare_number, number
+from jobs.tasks.characters import half_width
+from jobs.tasks.numbers import bare_number, introduced_number, number
 
 NAME = "openai/gsm8k"
 MARK = "####"
@@ -83,12 +84,12 @@ def same(response: str, gold: str) -> bool:
 
     For the exam, whose references may be amounts or lengths as well: `#### 18` is €18, `#### 5 km` is 5 km.
     """
-    stated = answers.behind_hashes(response) if MARK in response else None
+    stated = answers.behind_hashes(response) if MARK in half_width(response) else None
     if stated is None:
         return False
     amount = gold_of(gold)
     return answers.equivalent(stated, gold, "exactMatch") or (
-        amount is not None and answers.equivalent(bare_number(stated) or stated, amount, "exactMatch")
+        amount is not None and answers.equivalent(introduced_number(stated) or stated, amount, "exactMatch")
     )
 
 

@@ -6,6 +6,7 @@ Row schema, labels and judge schema are those of `cais/hle` and its official cod
 import difflib
 import hashlib
 import math
+import os
 import re
 import sys
 from collections import Counter
@@ -165,7 +166,8 @@ def load_prompt(name_or_path: str | Path) -> tuple[str, str]:
     Raises ValueError when it does not exist, is empty or is not UTF-8 text.
     """
     shipped = PROMPTS / Path(name_or_path).name
-    path = shipped if str(name_or_path) == shipped.name and shipped.is_file() else Path(name_or_path).expanduser()
+    given = Path(os.path.expanduser(name_or_path))  # noqa: PTH111 - which leaves a user that there is not as it is
+    path = shipped if str(name_or_path) == shipped.name and shipped.is_file() else given
     try:
         text = path.read_text(encoding="utf-8").strip()
     except UnicodeDecodeError:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 # What tools write into a text column where there is no picture.
-NOTHING = ("", "nan", "none", "null", "<na>", "n/a", "[]", "{}")
+NOTHING = ("", "nan", "none", "null", "undefined", "false", "-", "<na>", "n/a", "[]", "{}")
 SIGNATURES = {
     b"\x89PNG\r\n\x1a\n": "png",
     b"\xff\xd8\xff": "jpeg",
@@ -27,14 +27,18 @@ def as_uri(value: Any) -> str:
     """
     if isinstance(value, list | tuple) and len(value) == 1:
         value = value[0]
-    if value is None or value == [] or value == {} or value != value:  # not-a-number differs from itself
+    if (
+        value is None or value is False or value == [] or value == {} or value != value
+    ):  # not-a-number differs from itself
         return ""
     if isinstance(value, str):
         return _of_text(value.strip())
     if isinstance(value, Mapping) and value.keys() <= {"bytes", "path"}:
         return _of_struct(value)
-    if isinstance(value, bytes):
-        return _of_bytes(value, "bytes")
+    if isinstance(value, Mapping) and value.keys() == {"url"}:  # as a chat request has it
+        return as_uri(value["url"])
+    if isinstance(value, bytes | bytearray):
+        return _of_bytes(bytes(value), "bytes")
     if hasattr(value, "save"):  # a picture that the hub's client has decoded
         file = io.BytesIO()
         value.save(file, "PNG")

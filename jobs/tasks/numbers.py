@@ -34,6 +34,15 @@ _THINGS = re.compile(  # a number, and maybe what is counted: 72 apples, 72km, 7
 )
 _CODE = re.compile(r"(?:[A-Z]{3} ?|[A-Z]{1,2}(?=\$)|Rs\.? ?)(?=[$\d.])")  # EUR 72, HK$72
 _LONGEST_THINGS = 200  # characters
+# What may introduce a number: "x =", "Total cost:", "about"; and a sum that comes to it: "8 * 9 =".
+NUMBERS_NAME = (
+    r"(?:(?!(?:not|never|half|twice|double|step|case|part|minus|negative)\b)[^\W\d_]{3,}"
+    r"(?: (?!(?:times|plus|minus|not)\b)[^\W\d_]{3,}){0,2} ?="
+    r"|(?:the )?(?:(?:final|correct|total|numeric(?:al)?) )?(?:answer|total|result|sum)(?: is)? ?[:：]?"
+    r"|(?:答え|合計|答|計)(?:は|[:：=])|about|approximately|approx\.?|around|roughly|約|およそ|[~≈])"
+)
+_INTRODUCED = re.compile(rf"[*_` ]*(?:{NUMBERS_NAME}|(?=[\d$(])[\d$.,() ]+(?:[-+*/×÷][\d$.,() ]+)+=) ?", re.IGNORECASE)
+_CALCULATED = re.compile(r"<<[^<>]*>>")  # GSM8K's own notes
 _ALIKE = {"$": "", "US$": "", "USD": "", "usd": "", "dollars": "", "dollar": ""}
 
 
@@ -76,6 +85,13 @@ def bare_number(text: str) -> str | None:
     if not found or number(bare := _CODE.sub("", _stripped(found["number"]), count=1)) is None:
         return None
     return re.sub(f"[{_SIGNS}]", "", written(bare))
+
+
+def introduced_number(text: str) -> str | None:
+    """As `bare_number`, also behind what the number is called or comes of: `x = 72`, `8 * 9 = 72`, `about 72`."""
+    text = _CALCULATED.sub("", text[: _LONGEST_THINGS + 1])
+    lead = _INTRODUCED.match(text)
+    return bare_number(text[lead.end() :] if lead else text)
 
 
 def _stripped(text: str) -> str:

@@ -6,11 +6,12 @@ from typing import Any, Literal
 
 YesNo = Literal["yes", "no"]
 
-LABEL = r"(?:is[_ ]?correct|correctness|correct|(?:(?:final|overall)[_ ])?(?:verdict|judge?ment)"
-LABEL += r"|正誤|正否|(?:最終)?判定(?:結果)?)"
+LABEL = r"(?:is[_ ]?correct|is (?:it|(?:the )?(?:answer|response)) correct|correctness|correct"
+LABEL += r"|(?:(?:final|overall)[_ ])?(?:verdict|judge?ment)|(?:正誤|正否)(?:判定)?|(?:最終)?判定(?:結果)?)"
 
-_YES = r"yes|true|correct|はい|正解|正答|正しい|正|一致|○|◯"
-_NO = r"no|false|incorrect|wrong|いいえ|不正解|不正確|誤答|誤り|誤|間違い|正しくない|正しくありません|不一致|×|✕"
+_YES = r"yes|yep|yeah|true|correct|right|はい|正解|正答|正しい|正確|正|一致|合っている|合っています|○|◯"
+_NO = r"no|nope|false|incorrect|wrong|not (?:correct|right|equivalent)|いいえ|不正解|不正確|正確ではない|誤答|誤り|誤"
+_NO += r"|間違い|間違っている|間違っています|正しくない|正しくありません|不一致|一致しない|一致しません|×|✕"
 _LATIN_END = r"(?![a-z0-9_])"
 _VERDICT = re.compile(
     rf"(?:(?P<yes>(?:{_YES}|y))|(?P<no>(?:{_NO}|n)))(?:です|でした|である|だ|する|します)?(?=\W|$)(?P<rest>.*)",
@@ -19,8 +20,8 @@ _VERDICT = re.compile(
 _DRESS = " \t\r\n\"'`*_.,;!。、！|[](){}<>“”‘’「」『』✅❌✓✔✗✘\ufe0f"
 # An aside after the word: "yes, they match", "no - off by one", "yes (5 = 5)", "yes because …".
 _ASIDE = re.compile(r"[\"'*_`)\]]*\s*[-–—,.;:!(。、!\n]|\s+(?:because|since|as)\b|\s+#|(?<=yes)\s+(?=[a-z])")
-_TAKES_YES_BACK = re.compile(
-    r"\b(?:no|not|never|incorrect|wrong|false|otherwise|if|or|but|however|though|except|partial\w*)\b"
+TAKES_YES_BACK = re.compile(
+    r"\b(?:no|not|never|hardly|incorrect|wrong|false|otherwise|if|unless|or|but|however|though|except|partial\w*)\b"
     r"|n't\b|n’t\b|いいえ|不正|誤|間違|ない|ません|だが|ただし|しかし"
 )
 _TAKES_NO_BACK = re.compile(r"\byes\b|\botherwise\b|はい|正解(?!と)")
@@ -32,17 +33,23 @@ def yes_or_no(value: Any) -> YesNo | None:
         return "yes" if value else "no"
     if not isinstance(value, str):
         return None
-    word = unicodedata.normalize("NFKC", value[:2000]).casefold().strip(_DRESS)
+    word = unicodedata.normalize("NFKC", value[:2000]).casefold().strip(_DRESS) or _mark(value)
     found = _VERDICT.fullmatch(word)
     if not found:
         return None
     rest, says = _NEVER_MIND.sub("", found["rest"]), "yes" if found["yes"] else "no"
     if rest.strip(_DRESS) and (
         not _ASIDE.match(word, found.start("rest"))
-        or (_TAKES_YES_BACK if says == "yes" else _TAKES_NO_BACK).search(rest)
+        or (TAKES_YES_BACK if says == "yes" else _TAKES_NO_BACK).search(rest)
     ):
         return None
     return "yes" if says == "yes" else "no"
+
+
+def _mark(value: str) -> str:
+    """The word for a value that is a tick or a cross and no word; "" for any other."""
+    signs = value[:2000].strip(" \t\r\n\"'`*_.\ufe0f")
+    return "yes" if signs in tuple("✅✓✔") else "no" if signs in tuple("❌✗✘") else ""
 
 
 _EITHER = r"[\"'”’*\s]{0,3}(?:/|\||,|\bor\b|または|もしくは|か)[\"'“‘*\s]{0,3}"
@@ -67,7 +74,7 @@ def is_template(value: Any) -> bool:
 _CHOICE = r"['\"’”]?\s*(?:/|\||or\b|when\b|if\b)"  # what the prompt, echoed, says of the label
 _MENTION = re.compile(
     rf"(?<![A-Za-z]){LABEL}[\\\"'`”’*_\]】?]*+(?:\s*(?:[:：=|>]|->|=>|→|⇒)|\s+(?:is|was|must be|should be)\s|(?<=\?)\s)"
-    rf"[\\\"'`“‘*_\[({{<\s]*+(?:(?P<yes>(?:{_YES}|y){_LATIN_END}(?!{_CHOICE}))|(?P<no>(?:{_NO}|n){_LATIN_END}))"
+    rf"[\\\"'`“‘*_\[({{<\s]*+(?:(?P<no>(?:{_NO}|n){_LATIN_END})|(?P<yes>(?:{_YES}|y){_LATIN_END}(?!{_CHOICE})))"
     r"|^[^\w\n]{0,20}(?:(?P<yes_alone>yes|正解|はい)|(?P<no_alone>no|incorrect|wrong|不正解|いいえ))"
     r"[^\w\n]{0,20}(?:$|(?<=[.,!。、])\s)"
     r"|^(?!.*(?:extracted|\|[ \t*_`]*yes\b)).*?\|[ \t*_`]*(?P<no_cell>no)[ \t*_`]*(?=\||$)",  # of a broken table

@@ -26,6 +26,7 @@ from jobs.tasks.verdict_words import LABEL, denies, is_announced, is_quoted, is_
 YesNo = Literal["yes", "no"]
 FIELDS = ("extracted_final_answer", "reasoning", "confidence", "strict")
 NOT_THE_JUDGES = ("response", "answer", "question", "model_answer")  # keys whose objects are quoted
+NOTHING = ("", "none", "null", "なし")  # of an extracted answer
 TEXTS = ("arguments", "parameters", "input")  # keys of calls whose values may be JSON in a text
 _INVISIBLE = " \t\r\n\ufeff\u200b\u200e\u200f\u2060\xad"  # marks that editors and tokenizers leave
 MAX_DEPTH = 6  # of objects around a verdict: {"tool_calls": [{"function": {"arguments": …}}]}
@@ -142,7 +143,7 @@ def _settle(statements: list[_Statement]) -> Verdict | None:
     says: YesNo = "yes" if definite[0].says == "yes" else "no"
     return Verdict(
         says,
-        None if extracted.strip(" \t\n'\"*_`.").lower() in ("", "none") else extracted,
+        None if extracted.strip(" \t\n'\"*_`.").lower() in NOTHING else extracted,
         _plain(reasoning) if isinstance(reasoning, str) else "",
         answers.percent(_only(values.get("confidence"))),
     )

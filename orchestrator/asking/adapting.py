@@ -27,18 +27,22 @@ _OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "
 _BUDGET = re.compile(r"max_?(new|output|completion)?_?tokens|(output|completion) tokens", re.I)
 _CONTEXT = re.compile(
     r"context.{0,20}(length|window|size|exceed)"
-    r"|(input|prompt)\S{0,3}( tokens?\S?| length)? ?(\+|plus|and).{0,20}(max_|output|completion|new)",
+    r"|(input|prompt)\S{0,3}( tokens?\S?| length)? ?(\+|plus|and).{0,20}(max_|output|completion|new)"
+    r"|(max_\w*|output|completion|new)( tokens?)?[`'\"]? ?(\+|plus|and).{0,12}(input|prompt)",
     re.I | re.S,
 )
 _TOO_LARGE = re.compile(
     r"range|at most|maximum|exceed|too (large|big|high|many|long)|greater|larger|higher|less than|smaller|<|>|≤|up to"
-    r"|limit",
+    r"|limit|between|范围|最大|上限|以内|超过|以下|範囲",
     re.I,
 )
 _REFUSED = re.compile(
-    r"unsupported|(not|n't|no) (\w+ )?support|unknown|unrecogni[sz]ed|unexpected|only the default|deprecated|no longer"
+    r"unsupported|unavailable|unpermitted|(not|n't|no) (\w+ )?(support|accept)|unknown|unrecogni[sz]ed"
+    r"|unexpected|only the default|deprecated|no longer"
     r"|not (\w+ )?(permitted|allowed|available|enabled|implemented|accepted|recogni[sz]ed|defined|a valid|compatible)"
     r"|extra (input|field|key|param)|additional propert|invalid (param|arg|field|name|key|option)|incompatible"
+    r"|only (\w+ )?(supports?|accepts?|allows?)|(supports?|accepts?) only|only ['\"]?[\d.]+['\"]? (is|are)"
+    r"|fixed (at|to)|must be one of|invalid (value|temperature|top_p)(?!.{0,12}max_)|(is|are|or) invalid"
     r"|cannot (find|be|both)|can't be|no such|(positive|greater than 0|> ?0|in \(0)(?![.\d]*[1-9])"
     r"|不支持|非法|无效|未知|サポートされて|対応して|未対応",
     re.I,
@@ -49,7 +53,8 @@ _SYSTEM = re.compile(
     re.I | re.S,
 )
 _ROLES = re.compile(
-    r"roles? must alternate|only .{0,12}user.{0,20}(assistant|model).{0,40}(role|support|allow)"
+    r"roles? must alternate|roles? other than .{0,12}user"
+    r"|only .{0,12}user.{0,20}(assistant|model).{0,40}(role|support|allow)"
     r"|first message.{0,40}user|(should|must) be .{0,20}user.{0,20}(assistant|model)",
     re.I | re.S,
 )

@@ -35,15 +35,26 @@ Ending = Literal["done", "loop", "truncated", "filtered", "broken"]
 # What finish reasons say, in the words of OpenAI, Anthropic, Gemini, Mistral, DeepSeek, Zhipu, sglang and TGI.
 _WORDS: tuple[tuple[Ending, str], ...] = (
     ("loop", r"repetition"),
-    ("truncated", r"length|max_?(\w+_)?tokens?|tokens?_limit|context_?window|truncat|incomplete|cut_?off"),
-    ("filtered", r"filter|safety|recitation|prohibited|block|spii|sensitive|guardrail|moderat|refus|flagged|violat"),
-    ("broken", r"error|abort|cancel|time_?d?_?out|dead|insufficient|unavailable|interrupt|overload|fail|connect"),
+    (
+        "truncated",
+        r"length|max_?(\w+_)?tokens?|(tokens?|output|error)_?limit|context_?window|truncat|incomplete|cut_?off",
+    ),
+    (
+        "filtered",
+        r"filter|safety|toxic|^language$|recitation|prohibited|block|spii|sensitive|guardrail|moderat|refus|flagged|violat",
+    ),
+    (
+        "broken",
+        r"error|abort|cancel|time_?d?_?(out|limit)|dead|insufficient|unavailable|interrupt|overload|fail|connect",
+    ),
     ("broken", r"network|killed|preempt|shut_?down|crash|exception|lost|expired|evict"),
 )
 _ENDINGS = tuple((ending, re.compile(words)) for ending, words in _WORDS)
 _FINISH_KEYS = ("finish_reason", "finishReason", "finish_details", "stop_reason", "done_reason")
-_PROMPT_KEYS = ("prompt_tokens", "input_tokens")
-_COMPLETION_KEYS = ("completion_tokens", "output_tokens")
+# Of OpenAI, Anthropic, Gemini and Ollama; compared without case and underscores.
+_PROMPT_KEYS = ("prompttokens", "inputtokens", "prompttokencount", "promptevalcount")
+_COMPLETION_KEYS = ("completiontokens", "outputtokens", "candidatestokencount", "evalcount")
+_WRAPPERS = ("result", "response", "data")
 _PART_KEYS = ("text", "content", "thinking", "reasoning", "summary", "value", "refusal")
 _THOUGHT_PART = re.compile("think|thought|reason", re.I)  # in a part's type
 
@@ -75,6 +86,7 @@ def read_reply(content: bytes) -> Reply | Fault | Refusal:
     try:
         body = read_body(content)
         if isinstance(body, dict):
+            body = _completion(body)
             choice = _choice(body)
             error = _error(body) or (choice and _error(choice))
             if choice and not error:
@@ -85,6 +97,17 @@ def read_reply(content: bytes) -> Reply | Fault | Refusal:
     except (ValueError, RecursionError, TypeError):
         pass  # no JSON, brackets without end, or shapes that hold no message
     return Fault("5xx", f"200 without a chat completion: {read_message(content)}")
+
+
+def _completion(body: dict[str, Any]) -> dict[str, Any]:
+    """The completion that a gateway has wrapped, or that Ollama tells as one message; else the body as it is."""
+    if "choices" in body or _error(body):
+        return body
+    inner: dict[str, Any] = next((body[key] for key in _WRAPPERS if isinstance(body.get(key), dict)), {})
+    message = body.get("message")
+    if isinstance(message, dict) and "content" in message:
+        return body | {"choices": [body]}
+    return inner if "choices" in inner else body
 
 
 def _choice(body: dict[str, Any]) -> dict[str, Any] | None:
@@ -98,9 +121,9 @@ def _choice(body: dict[str, Any]) -> dict[str, Any] | None:
 def _error(holder: dict[str, Any]) -> Any:
     """The error that stands in a body or a choice; None for the forms that say that there is none."""
     error = holder.get("error")
-    if isinstance(error, dict) and (not any(error.values()) or error.get("code") in (200, "200")):
+    if isinstance(error, dict) and (not any(error.values()) or error.get("code") in (0, "0", 200, "200")):
         return None
-    return error or (holder if holder.get("object") == "error" else None)
+    return holder if error is True else error or (holder if holder.get("object") == "error" else None)
 
 
 def _read_choice(body: dict[str, Any], choice: dict[str, Any]) -> Reply | Fault:
@@ -123,7 +146,7 @@ def _read_choice(body: dict[str, Any], choice: dict[str, Any]) -> Reply | Fault:
 
 def _read_message(choice: dict[str, Any]) -> _Said:
     """The texts of a choice. Raises ValueError where it has no message."""
-    message = choice.get("message", choice.get("delta"))
+    message = choice.get("message", choice.get("delta", choice.get("messages")))
     if isinstance(message, list) and len(message) == 1:
         message = message[0]
     if isinstance(message, str):
@@ -153,6 +176,8 @@ def _refusal_text(value: Any) -> str | None:
 
 def _take_apart(content: Any) -> tuple[str | None, str | None, str | None]:
     """Answer, thought and refusal of a content that is no text: parts, or a value that is the answer itself."""
+    if isinstance(content, dict) and len(content) == 1:  # Gemini's {"parts": […]}
+        content = content.get("parts", content.get("content", content))
     parts = content if isinstance(content, list) else [content]
     if parts and not any(_is_part(part) for part in parts):
         return json_text(content), None, None
@@ -233,9 +258,10 @@ def _judge(said: _Said, finish: str | None, ending: Ending) -> tuple[Status, Rea
 def _usage(usage: Any) -> Usage | None:
     if not isinstance(usage, dict):
         return None
+    usage = {name.replace("_", "").lower(): value for name, value in reversed(usage.items())}  # the first of a name
     prompt, completion = _count(usage, _PROMPT_KEYS), _count(usage, _COMPLETION_KEYS)
     if prompt is None or completion is None:
-        total = _count(usage, ("total_tokens",))
+        total = _count(usage, ("totaltokens", "totaltokencount"))
         known = prompt if completion is None else completion
         if total is None or known is None or known > total:
             return None
@@ -247,8 +273,8 @@ def _count(usage: dict[str, Any], keys: tuple[str, ...]) -> int | None:
     """The first of `keys` that is a number of tokens: an integer from 0 on, also as 10.0 or "10"."""
     for key in keys:
         value = usage.get(key)
-        if isinstance(value, str) and value.isascii() and value.strip().isdigit() and len(value) < 20:
-            value = int(value)
+        if isinstance(value, str) and len(value) < 20 and re.fullmatch(r"[ \t]*[0-9]+(?:\.0+)?[ \t]*", value):
+            value = int(float(value)) if "." in value else int(value)
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         if type(value) is int and 0 <= value < COUNT_LIMIT:

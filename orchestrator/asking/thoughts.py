@@ -11,15 +11,16 @@ from dataclasses import dataclass
 
 # Most models write tags; Mistral, Kimi, Cohere, Apertus, OpenThoughts, Gemma and Granite have marks of their own.
 _NAME = (
-    r"(?:(?:[a-z]{1,20}[:_-]|ant)?(?:think(?:ing)?|thoughts?|thought_?process|reasoning|scratchpad|inner_?monologue)"
+    r"(?:(?:[a-z]{1,20}[:_-]|ant|deep_?|chain_of_)?(?:think(?:ing)?(?:_?process)?|thoughts?|thought_?process|reasoning"
+    r"|reason|scratchpad|(?:inner|internal)_?monologue)"
     r"|reflection|analysis)"
 )
 _MARK = re.compile(
     rf"(?:<|＜|&lt;) ?(?P<slash>/ ?)?(?P<tag>{_NAME})(?: [^<>\n]{{0,80}})? ?(?:>|＞|&gt;)"
     r"|\[(?P<mistral>/?)THINK\]"
     r"|◁(?P<kimi>/?)think▷"
-    r"|(?P<open><\|(?:begin_of_thought|start_thinking|inner_prefix|thinking|think)\|>|<\|channel>thought\b)"
-    r"|(?P<close><\|(?:end_of_thought|end_thinking|inner_suffix|/thinking|/think)\|>|<channel\|>)"
+    r"|(?P<open><\|(?:begin_of_(?:thought|thinking)|start_thinking|thought|inner_prefix|thinking|think)\|>|<\|channel>thought\b)"
+    r"|(?P<close><\|(?:end_of_(?:thought|thinking)|end_thinking|/thought|inner_suffix|/thinking|/think)\|>|<channel\|>)"
     r"|here(?:'s|’s| is) my (?P<granite>thought process|response):",
     re.IGNORECASE,
 )

@@ -9,6 +9,7 @@ from typing import IO, Any, AnyStr
 
 from orchestrator import secrets
 from orchestrator.errors import SpecError
+from orchestrator.files import expanded
 
 Row = dict[str, Any]
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
@@ -62,12 +63,9 @@ def identify(dataset: str, split: str) -> dict[str, Any]:
 
 
 def _path(dataset: str) -> Path:
-    if "\0" in dataset:
+    if "\0" in dataset or not dataset.strip():
         raise SpecError(f"{dataset!r} is no name of a data set")
-    try:
-        return Path(dataset).expanduser()
-    except RuntimeError as error:  # ~somebody
-        raise SpecError(f"there is no data set {dataset}: {error}") from None
+    return expanded(dataset)
 
 
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}

@@ -41,7 +41,9 @@ HOMES: dict[Provider, tuple[str | None, str | None]] = {
 
 # What people copy behind an API's address: the page that they asked by hand. Azure's own address ends in a plain
 # /models, so that alone is no page.
-_PAGE = re.compile(r"/(chat/completions|completions|responses|embeddings)/*$|(?<=/v1)/(models(/[^/]+)?|chat)/*$")
+_PAGE = re.compile(
+    r"/(chat/completions|completions|responses|messages|embeddings)/*$|(?<=/v1)/(models(/[^/]+)?|chat)/*$"
+)
 
 
 def api_address(url: str) -> str:

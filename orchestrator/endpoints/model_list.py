@@ -9,8 +9,10 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
-_LISTS = ("data", "models")  # where the list is: OpenAI and nearly all others; Gemini, Ollama and Cohere of their own
-_NAMES = ("id", "name", "model")  # what an entry calls itself
+# Where the list is: OpenAI and nearly all others; Gemini, Ollama and Cohere; gateways of their own.
+_LISTS = ("data", "models", "result", "items", "model_list")
+_NAMES = ("id", "name", "model", "model_name")  # what an entry calls itself
+_MOST_WRAPPERS = 3  # objects around a list
 _PREFIX = "models/"  # Gemini's, which it takes and leaves out as one likes
 
 
@@ -25,9 +27,12 @@ def read_ids(content: bytes) -> tuple[str, ...] | None:
         body = json.loads(content)
     except RecursionError:
         raise ValueError("brackets in brackets without an end") from None
-    if isinstance(body, dict):
-        body = next((body[key] for key in _LISTS if key in body), None)
-        body = [] if body is None else body  # Ollama without models: null
+    for depth in range(_MOST_WRAPPERS):
+        if isinstance(body, dict):
+            key = next((key for key in _LISTS if key in body), None)
+            if key is None or body[key] is None:  # Ollama without models: null
+                return () if key or not depth else None
+            body = body[key]
     if not isinstance(body, list):
         return None
     return tuple(name for name in map(_name, body) if name)

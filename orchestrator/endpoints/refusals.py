@@ -15,7 +15,7 @@ DETAIL_LIMIT = 1000  # characters of a server's message that a record keeps
 _MOST_PARTS = 60  # values that are looked at in one error; a proxy of a proxy needs 6
 _MESSAGE_KEYS: tuple[str, ...] = ("error", "message", "detail", "msg", "error_msg", "error_message")
 _MESSAGE_KEYS += ("errorMessage", "errors", "base_resp", "status_msg", "title", "description")
-_STATUS_KEYS = ("code", "status", "status_code", "statusCode", "http_status", "http_code")
+_STATUS_KEYS = ("code", "status", "status_code", "statusCode", "http_status", "http_code", "error_code", "errorCode")
 _NAME_KEYS = ("code", "type", "status", "reason")
 _PAGE = re.compile(rb"\s*<(!doctype|html|head|\?xml)", re.I)
 _TITLE = re.compile(r"<title[^>]*>([^<]{1,300})", re.I)
@@ -36,6 +36,7 @@ _MEANINGS = tuple(
     )
 )
 _TOLD_OTHERWISE = (402, 429)  # what a body may say against the status of its response: some send these as 400 or 500
+_FIRST_WORDS = 80  # characters, before a server comes to quote a request
 _RATE_LIMIT = re.compile(r"rate.?limit|too many requests", re.I)
 _NOT_A_WORD = re.compile(r"[\W_]+")
 
@@ -60,6 +61,8 @@ def read_refusal(status: int, content: bytes, retry_after: str | None = None) ->
     """Read the body of an error that came with `status`."""
     told = _read(content)
     meant = told.status()
+    if status in (400, 403) and _RATE_LIMIT.search(told.sentence()[:_FIRST_WORDS]):
+        meant = 429
     return Refusal(
         meant if meant in _TOLD_OTHERWISE else status,
         told.sentence() or _raw(content),
@@ -124,7 +127,9 @@ class _Told:
         self._statuses += [status for key in _STATUS_KEYS if (status := _as_status(value.get(key)))]
         if isinstance(value.get("param"), str):
             self.param = self.param or value["param"]
-        message = next((value[key] for key in _MESSAGE_KEYS if value.get(key)), None)
+        message = next(
+            (value[key] for key in _MESSAGE_KEYS if value.get(key) not in (None, "", [], {}, False, True)), None
+        )
         if message is None:
             self._sentences.append(json_text(value))
         elif isinstance(message, str) and isinstance(value.get("loc"), list):  # pydantic: where, and what

@@ -25,7 +25,7 @@ from orchestrator.pipelines.plan import (
 from orchestrator.pipelines.table import Describe, print_steps
 from orchestrator.ray_cluster.connect import held
 from orchestrator.ray_cluster.find import current, mode_of, run_root
-from orchestrator.ray_cluster.jobs_api import job_client, job_details, submit_job, wait_for_end
+from orchestrator.ray_cluster.jobs_api import LOST, job_client, job_details, submit_job, wait_for_end
 from orchestrator.records.lock import Owner, RunLock
 
 FAILED = KosenError.exit_code
@@ -122,7 +122,7 @@ class Pipeline:
         while not job_details(self.client, job_id).status.is_terminal():
             try:
                 asyncio.run(self._copy_log(step.folder / "job.log", job_id))
-            except (RuntimeError, OSError) as error:
+            except LOST as error:
                 say(f"{step.name}: lost the log of {job_id} ({error}); following it again")
             time.sleep(LOOK_SECONDS)
         return wait_for_end(self.client, job_id)

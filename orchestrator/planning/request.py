@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import SpecError
+from orchestrator.files import expanded
 from orchestrator.planning.choice import Demand, Hardware, Plan, choose
 from orchestrator.planning.gpus import GIB, Gpu
 from orchestrator.planning.shape import Shape, read_shape
@@ -51,7 +52,7 @@ def plan_layout(
     options = engine_kwargs(model, spec, gpus=1)
     read = read_config(model, "the layout", "give tensor_parallel_size, pipeline_parallel_size and replicas yourself")
     config = read.to_dict() | options.get("hf_overrides", {})
-    folder: Path | None = Path(model).expanduser()
+    folder: Path | None = expanded(model)
     if options.get("quantization") and not config.get("quantization_config"):  # vLLM quantises while it loads
         config, folder = config | {"quantization_config": {"quant_method": options["quantization"]}}, None
     shape = read_shape(config, model)

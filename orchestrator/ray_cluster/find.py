@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from orchestrator.errors import ClusterNotReady
-from orchestrator.files import RUN_MODE
+from orchestrator.files import RUN_MODE, expanded
 
 State = dict[str, Any]
 UP = ("ready", "degraded")  # phases in which a cluster takes jobs
@@ -56,6 +56,11 @@ def find_path(text: str) -> str:
     return there if _exists(there) else text
 
 
+def local_path(text: str | Path) -> Path:
+    """The same as a path, with ~ expanded. Raises SpecError for what can be no path."""
+    return expanded(find_path(str(text)))
+
+
 def _exists(path: str) -> bool:
     """False too for what can be no path, which pathlib raises of in three ways; whoever opens it says it better."""
     try:
@@ -92,7 +97,7 @@ def only_running() -> str | None:
 
 
 def clusters_dir() -> Path:
-    return Path(os.environ.get("KOSEN_HOME", "~/.kosen")).expanduser().absolute() / "clusters"
+    return expanded(os.environ.get("KOSEN_HOME", "~/.kosen")).absolute() / "clusters"
 
 
 def read_state(name: str) -> State | None:

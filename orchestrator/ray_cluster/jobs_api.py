@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from aiohttp import ClientError
 from ray.job_submission import JobDetails, JobSubmissionClient
 
 from cluster.files import REPOSITORY
@@ -20,6 +21,7 @@ T = TypeVar("T")
 TALKATIVE = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 AGENT_SECONDS = 60.0  # the job agent comes up after the dashboard; submissions before that are refused
 STOP_SECONDS = 120.0
+LOST = (RuntimeError, OSError, ClientError)  # what following a log raises when the cluster goes away
 
 
 def job_client(*, start: bool) -> JobSubmissionClient:

@@ -13,11 +13,13 @@ import typing
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from enum import Enum
+from importlib.metadata import entry_points
 from typing import Annotated, Any
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from orchestrator.errors import SpecError
+from orchestrator.serving.identity import GENERATION_KEYS
 from orchestrator.serving.spec import ServingSpec
 
 # What is given elsewhere or is nobody's to choose, and what to do instead.
@@ -27,6 +29,8 @@ _ELSEWHERE = {
     "model": "The model has its own key",
     "served_model_name": "The model has its own key",
     "distributed_executor_backend": "Ray Serve chooses it: leave it out",
+    "host": "Ray Serve chooses it: leave it out",
+    "port": "Ray Serve chooses it: leave it out",
     "hf_token": "The spec is recorded: set HF_TOKEN in the environment or in ~/.kosen/secrets.env",
     "api_key": "The endpoint has a key already: leave it out",
 }
@@ -99,6 +103,12 @@ def _wrong(name: str, value: Any, kind: Any, options: dict[str, Any]) -> str | N
         from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
 
         return _unlisted(value, QUANTIZATION_METHODS)
+    if name == "load_format" and isinstance(value, str) and not _has_foreign_plugins():
+        from vllm.model_executor.model_loader import LoadFormats
+
+        return _unlisted(value.lower(), typing.get_args(LoadFormats))
+    if name == "override_generation_config" and isinstance(value, dict):
+        return next(filter(None, map(_unread, value)), None)
     if name == "speculative_config" and isinstance(value, dict):
         from vllm.config import SpeculativeConfig
 
@@ -117,6 +127,30 @@ def _unlisted(value: Any, known: Iterable[str]) -> str | None:
     return (f"did you mean {near[0]}? " if near else "") + f"vLLM knows {', '.join(names)}"
 
 
+def _has_foreign_plugins() -> bool:
+    """Whether packages beside vLLM itself extend it as it starts, with loaders of their own for example."""
+    from vllm.plugins import DEFAULT_PLUGINS_GROUP
+
+    return any(not plugin.value.startswith("vllm.") for plugin in entry_points(group=DEFAULT_PLUGINS_GROUP))
+
+
+def _unread(key: str) -> str | None:
+    """What to say of a sampling parameter, or a name that is nearly one, which vLLM would ignore in silence.
+
+    Other names pass: models of vLLM look for some of their own there, and generation_config.json has many more.
+    """
+    if key in GENERATION_KEYS:
+        return None
+    from transformers import GenerationConfig
+    from vllm import SamplingParams
+
+    near = difflib.get_close_matches(key, GENERATION_KEYS, n=1, cutoff=0.75)
+    if hasattr(SamplingParams(), key) or (near and not hasattr(GenerationConfig(), key)):
+        hint = f"did you mean {near[0]}? " if near else ""
+        return f"{hint}vLLM ignores {key} here and reads {', '.join(GENERATION_KEYS)}"
+    return None
+
+
 def _registered(module: str, manager: str) -> list[str]:
     return list(getattr(importlib.import_module(module), manager).list_registered())
 
@@ -131,7 +165,8 @@ def _limits(name: str) -> Iterator[Any]:
     """The types with their limits that vLLM's configs give an option; the engine's arguments leave the limits out."""
     import vllm.config
 
-    for config in vars(vllm.config).values():
+    others = {"SpeculativeConfig"}  # of a draft, which has options of the same names
+    for config in (value for name, value in vars(vllm.config).items() if name not in others):
         field = getattr(config, "__pydantic_fields__", {}).get(name) if isinstance(config, type) else None
         if field is not None and field.metadata:
             yield Annotated[(field.annotation, *field.metadata)]

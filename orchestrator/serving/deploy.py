@@ -19,6 +19,7 @@ import ray
 from orchestrator.concurrency.window import QUEUE
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, SpecError
+from orchestrator.files import expanded
 from orchestrator.ray_cluster.connect import Cluster, python_path
 from orchestrator.secrets import endpoint_key
 from orchestrator.serving import lease
@@ -156,7 +157,7 @@ def app_name(model: str, spec: ServingSpec, gpus: int) -> str:
 
 def check_model(model: str) -> None:
     """Raise SpecError unless `model` is a folder with a config.json, or could be a name on the hub."""
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise SpecError(f"{model} has no config.json, so it is no Hugging Face model folder. Give model=<folder>")
@@ -256,6 +257,6 @@ def _world_size(spec: ServingSpec) -> int:
 
 def _files(model: str) -> list[tuple[str, int, int]]:
     """Name, size and time of a local model's files: a folder that was trained again is another model."""
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in found]

@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 
 from orchestrator.endpoints.discovery import auth_headers, proxy_for
 from orchestrator.endpoints.endpoint import Endpoint
-from orchestrator.errors import KosenError
-from orchestrator.files import write_atomic
+from orchestrator.errors import KosenError, SpecError
+from orchestrator.files import expanded, write_atomic
 from orchestrator.ray_cluster.find import clusters_dir
 from orchestrator.records.types import digest
 from orchestrator.serving.options import engine_kwargs
@@ -46,6 +46,7 @@ _IDLE_OPTIONS = re.compile(
     | download_dir | safetensors_ .* | max_parallel_loading_workers | use_tqdm_on_load | fully_sharded_loras
     | max_cpu_loras | (max_)?cudagraph_ .* | disable_custom_all_reduce | (dis|en)able_log .* | kv_cache_metrics .*
     | aggregate_engine_logging | otlp_ .* | collect_ .* | show_ .* | enable_layerwise_nvtx_tracing | enable_mfu_metrics
+    | scheduling_policy | max_logprobs | api_server_count | (disable_)?uvicorn_ .* | ssl_ .* | allowed_ .* | root_path
     | profiler_config | kv_events_config | enable_sleep_mode | shutdown_timeout | ray_workers_use_nsight""",
     re.VERBOSE,
 )
@@ -121,7 +122,7 @@ def deciding_options(spec: ServingSpec) -> dict[str, Any]:
 
 def identify_model(model: str, revision: str | None, *, progress: Progress) -> Model:
     """The weights behind a folder or a name on the hub."""
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if folder.is_dir():
         return {"name": model, "revision": None, "digest": folder_digest(folder, progress=progress)}
     return {"name": model, "revision": hub_commit(model, revision), "digest": None}
@@ -188,7 +189,7 @@ def generation_defaults(model: str, engine: Mapping[str, Any]) -> dict[str, Any]
 
 
 def _generation_file(model: str, revision: str | None) -> Path | None:
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     if folder.is_dir():
         return folder / "generation_config.json"
     import huggingface_hub
@@ -209,13 +210,13 @@ def _with_content(value: Any) -> Any:
         return [_with_content(inner) for inner in value]
     if not isinstance(value, str) or not (os.sep in value or Path(value).suffix):  # "auto" may be a file here too
         return value
-    path = Path(value).expanduser()
     try:
+        path = expanded(value)
         if path.is_file():
             return {"content": _sha256(path)}
         if path.is_dir():
             return {"content": folder_digest(path, progress=lambda _: None)}
-    except OSError:  # a text too long for a file's name, or what may not be read
+    except (OSError, SpecError):  # a text that can be no path, or what may not be read
         pass
     return value
 

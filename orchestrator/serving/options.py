@@ -1,9 +1,9 @@
 """What vLLM and its Serve deployment are told for a spec."""
 
-from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import SpecError
+from orchestrator.files import expanded
 from orchestrator.serving.spec import ServingSpec
 from orchestrator.spec import first_line
 
@@ -100,5 +100,5 @@ def deployment_config(spec: ServingSpec, options: dict[str, Any]) -> dict[str, A
 
 def model_source(model: str) -> str:
     """Workers have another working directory, so a folder is given as an absolute path."""
-    folder = Path(model).expanduser()
+    folder = expanded(model)
     return str(folder.absolute()) if folder.is_dir() else model

@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import orjson
 
@@ -82,9 +82,15 @@ class TrainingFolder:
 
     def failure(self) -> Failure | None:
         try:
-            return Failure(**orjson.loads(self._failure.read_bytes()))
+            found = orjson.loads(self._failure.read_bytes())
         except FileNotFoundError:
             return None
+        except orjson.JSONDecodeError:
+            found = None
+        if isinstance(found, dict) and found.get("kind") in get_args(FailureKind):
+            step = found.get("step")
+            return Failure(found["kind"], str(found.get("message")), step if isinstance(step, int) else None)
+        return Failure("other", f"a failure that cannot be read: {self._failure}")
 
     @property
     def _stop_flag(self) -> Path:
@@ -152,7 +158,8 @@ def _is_event(line: Any) -> bool:
     if not isinstance(line, dict) or not isinstance(line.get("event"), str):
         return False
     try:
-        datetime.fromisoformat(line.get("time"))  # type: ignore[arg-type]
+        if datetime.fromisoformat(line.get("time")).tzinfo is None:  # type: ignore[arg-type]
+            return False
     except (TypeError, ValueError):
         return False
     return all(isinstance(line.get(name), kind) for name, kind in _FIELDS.get(line["event"], {}).items())

@@ -1,15 +1,23 @@
-"""A real Slurm cluster for a whole test session."""
+"""A real Slurm cluster for a whole test session, and a cluster that is not there."""
 
+import dataclasses
 import fcntl
+import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from http.server import ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from mini_slurm import MiniSlurm, missing
+from scripted_cluster import TOKEN, Answering, Dashboard, ScriptedSlurm, answers
 from slurm_harness import Kosen, ended
+
+from cluster.state import ClusterState, write_token
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SESSIONS = 8  # test sessions at the same time on one machine
@@ -62,3 +70,55 @@ def kosen(slurm: MiniSlurm, shared_home: Path) -> Iterator[Kosen]:
     kosen = Kosen(slurm, shared_home)
     with ended(kosen, ("c", "d")):
         yield kosen
+
+
+@pytest.fixture
+def answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Answering]:
+    """Makes the state of a two-node Slurm cluster whose dashboard answers with the given nodes."""
+    monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
+    servers = []
+
+    def make(in_ray: Sequence[dict[str, Any]], **changes: Any) -> ClusterState:
+        handler = type("Answering", (Dashboard,), {"answers": answers(in_ray)})
+        servers.append(ThreadingHTTPServer(("127.0.0.1", 0), handler))
+        threading.Thread(target=servers[-1].serve_forever, args=(0.05,), daemon=True).start()
+        port = servers[-1].server_address[1]
+        write_token("c", TOKEN)
+        state = ClusterState(
+            name="c",
+            phase="ready",
+            scheduler="slurm",
+            job_id="7",
+            nodes=[{"name": f"n{number}", "ip": f"10.0.0.{number}", "cpus": 64, "gpus": 2} for number in (1, 2)],
+            ray_address="10.0.0.1:20000",
+            dashboard_url=f"http://127.0.0.1:{port}",
+            ports={"dashboard": port, "serve": 20009},
+            run_root="/runs",
+            started_at="2026-01-01T00:00:00+00:00",
+            site="osk",
+            expected_nodes=2,
+        )
+        return dataclasses.replace(state, **changes)
+
+    yield make
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.fixture
+def scripted_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScriptedSlurm:
+    """Puts commands on PATH that speak like Slurm's; the argument is what `scontrol show job` does."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    def make(show_job: str) -> None:
+        hosts = 'case "$2" in hostnames) echo n1; echo n2; exit;; esac'
+        scripts = {"scontrol": f"{hosts}\n{show_job}", "sinfo": "echo 'n1 alloc'; echo 'n2 down*'"}
+        for name, script in scripts.items():
+            (folder / name).write_text(f"#!/bin/sh\n{script}\n")
+            (folder / name).chmod(0o755)
+
+    make("echo JobId=7 JobState=RUNNING Reason=None NodeList=n[1-2] TimeLimit=04:00:00 RunTime=01:30:00 ExitCode=0:0")
+    return make

@@ -86,6 +86,35 @@ def test_a_torn_last_line_is_left_out(path: Path) -> None:
     assert Ledger(path, "3").start() == 2
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        *(
+            b"5",
+            b"null",
+            b"[1]",
+            b'[["event", "job"]]',
+            b'{"id": 1}',
+            b'{"event": "start"}',
+            b"\xff",
+            b'{"event": null}',
+        ),
+        *(b'{"event": "job", "batch_job": "1"}', b'{"event": "end", "batch_job": "1"}', b'{"event": ["x"]}'),
+        *(b'{"event": "successor", "batch_job": "1"}', b'{"event": "interrupt", "batch_job": "1", "interrupted": 5}'),
+    ],
+)
+def test_a_foreign_line_is_passed_over(path: Path, line: bytes) -> None:
+    ledger = Ledger(path, "1")
+    ledger.start()
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    ledger.submitted("2")
+    ledger.note(ray_job("RUNNING"))
+    assert ids(Ledger(path, "2")) == ["a"]
+    assert Ledger(path, "2").successor(of="1") == "2"
+    assert Ledger(path, "2").goes_on("1", "TIMEOUT")
+    assert Ledger(path, "2").start() == 1
+
+
 def test_only_its_user_can_read_it(path: Path) -> None:
     Ledger(path, "1").start()
     assert path.stat().st_mode & 0o777 == 0o600

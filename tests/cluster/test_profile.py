@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ProfileError
-from cluster.profile import SECRET, Site, known_sites, load_site, to_yaml
+from cluster.keys import NAME
+from cluster.profile import Site, known_sites, load_site, to_yaml
 from cluster.schedulers.slurm import EXPORT, batch_script
 
 SHIPPED = {"local", "osk", "slurm"}
@@ -112,18 +113,50 @@ def test_a_mistake_is_one_sentence_that_names_it(override: str, message: str) ->
     assert raised.value.exit_code == 2
 
 
-@pytest.mark.parametrize("text", ["- a list\n", "a: [\n", "just a word\n", "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("- a list\n", "a: [\n", "just a word\n", "\x00", "env: " + "[" * 1000, "time: 1\n---\ntime: 2\n"),
+        *("time: 1:00:00\ntime: 2:00:00\n", "env: {A: x, A: y}\n", "a: &a [x]\nb: [*a, *a]\n", "env: &a {A: *a}\n"),
+    ],
+    ids=lambda text: text[:20],
+)
 def test_a_file_that_is_no_profile_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ProfileError, match=re.escape("site.yaml")):
         profile(tmp_path, text)
 
 
 def test_an_unknown_site_names_the_known_ones() -> None:
-    with pytest.raises(ProfileError, match="local, osk, slurm"):
-        load_site("ozk")
+    for site in ("ozk", "", "../../etc/passwd", "a\0b", "x" * 5000):
+        with pytest.raises(ProfileError, match="local, osk, slurm"):
+            load_site(site)
 
 
-@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "HF_TOKEN", "WANDB_API_KEY", "MY_SECRET", "DB_PASSWORD"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "OPENAI_API_KEY",
+            "HF_TOKEN",
+            "WANDB_API_KEY",
+            "MY_SECRET",
+            "DB_PASSWORD",
+            "PGPASSWORD",
+            "SSHPASS",
+            "MYTOKEN",
+        ),
+        *(
+            "MYSQL_PWD",
+            "DB_PASS",
+            "GITHUB_PAT",
+            "DOCKER_AUTH",
+            "GPG_PASSPHRASE",
+            "api-key",
+            "OPENAI_APIKEY",
+            "SSH_KEYS",
+        ),
+    ],
+)
 def test_a_secret_is_refused_and_not_repeated(name: str) -> None:
     with pytest.raises(ProfileError, match=r"secrets\.env") as raised:
         load_site("slurm", [f"env.{name}=hunter2"])
@@ -138,6 +171,8 @@ def test_a_secret_is_refused_and_not_repeated(name: str) -> None:
         "env.http_proxy=http://me:hunter2@proxy:3128",
         "env.X='${oc.env:KOSEN_HUNTER}'",
         "env='${oc.env:KOSEN_HUNTER}'",
+        f"env.X=hf_{'hunter2' * 6}",
+        f"sbatch=[--comment=sk-{'hunter2' * 6}]",
     ],
 )
 def test_a_secret_gets_in_by_no_side_door(monkeypatch: pytest.MonkeyPatch, override: str) -> None:
@@ -177,7 +212,18 @@ def test_a_local_site_has_keys_of_its_own(tmp_path: Path) -> None:
 
 
 def test_words_that_only_resemble_secrets_are_allowed() -> None:
-    assert not [name for name in ("TOKENIZERS_PARALLELISM", "MONKEY", "NCCL_IB_HCA") if SECRET.search(name)]
+    words = (
+        "TOKENIZERS_PARALLELISM",
+        "MONKEY",
+        "NCCL_IB_HCA",
+        "PWD",
+        "OLDPWD",
+        "PATH",
+        "MAX_TOKENS",
+        "SSH_AUTH_SOCK",
+        "BYPASS",
+    )
+    assert not [name for name in words if NAME.search(name)]
 
 
 ADVICE = """
@@ -233,6 +279,8 @@ def test_an_option_of_sbatch_is_known_as_one(override: str, instead: str) -> Non
         *("--signal=USR1@60", "--requeue", "--no-kill=off", "--clusters=x", "-Mx", "--wrap=x", "--wait", "-W"),
         *("--test-only", "--version", "-h", "-HN2", "--qos=long --nodes=4", "--qos long -N 4", "--qos='a b' -N4"),
         *("qos=long", "long", "", "--comment='a", "--qos=long\nrm -rf x", "--qos=a\r"),
+        *("--gres=gpu:4", "--gres=gpu", "--gres=lustre:1,gpu:h100:4", "--gpus=16", "-G16", "--gpus-per-task=4"),
+        *("--gpus-per-socket=4", "--tres-per-task=gres/gpu:4", "--tres-per-task=cpu=2,gres/gpu:h100=4"),
     ],
 )
 def test_an_option_that_would_override_the_scripts_is_refused(option: str) -> None:
@@ -244,6 +292,7 @@ def test_an_option_that_would_override_the_scripts_is_refused(option: str) -> No
     "option",
     [
         *("--qos=long", "--qos long", "-q long", "--constraint=h200&ib", "-C h200", "--gpus-per-node=h100:8", "-k"),
+        *("--gres=gpu:8", "--gres=gpu:h100:8,lustre:1", "--gres=gpu:h100:4,gpu:a100:4", "--tres-per-task=gres/gpu:8"),
         *("--gres=lustre:1", "--mem-per-cpu=4G", "--time-min=1", "--comment='-N 4'", "--comment=--nodes=4", "--hold"),
         *("--reservation=x # -N 4", "--exclude=n1", "-xn1", "--begin=now+1day", "--no-kill", "--no-such-option=-N4"),
     ],
@@ -264,6 +313,17 @@ def test_any_other_option_is_sbatchs_matter(option: str) -> None:
         ("venv=$HOME/kosen/.venv", "not expanded"),
         ("env.A=$HOME/x", "not expanded"),
         ("modules=[$CUDA]", "not expanded"),
+        ("env.A=$(id)", "not expanded"),
+        ("env.A='`id`'", "not expanded"),
+        ('modules=["a\\nb"]', "one line"),
+        ('venv="/a\\nb"', "one line"),
+        ('conda="a\\nb"', "one line"),
+        ('interface="eth0\\nx"', "one line"),
+        ("login_host=-oProxyCommand=x", "name of a host"),
+        ("login_host=a b", "name of a host"),
+        ("time=٢٤:00:00", "time"),
+        ("memory=٦٤G", "memory"),
+        ("ports=٢0000-30000", "ports"),
         ("temp_dir=${TMPDIR}", "not expanded"),
         ('partition="a\\nb"', "one line"),
         ('temp_dir="/a\\nb"', "one line"),

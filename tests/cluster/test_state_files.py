@@ -11,7 +11,7 @@ import pytest
 
 from cluster.__main__ import main
 from cluster.machine import temp_dirs as temp
-from cluster.state import ClusterState, cluster_dir, is_damaged, known, read_state, write_state
+from cluster.state import ClusterState, cluster_dir, helpers, is_damaged, known, read_state, write_state
 
 REPOSITORY = Path(__file__).parents[2]
 STATE: dict[str, Any] = {
@@ -176,6 +176,15 @@ def test_the_sweep_leaves_what_only_has_our_name(tmp_path: Path) -> None:
     lock.close()
     assert temp.sweep(str(tmp_path)) == [Path(ours).parent.name]
     assert list(tmp_path.glob("kosen-*")) == [theirs] and list(theirs.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "text", [b"5", b"null", b'"x"', b"[]", b'{"jobs": 5}', b'{"jobs": null}', b'{"jobs": [1]}', b"\xff"]
+)
+def test_an_odd_list_of_helpers_is_none(home: Path, text: bytes) -> None:
+    write(b"{}")
+    cluster_dir("c").joinpath("helpers.json").write_bytes(text)
+    assert helpers("c") == []
 
 
 def test_a_state_survives_being_written(home: Path) -> None:

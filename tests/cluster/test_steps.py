@@ -25,10 +25,12 @@ class Ended(Step):
         return 1
 
 
-def test_a_missing_node_gets_a_few_steps_and_only_while_slurm_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("state", ["alloc*", "alloc*$", "alloc~", "mix#", "alloc%", "alloc^", "down", "boot", ""])
+def test_a_missing_node_gets_a_few_steps_and_only_while_slurm_has_it(
+    monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    state = "alloc*"  # Slurm gets no answer from it
     started: list[str] = []
 
     def start(host: str) -> Step:
@@ -39,7 +41,7 @@ def test_a_missing_node_gets_a_few_steps_and_only_while_slurm_has_it(monkeypatch
     repair.tick(["n1"])
     now = PATIENCE + 1
     assert repair.tick(["n1"]) == []
-    state = "alloc"
+    state = "alloc$"  # in a reservation for maintenance, and it answers
     for _ in range(1000):
         now += 3
         repair.tick(["n1"])

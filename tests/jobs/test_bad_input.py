@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import numbered, records, run, write_exam
+from harness import call, numbered, records, run, write_exam
 from scripted_server import ScriptedServer
 
 ROW: dict[str, Any] = {
@@ -53,7 +53,7 @@ def assert_refused(done: subprocess.CompletedProcess[str], code: int, *parts: st
     ids=["missing field", "duplicate id", "empty set", "wrong type", "path of an image", "other columns"],
 )
 def test_bad_data(tmp_path: Path, rows: list[dict[str, Any]], parts: list[str]) -> None:
-    assert_refused(run("jobs.evaluate", "model=m", f"dataset={exam(tmp_path, *rows)}"), 2, *parts)
+    assert_refused(call("jobs.evaluate", "model=m", f"dataset={exam(tmp_path, *rows)}"), 2, *parts)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_bad_arguments(arguments: list[str], parts: list[str]) -> None:
 
 def test_an_unknown_answer_type_is_told_and_costs_no_run(tmp_path: Path) -> None:
     data = exam(tmp_path, ROW, ROW | {"id": "b", "answer_type": "essay"})
-    done = run("jobs.evaluate", "--dry-run", "model=org/name", f"dataset={data}")
+    done = call("jobs.evaluate", "--dry-run", "model=org/name", f"dataset={data}")
     assert done.returncode == 0, done.stderr
     assert "1 of 2 questions have no known answer_type ('essay')" in done.stderr
 
@@ -91,7 +91,7 @@ def test_hostile_files_end_in_a_sentence(tmp_path: Path, kind: str) -> None:
 
 def test_dry_run_tells_everything_and_starts_nothing(tmp_path: Path) -> None:
     data = exam(tmp_path, *(ROW | {"id": str(n)} for n in range(7)))
-    done = run("jobs.evaluate", "--dry-run", "model=org/name", f"dataset={data}", "samples=2", "temperature=1")
+    done = call("jobs.evaluate", "--dry-run", "model=org/name", f"dataset={data}", "samples=2", "temperature=1")
     assert done.returncode == 0, done.stderr
     for part in ("model: org/name", "7 questions × 2 = 14 answers", "org/name on vLLM", "prompts about"):
         assert part in done.stdout
@@ -100,7 +100,7 @@ def test_dry_run_tells_everything_and_starts_nothing(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("cluster")
 class TestAgainstServers:
     def test_an_endpoint_that_is_not_there(self, tmp_path: Path) -> None:
-        done = run(
+        done = call(
             "jobs.evaluate", "model=m", f"dataset={exam(tmp_path, ROW)}", "base_url=http://no-such-host.invalid:9/v1"
         )
         assert_refused(done, 4, "http://no-such-host.invalid:9/v1", "base_url=")
@@ -108,21 +108,21 @@ class TestAgainstServers:
     def test_an_endpoint_with_another_model(self, scripted_server: ScriptedServer, tmp_path: Path) -> None:
         data = exam(tmp_path, ROW | {"question": "What? [always404]"})  # what a server says that has no such model
         job = ["model=other", f"dataset={data}", f"base_url={scripted_server.base_url}", f"run={tmp_path}/run"]
-        done = run("jobs.evaluate", *job)
+        done = call("jobs.evaluate", *job)
         assert "gives scripted, not model=other: the first call will decide" in done.stderr
         assert_refused(done, 4, "it has no chat model 'other'")
 
     def test_an_endpoint_whose_v1_was_forgotten(self, scripted_server: ScriptedServer, tmp_path: Path) -> None:
         root = scripted_server.base_url.removesuffix("/v1")
         job = ["model=scripted", f"dataset={exam(tmp_path, ROW)}", f"base_url={root}", f"run={tmp_path}/run"]
-        done = run("jobs.evaluate", *job, f"judge_base_url={root}/models")
+        done = call("jobs.evaluate", *job, f"judge_base_url={root}/models")
         assert done.returncode == 0, done.stderr
         [record] = records(tmp_path / "run/predictions.jsonl")
         assert (record["status"], record["endpoint"]) == ("ok", scripted_server.base_url)
 
     def test_a_judge_that_is_gone_costs_no_prediction(self, scripted_server: ScriptedServer, tmp_path: Path) -> None:
         scripted_server.control("missing")  # 404, as for a model that was switched off
-        done = run(
+        done = call(
             "jobs.evaluate",
             "model=scripted",
             f"dataset={exam(tmp_path, ROW)}",
@@ -138,7 +138,7 @@ class TestAgainstServers:
         self, scripted_server: ScriptedServer, tmp_path: Path
     ) -> None:
         data = write_exam(tmp_path / "exam.jsonl", ["Question 0 [400] say: 0", *numbered(3)[1:]])
-        done = run(
+        done = call(
             "jobs.evaluate",
             "model=scripted",
             f"dataset={data}",

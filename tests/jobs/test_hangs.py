@@ -5,8 +5,6 @@ Limits of minutes are shortened by `patched`; everything else is real.
 
 import signal
 import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -15,7 +13,19 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import ROOT, cluster_processes, local_cluster, numbered, records, run, start, wait_for, write_exam
+from harness import (
+    Said,
+    cluster_processes,
+    local_cluster,
+    numbered,
+    records,
+    run,
+    seconds_to_end,
+    start,
+    start_python,
+    wait_for,
+    write_exam,
+)
 from scripted_server import ScriptedServer
 from tiny_model import make_tiny_model
 
@@ -31,14 +41,17 @@ def patched(limits: str, *arguments: str) -> subprocess.Popen[str]:
     """`jobs.evaluate` with other limits: assignments to modules of ours."""
     modules = "from orchestrator import liveness, patience, pulse; from jobs import evaluate, judging, run"
     code = f"import sys; {modules}; {limits}; evaluate.run_command(lambda: evaluate.main(sys.argv[1:]))"
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    return start_python("-c", code, *arguments)
+
+
+def answering(server: ScriptedServer, exam: Path, folder: Path) -> tuple[subprocess.Popen[str], Said, psutil.Process]:
+    """A job that has recorded 4 answers to 60 questions, what it says, and its writer."""
+    write_exam(exam, numbered(60))
+    job = start("jobs.evaluate", *arguments(server, exam, folder))
+    said = Said(job)
+    wait_for(lambda: len(records(folder / "predictions.jsonl")) >= 4, 90, "4 answers")
+    [writer] = cluster_processes("ray::RecordWriter")
+    return job, said, writer
 
 
 @contextmanager
@@ -51,43 +64,12 @@ def stopped(process: psutil.Process) -> Iterator[None]:
             process.resume()
 
 
-class Said:
-    """What a job writes to standard error, as it comes."""
-
-    def __init__(self, job: subprocess.Popen[str]) -> None:
-        self._lines: list[str] = []
-        self._reader = threading.Thread(target=lambda: self._lines.extend(job.stderr or ()), daemon=True)
-        self._reader.start()
-
-    @property
-    def text(self) -> str:
-        return "".join(self._lines)
-
-    def __contains__(self, part: str) -> bool:
-        return part in self.text
-
-    def all(self) -> str:
-        """To its end."""
-        self._reader.join(10)
-        return self.text
-
-
-def seconds_to_end(job: subprocess.Popen[str], number: signal.Signals) -> float:
-    sent = time.monotonic()
-    job.send_signal(number)
-    job.wait(60)
-    return time.monotonic() - sent
-
-
 @pytest.mark.usefixtures("cluster")
 @pytest.mark.timeout(200)
 def test_a_writer_that_hangs_is_said_and_ctrl_c_works(tmp_path: Path) -> None:
     with ScriptedServer(latency=0.5) as server:
-        exam, folder = write_exam(tmp_path / "exam.jsonl", numbered(60)), tmp_path / "run"
-        job = start("jobs.evaluate", *arguments(server, exam, folder))
-        said = Said(job)
-        wait_for(lambda: len(records(folder / "predictions.jsonl")) >= 4, 90, "4 answers")
-        [writer] = cluster_processes("ray::RecordWriter")
+        exam, folder = tmp_path / "exam.jsonl", tmp_path / "run"
+        job, said, writer = answering(server, exam, folder)
         with stopped(writer):
             began = time.monotonic()
             wait_for(lambda: "has not answered for" in said, 10, "a sentence")
@@ -106,11 +88,8 @@ def test_a_writer_that_hangs_is_said_and_ctrl_c_works(tmp_path: Path) -> None:
 @pytest.mark.timeout(200)
 def test_a_writer_that_hangs_for_a_while_costs_only_time(tmp_path: Path) -> None:
     with ScriptedServer(latency=0.3) as server:
-        exam, folder = write_exam(tmp_path / "exam.jsonl", numbered(60)), tmp_path / "run"
-        job = start("jobs.evaluate", *arguments(server, exam, folder))
-        said = Said(job)
-        wait_for(lambda: len(records(folder / "predictions.jsonl")) >= 4, 90, "4 answers")
-        [writer] = cluster_processes("ray::RecordWriter")
+        exam, folder = tmp_path / "exam.jsonl", tmp_path / "run"
+        job, said, writer = answering(server, exam, folder)
         with stopped(writer):
             wait_for(lambda: "has not answered for" in said, 10, "a sentence")
         wait_for(lambda: "answers again after" in said, 10, "another")
@@ -214,9 +193,9 @@ def test_a_cluster_that_is_taken_down_under_a_submitted_job_is_told_of(tmp_path:
         job = start("orchestrator.submit", "submit", "evaluate", *arguments(server, exam, folder))
         wait_for(lambda: len(records(folder / "predictions.jsonl")) >= 4, 120, "4 answers")
         assert run("cluster", "down", "--name", "local").returncode == 0
-        _, err = job.communicate(timeout=30)
-        assert job.returncode == 4, err
-        assert err.count("error: ") == 1 and "Traceback" not in err
+        out, err = job.communicate(timeout=30)
+        assert job.returncode == 4, out + err
+        assert (out + err).count("error: ") == 1 and "Traceback" not in out + err, out + err
 
 
 @pytest.mark.timeout(200)

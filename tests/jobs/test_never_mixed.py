@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import numbered, records, run, write_exam
+from harness import call, numbered, records, write_exam
 from scripted_server import ScriptedServer
 from tiny_model import make_tiny_model
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("cluster")
 
 def evaluate(folder: Path, exam: Path, server: ScriptedServer, *more: str, code: int = 0) -> dict[str, Any]:
     job = [f"dataset={exam}", f"base_url={server.base_url}", f"model={server.model}", f"run={folder}", *more]
-    done = run("jobs.evaluate", *job, "--json")
+    done = call("jobs.evaluate", *job, "--json")
     assert done.returncode == code, done.stderr
     figures: dict[str, Any] = json.loads(done.stdout)
     return figures | {"said": done.stderr}
@@ -73,7 +73,7 @@ def test_what_was_recorded_is_found_again(scripted_server: ScriptedServer, tmp_p
     assert len(model_verdicts) == 6
     job = [f"dataset={exam}", f"base_url={scripted_server.base_url}", "model=scripted", f"run={folder}"]
     for judge in (first, second):
-        scored = run("jobs.score", *job, *judge, "--json")
+        scored = call("jobs.score", *job, *judge, "--json")
         assert scored.returncode == 0, scored.stderr
         assert json.loads(scored.stdout)["n_judged"] == 3
 
@@ -84,7 +84,7 @@ def test_a_folder_can_be_scored_and_judged_when_its_server_is_gone(tmp_path: Pat
         evaluate(folder, exam, server)
     assert evaluate(folder, exam, server)["accuracy"] == 66.67
     assert (
-        run(
+        call(
             "jobs.score", f"dataset={exam}", f"base_url={server.base_url}", "model=scripted", f"run={folder}"
         ).returncode
         == 0
@@ -113,7 +113,7 @@ def test_records_of_an_earlier_version_count_and_it_is_said(scripted_server: Scr
     as_before(folder, exam, scripted_server)
     asked = scripted_server.requests()["asked"]
     job = [f"dataset={exam}", f"base_url={scripted_server.base_url}", "model=scripted", f"run={folder}"]
-    scored = run("jobs.score", *job, "--json")
+    scored = call("jobs.score", *job, "--json")
     assert scored.returncode == 0, scored.stderr
     assert json.loads(scored.stdout)["accuracy"] == 66.67
     figures = evaluate(folder, exam, scripted_server)
@@ -148,7 +148,7 @@ def test_other_weights_under_one_name_are_asked_themselves(tmp_path: Path) -> No
     job = [f"dataset={exam}", f"model={model}", f"run={folder}", "max_completion_tokens=8"]
 
     def answers(*more: str) -> int:
-        done = run("jobs.predict", *job, *more)
+        done = call("jobs.predict", *job, *more)
         assert done.returncode == 0, done.stderr
         return len(records(folder / "predictions.jsonl"))
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from harness import run
+from harness import call, run
 
 from jobs.prepare import main
 from jobs.tasks.gsm8k import INSTRUCTION
-from orchestrator.errors import SpecError
+from orchestrator.errors import SpecError, StorageFailed
 
 
 @pytest.fixture
@@ -30,10 +30,10 @@ def refused(*arguments: str) -> str:
 
 def test_gsm8k_for_both_trainings(gsm8k: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    planned = run("jobs.prepare", "gsm8k", f"source={gsm8k}", f"out={out}", "--dry-run")
+    planned = call("jobs.prepare", "gsm8k", f"source={gsm8k}", f"out={out}", "--dry-run")
     assert planned.returncode == 0 and f"{gsm8k}/test.jsonl → {out}/rl/test.parquet" in planned.stdout
     assert not out.exists()
-    done = run("jobs.prepare", "gsm8k", f"source={gsm8k}", f"out={out}")
+    done = call("jobs.prepare", "gsm8k", f"source={gsm8k}", f"out={out}")
     assert done.returncode == 0, done.stderr
     assert "3 of 3 rows kept" in done.stderr
     prompt = [{"role": "user", "content": f"Q1?\n\n{INSTRUCTION}"}]
@@ -53,7 +53,7 @@ def test_gsm8k_for_both_trainings(gsm8k: Path, tmp_path: Path) -> None:
 def test_verls_reward_takes_what_was_asked_for(gsm8k: Path, tmp_path: Path) -> None:
     from verl.utils.reward_score import default_compute_score
 
-    assert run("jobs.prepare", "gsm8k", f"source={gsm8k}", f"out={tmp_path}").returncode == 0
+    assert call("jobs.prepare", "gsm8k", f"source={gsm8k}", f"out={tmp_path}").returncode == 0
     row = pq.read_table(tmp_path / "rl" / "train.parquet").to_pylist()[2]
     gold = row["reward_model"]["ground_truth"]
     assert default_compute_score(row["data_source"], row["extra_info"]["answer"], gold) == 1
@@ -66,11 +66,11 @@ def test_rows_of_ones_own(tmp_path: Path) -> None:
     config = tmp_path / "data.yaml"
     config.write_text(f"source: {rows}\nquestion_key: text\nanswer_key: gold\n")
     out = tmp_path / "train.parquet"
-    done = run("jobs.prepare", "rl", "--config", str(config), f"out={out}", "data_source=toy")
+    done = call("jobs.prepare", "rl", "--config", str(config), f"out={out}", "data_source=toy")
     assert done.returncode == 0 and "1 of 2 rows kept (text/gold)" in done.stderr, done.stderr
     assert pq.read_table(out).to_pylist()[0]["data_source"] == "toy"
     rows.write_text('{"instruction": "q", "output": "a"}\n')
-    done = run("jobs.prepare", "sft", f"source={rows}", f"out={out}")
+    done = call("jobs.prepare", "sft", f"source={rows}", f"out={out}")
     assert done.returncode == 0 and "(Alpaca)" in done.stderr
 
 
@@ -82,6 +82,12 @@ def test_mistakes_end_in_one_sentence(gsm8k: Path, tmp_path: Path, monkeypatch: 
     assert "these are no rows of GSM8K: they have the columns prompt" in refused(
         "gsm8k", f"source={gsm8k}", f"out={tmp_path}/x"
     )
+    for wrong in ("out=~nobody-here/x.parquet", "tokenizer=~nobody-here/t", "source=~nobody-here/x.jsonl"):
+        given = [f"source={gsm8k}/test.jsonl", f"out={tmp_path}/x.parquet", wrong]
+        assert "there is no home folder ~nobody-here" in refused("sft", *given)
+    assert "is no path" in refused("sft", f"source={gsm8k}/test.jsonl", f"out={'o' * 300}.parquet")
+    with pytest.raises(StorageFailed, match="cannot write"):
+        main(["sft", f"source={gsm8k}/test.jsonl", f"out={gsm8k}/test.jsonl/o.parquet"])
     assert "unknown key max_prompt_length" in refused("sft", "source=x", "out=x", "max_prompt_length=3")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
@@ -99,7 +105,7 @@ def test_a_bad_row_of_gsm8k_costs_that_row(tmp_path: Path) -> None:
     folder.mkdir()
     for split in ("train", "test"):
         (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    done = run("jobs.prepare", "gsm8k", f"source={folder}", f"out={tmp_path / 'out'}")
+    done = call("jobs.prepare", "gsm8k", f"source={folder}", f"out={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
     kept = ["18", "1234", "0.75", "72", "-5"]
     for split in ("train", "test"):

@@ -2,13 +2,15 @@
 
 import io
 import json
+import signal
 import subprocess
+import time
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import numbered, write_exam
+from harness import Said, numbered, seconds_to_end, start_python, wait_for, write_exam
 
 from jobs import score
 from jobs.exam.spec import ExamSpec, Requests, judge_identity, load_items
@@ -230,3 +232,55 @@ def test_unjudged_answers_are_not_wrong(tmp_path: Path) -> None:
     folder.judgements[0]["verdict"] = "yes"
     folder.write()
     assert "from 25.00 % (all of them wrong) to 100.00 % (all right)" in folder.score().stdout
+
+
+# A system call on a hung disk cannot be interrupted: no signal reaches its thread.
+HUNG = """
+import signal, sys, time
+from pathlib import Path
+from jobs import predict, score
+from jobs.exam import leaderboard
+from orchestrator.concurrency import patience
+from orchestrator.records import log as records
+from orchestrator.errors import run_command
+
+def hang(*_):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    time.sleep(60)
+
+patience.QUIET = 1.0
+"""
+
+
+def reporting(folder: Folder, fault: str) -> subprocess.Popen[str]:
+    """A job that scores a finished run, with a fault."""
+    code = f"{HUNG}{fault}\nrun_command(lambda: score.main(sys.argv[1:]))"
+    return start_python("-c", code, f"dataset={folder.exam}", "model=m", "judge=rule", f"run={folder.path}")
+
+
+@pytest.mark.parametrize("fault", ["Path.replace = hang", "records.parse_line = hang"])
+def test_a_disk_that_hangs_under_the_report_is_said_and_ctrl_c_works(fault: str, tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write()
+    job = reporting(folder, fault)
+    said = Said(job)
+    wait_for(lambda: f"the run folder {tmp_path} has not answered for" in said, 30, "a sentence")
+    assert seconds_to_end(job, signal.SIGINT) < 5
+    assert job.returncode == 130
+    assert "give the same command to go on" in said.all() and "Traceback" not in said
+    assert folder.score().returncode == 0
+
+
+def test_a_report_that_takes_long_is_not_said_to_hang_and_ctrl_c_leaves_no_half_of_it(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.write()
+    busy = "def busy(*_):\n    end = time.monotonic() + 0.7\n    while time.monotonic() < end: pass\n    return {}\n"
+    job = reporting(folder, busy + "leaderboard._result = busy")
+    said = Said(job)
+    wait_for(lambda: [*tmp_path.rglob("*.partial")], 30, "half a report")
+    time.sleep(1.6)
+    assert job.poll() is None and not said.text
+    assert seconds_to_end(job, signal.SIGINT) < 5
+    assert job.returncode == 130
+    assert "give the same command to go on" in said.all() and "Traceback" not in said
+    assert not [*tmp_path.rglob("*.partial")] and not (tmp_path / "leaderboard").exists()

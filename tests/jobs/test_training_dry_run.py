@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ROOT, run
+from harness import ROOT, call
 from tiny_model import make_tiny_model
 
 from jobs import ppo, sft
@@ -32,15 +32,15 @@ def no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_shipped_spec_is_valid(path: Path, tmp_path: Path) -> None:
     job = path.stem.partition("-")[0]
     if "\nsteps:" in path.read_text():
-        done = run("jobs.pipeline", "--config", str(path), "--dry-run")
+        done = call("jobs.pipeline", "--config", str(path), "--dry-run")
     elif job in JOBS:
-        done = run(f"jobs.{job}", "--config", str(path), "--dry-run")
+        done = call(f"jobs.{job}", "--config", str(path), "--dry-run")
         assert "2 nodes with 8 processes and a GPU for each" in done.stdout
     elif job == "bench":
-        done = run("jobs.bench", "--config", str(path), "--dry-run")
+        done = call("jobs.bench", "--config", str(path), "--dry-run")
     else:
         made = [f"model={make_tiny_model(tmp_path)}"] if path == DEMO_SPEC else []  # `make demo` trains it first
-        done = run("jobs.evaluate", "--config", str(path), "--dry-run", *EXAM, *made)
+        done = call("jobs.evaluate", "--config", str(path), "--dry-run", *EXAM, *made)
     assert done.returncode == 0, done.stderr
 
 

@@ -277,10 +277,16 @@ STAYS = [
     *("credentials.json", "gcp-service-account.json", "client_secret.json", "passwords.txt", "openai_api_key"),
     *("token", "hf_token", "wandb-token", "token.txt", ".git-credentials", ".ssh/config", ".aws/config", "kubeconfig"),
     *("core", "core.12345", "java.hprof", "crash.dmp", "trace.nsys-rep", "train.log", "train.log.1", "logs/step1.txt"),
+    *("optim.pt", "optimizer.safetensors", "checkpoint-500/optimizer.pt", "scaler.pt", "data.pt", "rng_state_0.pth"),
+    *("global_step100/zero_pp_rank_0_mp_rank_00_optim_states.pt", "opt_0/__0_0.distcp", "consolidated.optim.pt"),
+    *("random_states_0.pkl", "mlruns/0/meta.yaml", "lightning_logs/v0/hparams.yaml", ".vscode/settings.json"),
+    *("venv/bin/python", ".nfs0001", "openai_key.txt", "wandb_key", "secrets/x.json", ".secrets/x", ".viminfo"),
     *("slurm-4711.out", "nohup.out", "worker.err", ".bash_history", "events.out.tfevents.1", ".DS_Store"),
 ]
 GOES = [
     *("added_tokens.json", "special_tokens_map.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt"),
+    *("scheduler/scheduler_config.json", "optimum_config.json", "optimization.md", "core/config.json", "monkey.md"),
+    *("trainer_state.json", "environment.yml", "images/logo.png", ".gitattributes", "data.json", "model.key_map.json"),
     *("generation_config.json", "modeling_custom.py", "README.md", "LICENSE", "assets/plot.png", "scores.json"),
 ]
 
@@ -304,6 +310,17 @@ def test_keys_dumps_and_logs_stay_with_their_reason(names: list[str], goes: bool
         (f"OPENAI_API_KEY: sk-proj-{'b1' * 24}", False),
         (f"aws AKIA{'A1' * 8} region", False),
         (f"ghp_{'c' * 36}", False),
+        (f"gsk_{'A1b2' * 13}", False),
+        (f"nvapi-{'A1b2' * 16}", False),
+        (f"AIza{'SyA1b2_' * 5}", False),
+        (f"glpat-{'A1b2' * 5}", False),
+        (f"WANDB_API_KEY={'0a1b2c3d' * 5}", False),
+        (f"aws_secret_access_key = {'A1b2/' * 8}", False),
+        (f"machine api.wandb.ai login user password {'0a1b2c3d' * 5}", False),
+        ("-----BEGIN PGP PRIVATE KEY BLOCK-----", False),
+        (f"sha256: {'0a1b2c3d' * 8}, commit {'0a1b2c3d' * 5}", True),
+        ("api_key: YOUR_KEY, WANDB_API_KEY=xxxxxxxx, password: see the wiki, export HF_TOKEN=<your token>", True),
+        ("api_key = os.environ['OPENAI_API_KEY']; api_key: ${OPENAI_API_KEY}", True),
         ("set HF_TOKEN=hf_... before you begin; keys look like sk-...", True),
         ("-----BEGIN CERTIFICATE-----", True),
         ("risk-averse task-oriented sk-learn", True),
@@ -321,8 +338,9 @@ def test_links_out_of_the_folder_stay(folder: Path, tmp_path: Path) -> None:
     (folder / "elsewhere").symlink_to(tmp_path / "elsewhere")
     (folder / "nothing.txt").symlink_to(tmp_path / "nothing")
     (folder / "inside.json").symlink_to("config.json")
+    (folder / "circle.txt").symlink_to("circle.txt")
     plan = survey(folder, any_folder=False)
-    assert {"out.txt", "elsewhere", "nothing.txt"} <= plan.left_out.keys()
+    assert {"out.txt", "elsewhere", "nothing.txt", "circle.txt"} <= plan.left_out.keys()
     assert plan.files["inside.json"] == WANTED["config.json"]
 
 
@@ -375,6 +393,9 @@ def write(name: str, content: bytes) -> Callable[[Path], object]:
         (write("config.json", b'{"model_type": '), "is no JSON"),
         (write("config.json", b"[" * 100_000), "is no JSON"),
         (lose("tokenizer.json"), "has no tokenizer"),
+        (write("tokenizer.json", b""), "tokenizer.json is empty"),
+        (write("tokenizer.json", b'{"version": '), "is no JSON"),
+        (write("tokenizer.model", b"version https://git-lfs.github.com/spec/v1\n"), "pointer of Git LFS"),
     ],
 )
 def test_half_a_model_is_refused(change: Callable[[Path], object], said: str, folder: Path) -> None:

@@ -146,6 +146,17 @@ REFUSALS += [
     (400, openai("参数 temperature 不支持"), ["temperature dropped"]),
     (400, openai("chat_template_kwargs はサポートされていません"), ["chat_template_kwargs dropped"]),
     (400, openai("This model only support stream mode, please enable the stream parameter."), ["asked for a stream"]),
+    (400, openai("`max_tokens` must be between 1 and 8192"), ["max_tokens lowered to 8192"]),
+    (400, openai("max_tokens参数非法：取值范围 [1, 8192]"), ["max_tokens lowered to 8192"]),
+    (400, openai("max_tokens + prompt length exceeds the limit 32768"), ["max_tokens dropped"]),
+    (400, openai("This response_format type is unavailable now"), ["response_format dropped"]),
+    (400, openai("response_format.type must be one of text, json_object"), ["response_format dropped"]),
+    (400, openai("invalid temperature: only 1 is allowed for this model"), ["temperature dropped"]),
+    (400, openai("temperature: this model supports only 1"), ["temperature dropped"]),
+    (400, openai("temperature is fixed at 1 for this model"), ["temperature dropped"]),
+    (400, openai("Unpermitted parameter(s): chat_template_kwargs"), ["chat_template_kwargs dropped"]),
+    (400, openai("The model does not accept system prompts"), [MERGED]),
+    (400, openai("roles other than user and assistant are not supported, got system"), [MERGED]),
     (400, openai("Streaming is required for operations that may take longer than 10 minutes."), ["asked for a stream"]),
 ]
 

@@ -87,8 +87,8 @@ def test_a_model_is_found_under_the_name_that_serves_it(scripted_server: Scripte
         (b'{"models":[{"name":"models/m","displayName":"M"}]}', "m"),
         (b'{"models":[{"name":"m:latest","model":"m:latest"}]}', "m"),
         (b'{"models":["m"]}', "m"),
-        (b'{"data":[{"name":"m"}]}', "m"),
-        (b'{"data":[{"model":"m"}]}', "m"),
+        *((body, "m") for body in (b'{"result":[{"name":"m"}]}', b'{"model_list":[{"model_name":"m"}]}')),
+        *((body, "m") for body in (b'{"data":[{"name":"m"}]}', b'{"data":{"models":[{"model":"m"}]}}')),
         (b'{"data":[{"id":5,"name":"m"}]}', "m"),
         (b'{"data":[null,{"id":"m"}]}', "m"),
         (b'{"data":[{"object":"model"},{"id":"m"},7]}', "m"),
@@ -166,7 +166,7 @@ def test_what_is_no_list_of_models_is_said_in_a_sentence(body: bytes) -> None:
             "/v1/chat",
             "/v1/completions",
         ),
-        *("/v1/chat/completions", "/v1/chat/completions/", "/chat/completions", "/completions", "/v1/embeddings"),
+        *("/v1/chat/completions", "/v1/chat/completions/", "/chat/completions", "/completions", "/v1/messages"),
     ],
 )
 def test_the_address_that_answers_is_used_and_named(

@@ -2,13 +2,17 @@
 
 import subprocess
 import sys
-from typing import Any
+from importlib.metadata import EntryPoint
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from harness import ROOT
 
 from orchestrator.errors import SpecError
+from orchestrator.serving import check as engine_check
 from orchestrator.serving.check import check_options
+from orchestrator.serving.identity import GENERATION_KEYS
 from orchestrator.serving.spec import ServingSpec
 
 GROUP = "serving.engine_kwargs"
@@ -27,6 +31,7 @@ GROUP = "serving.engine_kwargs"
         ("5", "has no option 5"),
         ("tensor_parallel_size", "Give serving.tensor_parallel_size"),
         ("model", "The model has its own key"),
+        ("port", "Ray Serve chooses it"),
         ("served_model_name", "The model has its own key"),
         ("distributed_executor_backend", "Ray Serve chooses it"),
         ("hf_token", "HF_TOKEN in the environment"),
@@ -70,6 +75,14 @@ def test_an_option_that_vllm_does_not_have_is_named_with_the_nearest(name: str, 
         ("reasoning_parser", 3, "vLLM knows"),
         ("tool_call_parser", "herms", "did you mean hermes?"),
         ("uvicorn_log_level", "loud", "'warning'"),
+        ("load_format", "safetensor", "did you mean safetensors?"),
+        ("load_format", "gibberish", "vLLM knows auto, dummy"),
+        ("load_format", 3, "valid string"),
+        ("override_generation_config", {"temprature": 0.5}, "did you mean temperature?"),
+        ("override_generation_config", {"topk": 1}, "did you mean top_k?"),
+        ("override_generation_config", {"top_k": 1, "max_tokens": 9}, "did you mean max_new_tokens?"),
+        ("override_generation_config", {"presence_penalty": 1.5}, "vLLM ignores presence_penalty here and reads"),
+        ("override_generation_config", "temperature=0.5", "valid dictionary"),
     ],
 )
 def test_a_value_that_vllm_does_not_take_is_told(name: str, value: Any, told: str) -> None:
@@ -83,13 +96,15 @@ def test_a_value_that_vllm_does_not_take_is_told(name: str, value: Any, told: st
 @pytest.mark.parametrize(
     "options",
     [
-        {"block_size": 32, "enforce_eager": True, "enable_prefix_caching": False},
+        {"max_model_len": -1, "block_size": 32, "enforce_eager": True, "enable_prefix_caching": False},
         {"kv_cache_dtype": "fp8", "quantization": "fp8", "load_format": "dummy", "dtype": "half"},
         {"compilation_config": {"mode": 3, "cudagraph_mode": "FULL"}, "optimization_level": 2},
         {"structured_outputs_config": {"backend": "xgrammar", "disable_any_whitespace": True}},
         {"speculative_config": {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 4}},
         {"attention_backend": "FLASH_ATTN", "attention_config": {"backend": "FLASH_ATTN"}},
         {"hf_overrides": {"rope_parameters": {"factor": 4}}, "override_generation_config": {"temperature": 0.5}},
+        {"override_generation_config": {"min_new_tokens": 1, "do_sample": True, "attn_temperature_tuning": True}},
+        {"load_format": "RUNAI_STREAMER", "override_generation_config": dict.fromkeys(GENERATION_KEYS, 1)},
         {"limit_mm_per_prompt": {"image": 2}, "mm_processor_kwargs": {"a": 1}, "cpu_offload_gb": 4},
         {"tool_call_parser": "hermes", "enable_auto_tool_choice": True, "chat_template": "x.jinja"},
         {"reasoning_parser": "mine", "reasoning_parser_plugin": "/plugins/mine.py"},
@@ -118,3 +133,21 @@ def test_the_environment_stays_for_a_cluster_that_is_started_later() -> None:
 def test_the_specs_own_parser_is_looked_up_under_its_own_key() -> None:
     with pytest.raises(SpecError, match=r"^judge_serving\.reasoning_parser='deepseek' does not fit"):
         check_options(ServingSpec(reasoning_parser="deepseek"), "judge_serving")
+
+
+def test_vllm_reads_just_these_keys_of_a_generation_config() -> None:
+    """Its list stands within a method, which is asked here about every name that could be meant."""
+    from transformers import GenerationConfig
+    from vllm import SamplingParams
+    from vllm.config import ModelConfig
+
+    names = {*dir(SamplingParams()), *vars(GenerationConfig()), *GENERATION_KEYS}
+    asked = SimpleNamespace(generation_config="vllm", override_generation_config=dict.fromkeys(names, 1))
+    read = ModelConfig.get_diff_sampling_param(cast(ModelConfig, asked))
+    assert read == dict.fromkeys({*GENERATION_KEYS, "max_tokens"} - {"max_new_tokens"}, 1)
+
+
+def test_a_loader_of_another_package_may_have_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    plugin = EntryPoint("loader", "elsewhere:register", "vllm.general_plugins")
+    monkeypatch.setattr(engine_check, "entry_points", lambda group: [plugin])
+    check_options(ServingSpec(engine_kwargs={"load_format": "elsewhere"}))

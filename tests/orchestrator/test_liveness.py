@@ -3,9 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness import wait_for
+from harness import Said, seconds_to_end, start_python, wait_for
 
 from orchestrator.concurrency import patience
 from orchestrator.errors import StorageFailed
@@ -215,25 +212,13 @@ run_command(lambda: Events(Path(sys.argv[1])).add("planned") or 0)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_folder_that_hangs_is_said_and_ctrl_c_works(number: signal.Signals, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "events.jsonl")
-    job = subprocess.Popen(
-        [sys.executable, "-c", HUNG, str(tmp_path)],
-        cwd=Path(__file__).parents[2],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    job = start_python("-c", HUNG, str(tmp_path))
+    said = Said(job)
     assert job.stdout and job.stdout.readline() == "ready\n"
-    lines: list[str] = []
-    assert job.stderr
-    reader = threading.Thread(target=lambda: lines.extend(job.stderr or []), daemon=True)
-    reader.start()
-    wait_for(lambda: any("has not answered for" in line for line in lines), 10, "a sentence")
-    sent = time.monotonic()
-    job.send_signal(number)
-    assert job.wait(10) == 130
-    assert time.monotonic() - sent < 5
-    reader.join(5)
-    assert "give the same command to go on" in "".join(lines) and "Traceback" not in "".join(lines)
+    wait_for(lambda: "has not answered for" in said, 10, "a sentence")
+    assert seconds_to_end(job, number) < 5
+    assert job.returncode == 130
+    assert "give the same command to go on" in said.all() and "Traceback" not in said
 
 
 def test_events_are_appended_in_order(tmp_path: Path) -> None:

@@ -72,6 +72,9 @@ def test_an_error_in_a_200_has_the_status_that_it_means(error: Any, status: int 
         (400, {"error": {"code": 500, "message": "bad"}}, 400),
         (404, {"error": {"code": "model_not_found", "message": "none"}}, 404),
         (422, {"detail": "bad"}, 422),
+        (400, {"error": {"message": "Too many requests, please slow down"}}, 429),
+        (403, {"message": "API rate limit exceeded for user"}, 429),
+        (422, {"detail": "too many requests of tools"}, 422),
         (502, {"error": {"code": 400}}, 502),
     ],
 )

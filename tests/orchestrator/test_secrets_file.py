@@ -1,5 +1,6 @@
 """~/.kosen/secrets.env is read as shells and other tools read such files."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -47,3 +48,20 @@ def test_a_file_that_is_no_text_is_a_sentence(tmp_path: Path, monkeypatch: pytes
     (tmp_path / "secrets.env").chmod(0o600)
     with pytest.raises(SpecError, match="is not UTF-8 text"):
         secrets.find("A")
+
+
+@pytest.mark.parametrize("kind", ["folder", "pipe", "device", "zero byte"])
+def test_what_is_no_file_of_secrets_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
+    path = tmp_path / "secrets.env"
+    if kind == "folder":
+        path.mkdir(mode=0o700)
+    elif kind == "pipe":
+        os.mkfifo(path, 0o600)
+    elif kind == "device":
+        path.symlink_to("/dev/zero")
+    else:
+        path.write_bytes(b"A=x\0y\n")
+        path.chmod(0o600)
+    with pytest.raises(SpecError, match=r"secrets\.env"):
+        secrets.load_into_environment()

@@ -8,7 +8,7 @@ import pytest
 from jobs.benchmarking.spec import BenchSpec
 from jobs.exam.spec import ExamSpec
 from orchestrator.errors import SpecError
-from orchestrator.spec import SpecModel, load_spec, to_yaml
+from orchestrator.spec import SpecModel, check_argument, load_spec, to_yaml
 from orchestrator.training.spec import PpoSpec, SftSpec
 
 ROOT = Path(__file__).parents[2]
@@ -190,6 +190,38 @@ def test_a_login_in_an_address_is_refused_and_not_shown(key: str, login: str, tm
         with pytest.raises(SpecError, match=rf"^{key} has a user or a password.*api_key_env=") as told:
             load(*overrides, config=config)
         assert "ses" not in str(told.value)
+
+
+KEYS = ("sk-" + "A1b2" * 12, "hf_" + "A1b2" * 9, "gsk_" + "A1b2" * 13, "AKIA" + "A1" * 8)
+
+
+@pytest.mark.parametrize("key", KEYS, ids=lambda key: key[:4])
+@pytest.mark.parametrize(
+    "override",
+    [
+        *("api_key_env={}", "judge_api_key_env={}", "serving.engine_kwargs.hf_token={}", "model={}", "run={}"),
+        *("serving.engine_kwargs.x=[a,{}]", "{}=1", "dataset=https://h/d?token={}", "api_key={}", "Bearer {}"),
+    ],
+)
+def test_a_key_in_a_spec_is_refused_and_not_shown(override: str, key: str, tmp_path: Path) -> None:
+    with pytest.raises(SpecError) as told:
+        load("model=m", override.format(key))
+    assert key not in str(told.value) and "\n" not in str(told.value)
+    with pytest.raises(SpecError) as told:
+        check_argument(override.format(key))
+    assert key not in str(told.value)
+
+
+@pytest.mark.parametrize("value", ["my key", "0a1b", "a-b", "sesame!"])
+def test_what_names_no_variable_is_no_key_env_and_not_shown(value: str) -> None:
+    with pytest.raises(SpecError, match="looks like a secret") as told:
+        load("model=m", f"api_key_env={value}")
+    assert value not in str(told.value)
+
+
+@pytest.mark.parametrize("value", ["run=sk-learn_demo", "run=hf_demo", "api_key_env=MY_KEY", "api_key_env=null"])
+def test_what_only_resembles_a_key_is_taken(value: str) -> None:
+    load("model=m", value)
 
 
 def test_an_at_elsewhere_is_no_login() -> None:

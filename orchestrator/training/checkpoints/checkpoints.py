@@ -20,7 +20,7 @@ from orchestrator.files import write_atomic
 
 SEAL = "kosen.json"
 TRACKER = "latest_checkpointed_iteration.txt"  # verl's: the step that `resume_mode=auto` resumes from
-STEP = re.compile(r"global_step_(\d+)")
+STEP = re.compile(r"global_step_(0|[1-9][0-9]*)")  # as verl writes it; global_step_007 is somebody's own folder
 # A killed save or a killed prune leaves these; no one can use them.
 LEFTOVER = re.compile(r"global_step_(\d+)\.(partial-\d+|deleting)")
 
@@ -42,11 +42,13 @@ def seal(folder: Path) -> None:
 def check(folder: Path) -> str | None:
     """None where a checkpoint is whole, else a sentence that says what is wrong with it."""
     try:
-        sizes: dict[str, int] = orjson.loads(_seal_path(folder).read_bytes())
+        sizes = orjson.loads(_seal_path(folder).read_bytes())
     except FileNotFoundError:
         return f"{folder.name} has no seal ({SEAL}): its save did not finish"
     except (OSError, orjson.JSONDecodeError) as error:
         return f"the seal of {folder.name} cannot be read: {error}"
+    if not isinstance(sizes, dict):
+        return f"the seal of {folder.name} cannot be read: it has no sizes of files"
     if not sizes:
         return f"{folder.name} holds no files"
     faults = (fault for name, size in sizes.items() if (fault := _fault(folder / name, size)))

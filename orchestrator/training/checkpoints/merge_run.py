@@ -16,6 +16,7 @@ from pydantic import Field, NonNegativeInt
 
 from orchestrator.console import say
 from orchestrator.errors import KosenError, RunLocked, SpecError, TrainingFailed, storage_error
+from orchestrator.files import expanded
 from orchestrator.ray_cluster.find import run_root
 from orchestrator.spec import SpecModel
 from orchestrator.training.checkpoints.checkpoints import check, newest_good, path_of
@@ -37,7 +38,7 @@ def merge(spec: MergeSpec) -> Path:
     """Merge what `spec` names, unless that is done already; returns the folder."""
     run = find_run(spec.run)
     step = _choose_step(run, spec.step)
-    out = Path(spec.out).expanduser().absolute() if spec.out else run.path / "exports" / f"global_step_{step}"
+    out = expanded(spec.out).absolute() if spec.out else run.path / "exports" / f"global_step_{step}"
     base = _base_model(run)
     wanted = {"run": str(run.path), "step": step, "dtype_asked": spec.dtype, SAVED: _saved_at(run, step)}
     with _lock(out):
@@ -55,7 +56,7 @@ def merge(spec: MergeSpec) -> Path:
 
 def find_run(name: str) -> TrainingFolder:
     """A run by its name below the run root, or by its folder."""
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if not folder.is_absolute():
         folder = run_root() / name if (run_root() / name).is_dir() else folder.absolute()
     run = TrainingFolder(folder)

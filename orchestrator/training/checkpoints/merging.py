@@ -19,6 +19,7 @@ from verl.model_merger.base_model_merger import ModelMergerConfig
 from verl.model_merger.fsdp_model_merger import FSDPModelMerger, merge_non_dtensor_shards
 
 from orchestrator.errors import SpecError, TrainingFailed, run_command
+from orchestrator.files import expanded
 from orchestrator.training.checkpoints.model_files import has_tokenizer
 
 DType = Literal["auto", "bfloat16", "float16", "float32"]
@@ -148,7 +149,7 @@ def find_tokenizer(saved: Path, base: str | None) -> tuple[Any, list[str]]:
 
 def _tokenizer_of(base: str) -> Any | None:
     """The base model's tokenizer; None where it moved, has none, or is on the hub and the hub is far."""
-    folder = Path(base).expanduser()
+    folder = expanded(base)
     if folder.is_dir() and not has_tokenizer(path.name for path in folder.glob("*")):
         return None
     try:

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from cluster.keys import holds_key
 from orchestrator.errors import SpecError
 from orchestrator.training.checkpoints.model_files import TOKENIZERS, has_tokenizer
 
@@ -16,7 +17,20 @@ from orchestrator.training.checkpoints.model_files import TOKENIZERS, has_tokeni
 LEFT_OUT = {
     "a cache": (".cache/*", "*/.cache/*", "__pycache__/*", "*/__pycache__/*", ".ipynb_checkpoints/*", "*.pyc"),
     "version control": (".git/*", "*/.git/*", ".gitignore", ".svn/*", ".hg/*"),
-    "a temporary file": ("*.tmp", "*.lock", "*.incomplete", "*.part", "*.swp", "*~", "*.draft/*", "*.bak", "*.orig"),
+    "a temporary file": (
+        ".nfs*",
+        "*/.nfs*",
+        ".fuse_hidden*",
+        "*.tmp",
+        "*.lock",
+        "*.incomplete",
+        "*.part",
+        "*.swp",
+        "*~",
+        "*.draft/*",
+        "*.bak",
+        "*.orig",
+    ),
     "of the training": (
         "*optim_world_size_*",
         "*extra_state_world_size_*",
@@ -30,26 +44,52 @@ LEFT_OUT = {
     "a log": (
         *("wandb/*", "*/wandb/*", "logs/*", "*/logs/*", "*.log", "*.log.*", "*events.out.tfevents*", "*nohup.out"),
         *("*slurm-*.out", "*.err", "*.stdout", "*.stderr", "*_history"),
+        *("mlruns/*", "*/mlruns/*", "lightning_logs/*", "*/lightning_logs/*", "swanlog/*", ".neptune/*", ".aim/*"),
     ),
-    "of this machine": ("kosen*.json", "*/kosen*.json", "*.ds_store", "*thumbs.db"),
+    "of this machine": (
+        *("kosen*.json", "*/kosen*.json", "*.ds_store", "*thumbs.db", ".vscode/*", ".idea/*", ".viminfo"),
+        *(".venv/*", "venv/*", "node_modules/*"),
+    ),
 }
-# The same of a file's own name, and of each folder above it.
+# The same of a file's own name. States of an optimizer and its like: of torch, DeepSpeed, accelerate and verl.
+STATES = (
+    *("optim*.pt", "optim*.pth", "optim*.bin", "optim*.safetensors", "*.optim.*", "*_optim_states.pt", "opt_state*"),
+    *("*_model_states.pt", "*.distcp", "scaler.pt", "data.pt", "dataloader*.pt", "random_states_*.pkl"),
+)
 DUMPS = ("core", "core.[0-9]*", "*.core", "*.dmp", "*.hprof", "*.stackdump", "*.nsys-rep", "*.ncu-rep", "*.prof")
-SECRET_FOLDERS = (".ssh", ".aws", ".azure", ".gnupg", ".kube", ".docker", ".gcloud", ".kosen", ".password-store")
+SECRET_FOLDERS = (
+    ".ssh",
+    ".aws",
+    ".azure",
+    ".gnupg",
+    ".kube",
+    ".docker",
+    ".gcloud",
+    ".kosen",
+    ".password-store",
+    "secrets",
+    ".secrets",
+)
 SECRETS = (
     *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.pem", "*.key", "*.ppk", "*.p12", "*.pfx", "*.p8", "*.jks"),
     *("*.keystore", "*.kdbx", "*.gpg", "*.asc", "*.ovpn", "*.env", ".env*", "*.env.*", ".envrc", ".netrc", "_netrc"),
     *(".npmrc", ".pypirc", ".pgpass", ".my.cnf", ".boto", ".s3cfg", ".dockercfg", ".htpasswd", ".git-credentials"),
     *("*credential*", "*secret*", "*password*", "*passwd*", "*api_key*", "*apikey*", "*api-key*", "*private_key*"),
     *("token", "*.token", "token.*", "*_token", "*-token", "*token.txt", "stored_tokens", "*service_account*.json"),
-    *("*service-account*.json", "kubeconfig*", "authorized_keys", "known_hosts"),
-)
-# What keys look like inside a file; each needs the length that a real one has.
-KEY = re.compile(
-    rb"-----BEGIN [A-Z ]*PRIVATE KEY-----|\bhf_[A-Za-z0-9]{30,}\b|\bsk-[A-Za-z0-9_-]{32,}|\bAKIA[0-9A-Z]{16}\b"
-    rb"|\bgh[pousr]_[A-Za-z0-9]{36,}\b|\bgithub_pat_[A-Za-z0-9_]{40,}|\bxox[abprs]-[A-Za-z0-9-]{20,}"
+    *(
+        "*service-account*.json",
+        "*_key",
+        "*-key",
+        "*_key.txt",
+        "*-key.txt",
+        "*.tfstate",
+        "kubeconfig*",
+        "authorized_keys",
+        "known_hosts",
+    ),
 )
 LARGEST_TEXT = 2**20  # bytes that are searched for keys; models' own texts, tokenizers, are larger or hold none
+POINTER = b"version https://git-lfs"
 WEIGHTS = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(\.\w+)")
 LONGEST_HEADER = 2**27  # bytes of a safetensors header; the library itself takes 100 MB
@@ -100,18 +140,23 @@ def _reason(folder: Path, path: Path, name: str) -> str | None:
     *above, own = lower.split("/")
     if any(fnmatch(own, pattern) for pattern in SECRETS) or any(part in SECRET_FOLDERS for part in above):
         return "may hold secrets"
+    if any(fnmatch(own, pattern) for pattern in STATES):
+        return "of the training"
     if any(fnmatch(own, pattern) for pattern in DUMPS):
         return "a dump of a program"
     if path.is_symlink() and not _stays_inside(folder, path):
         return "a link out of the folder, or to nothing"
-    if path.stat().st_size <= LARGEST_TEXT and not own.endswith(WEIGHTS) and KEY.search(path.read_bytes()):
+    if path.stat().st_size <= LARGEST_TEXT and not own.endswith(WEIGHTS) and holds_key(path.read_text("latin-1")):
         return "holds what looks like a key"
     return None
 
 
 def _stays_inside(folder: Path, link: Path) -> bool:
     """The hub's own cache keeps a snapshot's files as links to `blobs` beside it: those are the model's."""
-    target, root = link.resolve(), folder.resolve()
+    try:
+        target, root = link.resolve(), folder.resolve()
+    except (OSError, RuntimeError):  # a circle
+        return False
     blobs = root.parents[1] / "blobs" if root.parent.name == "snapshots" else root
     return target.is_file() and (target.is_relative_to(root) or target.is_relative_to(blobs))
 
@@ -134,6 +179,7 @@ def check_model(folder: Path, files: dict[str, int]) -> None:
         raise SpecError(f"{folder} has no weights ({', '.join(WEIGHTS)}). If it is meant, add any_folder=true")
     _check_shards(folder, files)
     _check_weights(folder, weights)
+    _check_tokenizer(folder, files)
     if not adapter and not has_tokenizer(files):
         raise _half(folder, f"it has no tokenizer ({', '.join(TOKENIZERS[:3])}, …)")
 
@@ -143,6 +189,21 @@ def _check_config(path: Path) -> None:
     known = ("model_type", "architectures", "peft_type", "_class_name")
     if not isinstance(config, dict) or not any(config.get(name) for name in known):
         raise _half(path.parent, f"{path.name} names no model ({' or '.join(known[:2])})")
+
+
+def _check_tokenizer(folder: Path, files: dict[str, int]) -> None:
+    for name in TOKENIZERS:
+        if name in files and not files[name]:
+            raise _half(folder, f"{name} is empty")
+        if name in files and _start(folder / name, len(POINTER)) == POINTER:
+            raise _half(folder, f"{name} is a pointer of Git LFS; `git lfs pull` brings the file")
+    if "tokenizer.json" in files and not isinstance(_json(folder / "tokenizer.json"), dict):
+        raise _half(folder, "tokenizer.json holds no tokenizer")
+
+
+def _start(path: Path, size: int) -> bytes:
+    with path.open("rb") as stream:
+        return stream.read(size)
 
 
 def _check_shards(folder: Path, files: dict[str, int]) -> None:

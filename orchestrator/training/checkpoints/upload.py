@@ -33,7 +33,7 @@ class UploadSpec(SpecModel):
     @classmethod
     def _as_the_hub_names(cls, repo: str) -> str:
         from huggingface_hub.errors import HFValidationError
-        from huggingface_hub.utils._validators import validate_repo_id
+        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # public, but not in __all__
 
         try:
             validate_repo_id(repo)

@@ -1,10 +1,9 @@
 """Maps what SFT and PPO specs have in common to verl's configuration keys."""
 
 import importlib.util
-from pathlib import Path
 from typing import Any
 
-from orchestrator.ray_cluster.find import find_path
+from orchestrator.ray_cluster.find import local_path
 from orchestrator.training.config.placement import Placement
 from orchestrator.training.environment import PACKED
 from orchestrator.training.folder import TrainingFolder
@@ -44,7 +43,7 @@ def model_keys(group: str, spec: TrainingSpec, placement: Placement, model: str 
 
 def local_or_hub(name: str) -> str:
     """A folder's or file's absolute path, which holds on every node; a name on the hub as it is."""
-    path = Path(find_path(name)).expanduser()
+    path = local_path(name)
     return str(path.absolute()) if path.exists() else name
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import SpecError
-from orchestrator.ray_cluster.find import find_path
+from orchestrator.ray_cluster.find import local_path
 from orchestrator.training.config.common import (
     Keys,
     divisor,
@@ -182,7 +182,7 @@ def _reward_file(spec: PpoSpec, rules: Mapping[str, str]) -> tuple[str, str]:
     if not path.endswith(".py"):
         known = ", ".join((*rules, "judge"))
         raise SpecError(f"reward={spec.reward} is neither one of {known} nor a Python file. Expected path/to/file.py")
-    file = Path(find_path(path)).expanduser().absolute()
+    file = local_path(path).absolute()
     if not file.is_file():
         raise SpecError(f"there is no file {file} for reward={spec.reward} (looked from {Path.cwd()})")
     return str(file), name
@@ -190,7 +190,7 @@ def _reward_file(spec: PpoSpec, rules: Mapping[str, str]) -> tuple[str, str]:
 
 def _read_prompt(path: Path) -> str:
     try:
-        return Path(find_path(str(path))).expanduser().read_text(encoding="utf-8")
+        return local_path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"cannot read judge.prompt={path}: {error}") from None
 

@@ -15,7 +15,7 @@ import orjson
 
 from orchestrator.data.source import identify, read_rows
 from orchestrator.errors import SpecError
-from orchestrator.files import write_atomic
+from orchestrator.files import expanded, write_atomic
 from orchestrator.training.data.cells import UnfitError
 from orchestrator.training.data.formats import Question, Shape, conversation_shape, question_shape, verl_shape
 from orchestrator.training.data.sieve import Report, Sieve, columns_of, some
@@ -218,7 +218,7 @@ def _name(function: object) -> str | None:
 def _reports(folder: Path) -> dict[str, Any]:
     try:
         return dict(orjson.loads((folder / REPORT).read_bytes()))
-    except (FileNotFoundError, orjson.JSONDecodeError):
+    except (FileNotFoundError, NotADirectoryError, orjson.JSONDecodeError, TypeError, ValueError):
         return {}
 
 
@@ -230,7 +230,7 @@ def _keep_report(out: Path, report: Report | None) -> None:
 
 def _file_times(tokenizer: str | None) -> dict[str, int]:
     """When the files of a local tokenizer changed; one of the hub goes by its name."""
-    folder = Path(tokenizer).expanduser() if tokenizer else None
+    folder = expanded(tokenizer) if tokenizer else None
     if folder is None or not folder.is_dir():
         return {}
     files = [*folder.glob("tokenizer*"), *folder.glob("*.jinja")]

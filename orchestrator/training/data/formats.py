@@ -1,5 +1,7 @@
 """What training rows look like: the shapes that people publish, read into messages, and why a row is unfit."""
 
+import functools
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,13 +32,18 @@ GOLDS = ("answer", "final_answer", "ground_truth", "solution", "response", "comp
 VERL_RL = ("data_source", "prompt", "reward_model")
 
 SYSTEMS = ("system", "system_prompt", "system_message")
-# Columns that say something else than what would be trained without them, where a shape does not use them.
-DECIDING = frozenset(
-    {*SYSTEMS, "context", "history", "input", "tools", "functions", "tool_calls"}
-    | {"image", "images", "video", "videos", "audio", "audios", "documents"}
+# Columns, by their letters alone, that say something else than what would be trained without them, where a shape does
+# not use them.
+DECIDING = re.compile(
+    r"system(?:prompt|message)?|context|history|input|documents|(?:available)?(?:tools|functions)"
+    r"|(?:tool|function)s?(?:calls?|definitions?|schemas?|specs?|list)"
+    r"|(?:image|img|video|audio)s?(?:urls?|uris?|paths?|files?|data|bytes|base64)?"
 )
-THOUGHTS = frozenset({"reasoning", "reasoning_content", "thinking", "chain_of_thought", "cot"})
-FLAGS = ("weight", "train", "trainable", "loss", "kto_tag", "label")  # of a whole row: false means "not this one"
+THOUGHTS = re.compile(
+    r"reasoning(?:content|text|details|trace)?|thinking(?:content|blocks)?|thoughts?|chainofthought|cot"
+)
+# Flags of a whole row that may also be a figure or a class: only a plain false says "not this one".
+AMBIGUOUS = frozenset({"loss", "label", "target", "training", "supervised", "learn"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +89,9 @@ def question_shape(columns: Sequence[str], question_key: str | None, answer_key:
         return None
     given, unused = [name for name in _given(question) if name != answer], set[str]()
     used = frozenset({question, answer, "history", *SYSTEMS, *given})
-    deciding = sorted(DECIDING - used)
 
     def read(row: Row) -> Question:
-        _refuse(row, deciding)
+        _refuse(row, used, DECIDING)
         if isinstance(row.get(question), list | tuple):
             prompt = turns.turns(row[question], question, unused)
         else:
@@ -135,24 +141,40 @@ def _text_shape(name: str, question: str, answer: str, given: Sequence[str]) -> 
 
 def _shape(name: str, columns: Iterable[str], read: Callable[[Row], list[Message]], unused: set[str]) -> Shape:
     used = frozenset({*columns, *SYSTEMS})
-    deciding = sorted((DECIDING | THOUGHTS) - used)
 
     def checked(row: Row) -> list[Message]:
-        _refuse(row, deciding)
-        for column in FLAGS:
-            value = row.get(column)
-            if value is False or (column == "weight" and not nothing(value) and not yes_or_no(value)):
-                raise UnfitError("not to be trained on", f"the row has {column}: {shown(value)}")
+        _refuse(row, used, DECIDING, THOUGHTS)
         return check(with_system(_system(row), read(row)))
 
     return Shape(name, used, checked, unused)
 
 
-def _refuse(row: Row, deciding: Sequence[str]) -> None:
-    """Raises UnfitError where one of these columns holds something."""
-    for column in deciding:
-        if not nothing(row.get(column)):
-            raise UnfitError(f"column {column}", f"{column} would change what is trained, and cannot be used here")
+def _refuse(row: Row, used: frozenset[str], *deciding: re.Pattern[str]) -> None:
+    """Raises UnfitError where a column that is not `used` holds what decides, or says to leave the row out."""
+    for column, value in row.items():
+        if column in used or nothing(value):
+            continue
+        name = _letters(column)
+        if any(names.fullmatch(name) for names in deciding):
+            said = shown(column)
+            raise UnfitError(f"column {said}", f"{said} would change what is trained, and cannot be used here")
+        if _says_no(name, value):
+            raise UnfitError(turns.NOT_TRAINED, f"the row has {shown(column)}: {shown(value)}")
+
+
+@functools.lru_cache(4096)
+def _letters(column: str) -> str:
+    return turns.letters(column)
+
+
+def _says_no(name: str, value: object) -> bool:
+    """Whether a flag of a whole row says that nobody is to train on it."""
+    said = yes_or_no(value)
+    if name == "weight":
+        return said is not True
+    if name in AMBIGUOUS:
+        return value is False
+    return (said is False and name in turns.TRAINED_IF | {"ktotag"}) or (said is True and name in turns.PASSED_OVER_IF)
 
 
 def _asked(row: Row, question: str, given: Sequence[str]) -> str:

@@ -9,6 +9,7 @@ from pydantic import Field, PositiveInt
 
 from orchestrator.data.source import FORMATS
 from orchestrator.errors import SpecError
+from orchestrator.files import expanded
 from orchestrator.ray_cluster.find import find_path, inside_job, run_root
 from orchestrator.spec import SpecModel, to_yaml
 from orchestrator.training.data.convert import convert_ppo, convert_sft
@@ -81,12 +82,12 @@ def describe(spec: PrepareSpec) -> Iterator[str]:
     yield to_yaml(spec).rstrip()
     yield "---"
     yield from (f"{step.source} → {step.out}" for step in steps)
-    yield from (step.convert(None).sentence() for step in steps if Path(step.source).expanduser().is_file())
+    yield from (step.convert(None).sentence() for step in steps if expanded(step.source).is_file())
 
 
 def split_of(source: str, split: str) -> str:
     """A split's file in a local folder; a data set of the hub has splits itself."""
-    folder = Path(source).expanduser()
+    folder = expanded(source)
     if not folder.is_dir():
         return source
     files = sorted(path for path in folder.glob(f"{split}*") if path.suffix.lower() in FORMATS)
@@ -98,7 +99,7 @@ def split_of(source: str, split: str) -> str:
 
 def place_of(out: str) -> Path:
     """A relative path is meant from where the cluster was started: a job's own folder is deleted after it."""
-    path = Path(out).expanduser()
+    path = expanded(out)
     return run_root().parent / path if inside_job() and not path.is_absolute() else path
 
 

@@ -1,10 +1,10 @@
 """Lengths of conversations in tokens, exactly as verl's data sets build them."""
 
 from itertools import accumulate, pairwise
-from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import SpecError
+from orchestrator.files import expanded
 from orchestrator.spec import first_line
 from orchestrator.training.data.cells import shown
 from orchestrator.training.data.turns import Message
@@ -59,7 +59,7 @@ def is_here(model: str) -> bool:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    if Path(model).expanduser().exists():
+    if expanded(model).exists():
         return True
     try:
         return isinstance(try_to_load_from_cache(model, "tokenizer_config.json"), str)

@@ -1,6 +1,7 @@
 """Conversations as lists of turns: OpenAI's role and content, ShareGPT's from and value, and all that a turn may say
 besides. verl trains on the text of every assistant's turn, so a turn that means anything else makes its row unfit."""
 
+import functools
 import re
 from typing import Any
 
@@ -17,22 +18,24 @@ SPEAKERS = {
 TOOL_SPEAKERS = frozenset({"tool", "function", "functioncall", "toolcall", "observation", "ipython", "toolresponse"})
 TOOLS = "tools"
 # Keys of a turn by their letters alone ("Tool-Calls" is toolcalls), and the reason for which they make a row unfit.
-UNFIT_KEYS: dict[str, str] = {
-    **dict.fromkeys(("toolcalls", "toolcall", "toolcallid", "toolresults", "toolresponses", "tools"), TOOLS),
-    **dict.fromkeys(("functioncall", "functioncalls", "functions"), TOOLS),
-    **dict.fromkeys(("reasoningcontent", "reasoning", "reasoningdetails", "thinking", "thinkingcontent"), "reasoning"),
-    **dict.fromkeys(("thought", "thoughts", "think", "cot", "chainofthought", "analysis"), "reasoning"),
-    **dict.fromkeys(("image", "images", "imageurl", "video", "videos", "audio", "audios", "media"), "media"),
-    **dict.fromkeys(("file", "files", "attachment", "attachments", "documents"), "media"),
-    **dict.fromkeys(("name", "prefix", "prefill", "partial", "refusal"), "a turn with more than its text"),
+UNFIT_KEYS: dict[str, re.Pattern[str]] = {
+    TOOLS: re.compile(r"(?:available|openai)?(?:tool|function).*"),
+    "reasoning": re.compile(r".*(?:reasoning|thinking|thoughts?|scratchpad).*|think|cot|analysis|rationale"),
+    "media": re.compile(
+        r"(?:input|output)?(?:image|img|picture|video|audio|media|file|attachment|document)s?"
+        r"(?:urls?|uris?|paths?|files?|names?|data|bytes|b64|base64|ids?|content)?"
+    ),
+    "a turn with more than its text": re.compile("name|prefix|prefill|partial|refusal"),
 }
 TRAINED_IF = frozenset(
     {"weight", "lossweight", "train", "trainable", "istrainable", "training", "trainonturn", "shouldtrain", "loss"}
-    | {"computeloss", "calculateloss", "lossmask", "learn", "supervised", "target"}
+    | {"computeloss", "calculateloss", "lossmask", "learn", "supervised", "target", "includeinloss", "inloss"}
+    | {"applyloss", "useloss", "hasloss", "withloss", "dotrain", "totrain", "trainon", "trainonthis", "usefortraining"}
 )
 PASSED_OVER_IF = frozenset(
     {"mask", "masked", "ignore", "ignored", "skip", "noloss", "skiploss", "ignoreloss", "notrain", "donottrain"}
-    | {"excluded", "exclude", "frozen"}
+    | {"excluded", "exclude", "frozen", "ismasked", "maskloss", "isignored", "excludefromloss", "donttrain"}
+    | {"excludefromtraining", "nottrained", "untrained", "skiptraining", "ignoreintraining", "notrainable"}
 )
 NOT_TRAINED = "not to be trained on"
 
@@ -87,6 +90,12 @@ def letters(key: object) -> str:
     return re.sub(r"[\W_]+", "", str(key)).casefold()
 
 
+@functools.lru_cache(4096)
+def unfit_reason(name: str) -> str | None:
+    """Why a key with these letters makes its row unfit, where it holds something."""
+    return next((reason for reason, names in UNFIT_KEYS.items() if names.fullmatch(name)), None)
+
+
 def _turn(turn: object, number: int, unused: set[str]) -> Message:
     if not isinstance(turn, dict):
         raise UnfitError("no role", f"turn {number} is a {type(turn).__name__}, expected an object with a role")
@@ -117,12 +126,13 @@ def _role(turn: dict[Any, Any], number: int) -> str:
 def _check_key(key: object, value: object, role: str, number: int, unused: set[str]) -> None:
     """Raises UnfitError for what the training would lose or do against the turn's own word."""
     name = letters(key)
-    if reason := UNFIT_KEYS.get(name):
-        raise UnfitError(reason, f"turn {number} has {shown(key)}, which would be lost")
     if name in TRAINED_IF | PASSED_OVER_IF:
         wanted = name in TRAINED_IF
         if role == "assistant" and yes_or_no(value) is not wanted:
             said = f"{shown(key)}: {shown(value)}"
             raise UnfitError(NOT_TRAINED, f"turn {number} has {said}, and all of an assistant's turns are trained on")
         return
+    reason = unfit_reason(name)
+    if reason and not (isinstance(value, bool | int) and not value):  # has_image: false
+        raise UnfitError(reason, f"turn {number} has {shown(key)}, which would be lost")
     unused.add(shown(key))

@@ -55,19 +55,25 @@ def write_result(folder: TrainingFolder, step: int) -> Result:
 
 def read_result(folder: TrainingFolder) -> Result | None:
     """The result of a run that finished with the present configuration, else None."""
-    try:
-        values = orjson.loads((folder.path / "metrics.json").read_bytes())
-    except FileNotFoundError:
+    values = _metrics(folder)
+    if values.pop("config", None) != config_digest(folder) or values.keys() != {*Result.__slots__}:
         return None
-    return Result(**values) if values.pop("config") == config_digest(folder) else None
+    return Result(**values)
 
 
 def read_mark(folder: TrainingFolder) -> int | None:
     """The last step of a run that finished, with whatever configuration."""
+    step = _metrics(folder).get("step")
+    return step if isinstance(step, int) else None
+
+
+def _metrics(folder: TrainingFolder) -> Line:
+    """What `write_result` wrote; nothing where there is no such file, or another tool's."""
     try:
-        return int(orjson.loads((folder.path / "metrics.json").read_bytes())["step"])
-    except FileNotFoundError:
-        return None
+        found = orjson.loads((folder.path / "metrics.json").read_bytes())
+    except (FileNotFoundError, orjson.JSONDecodeError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def finished_step(folder: TrainingFolder) -> int | None:

@@ -15,6 +15,7 @@ from orchestrator import tracking
 from orchestrator.console import say
 from orchestrator.data.source import FORMATS
 from orchestrator.errors import COMPLETE, ClusterNotReady, Parser, SpecError
+from orchestrator.files import expanded
 from orchestrator.ray_cluster.find import State, find_path, run_root
 from orchestrator.spec import WandbSpec, load_spec, to_yaml
 from orchestrator.training.config import common, verl_config
@@ -232,7 +233,7 @@ def _dry_run(recipe: Recipe[S], spec: S) -> int:
 
 
 def _is_file(source: Source) -> bool:
-    return Path(source.path).expanduser().is_file()
+    return expanded(source.path).is_file()
 
 
 def _sources(spec: TrainingSpec, folder: TrainingFolder) -> list[Source]:
@@ -242,7 +243,7 @@ def _sources(spec: TrainingSpec, folder: TrainingFolder) -> list[Source]:
 
 def _look(source: Source, *, needed: bool) -> str:
     """A sentence on what is known of a data set before it is read. Raises SpecError for what cannot be one."""
-    path = Path(source.path).expanduser()
+    path = expanded(source.path)
     if path.is_file():
         if path.suffix.lower() not in FORMATS:
             raise SpecError(f"{path} is no data set that can be read; expected {', '.join(FORMATS)}")

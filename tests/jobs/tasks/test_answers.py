@@ -1,12 +1,10 @@
 """Reading final answers and comparing them by rule."""
 
-import random
 import time
 
 import pytest
 
 from jobs.tasks.answers import equivalent, percent, read_answer
-from jobs.tasks.hle import ANSWER_TYPES
 
 
 @pytest.mark.parametrize(
@@ -168,50 +166,6 @@ def test_not_equivalent(answer: str, gold: str) -> None:
     assert not equivalent(gold, answer, "exactMatch")
 
 
-PARTS = [
-    *"0129aAxB+-*/=^_{}()[]<>|,.;:'\"`$%#\\ \n√π∞°×−½²ₙ「」（）、。一Ａ７\u200b",
-    *(
-        "\\frac",
-        "\\sqrt",
-        "\\text{",
-        "\\boxed{",
-        "\\left(",
-        "\\begin{pmatrix}",
-        "\\end{pmatrix}",
-        "$$",
-        "**",
-        "```",
-        "####",
-    ),
-    *(
-        "Answer:",
-        "Confidence:",
-        "答え：",
-        "確信度：",
-        "(B)",
-        "1e999999999",
-        "10^10^10",
-        "1,234",
-        "1/3",
-        "85%",
-        "九十パーセント",
-    ),
-    *("<think>", "</think>", "<|im_end|>", '{"answer":', "<answer>", "The answer is ", "です", "\ud83d"),
-]
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_random_texts_are_read_and_compared(seed: int) -> None:
-    choose = random.Random(seed)
-    for _ in range(250):
-        text = "".join(choose.choices(PARTS, k=choose.randint(1, 30)))
-        answer, confidence = read_answer(f"Answer: {text}")
-        assert confidence is None or isinstance(confidence, int)
-        assert percent(text) is None or isinstance(percent(text), int)
-        assert equivalent(text, text, "exactMatch")
-        equivalent(answer or text, choose.choice(["B", "A, C", "1", "x^2", text[::-1]]), choose.choice(ANSWER_TYPES))
-
-
 def test_huge_digits_and_exponents_are_no_trouble() -> None:
     for text in ("9" * 5000, "1e999999999", "10^10^10", "1/" + "9" * 1999, "(" * 1000 + "1" + ")" * 1000, "{" * 2000):
         assert not equivalent(text[:2000], "42", "exactMatch")
@@ -292,6 +246,29 @@ def test_long_and_strange_texts_take_no_time() -> None:
         ("Answer: #### 72", "72"),
         ("#### between 3 and 4", None),
         ("#### Step 2", None),
+        ("#### Case x = 2\n\nThe answer is 5.", "5"),  # a heading
+        ("#### x = 72", "x = 72"),
+        ("#### Total: 72", "72"),
+        ("＃＃＃＃ ７２", "72"),
+        ("{'answer': '42', 'confidence': 80}", "42"),
+        ("{'final_answer': \"it's\"}", "it's"),
+        ("{'answer': 'A' or 'B'}", None),
+        ("<answer>42", "42"),  # the server stopped at the closing tag
+        ("Answer: 41\n<answer>\n42", "42"),
+        ("<answer>42</answer>\n<answer>", "42"),
+        ("<answer>42\nbecause", None),
+        ("I put it into <answer> tags", None),
+        ("<ans>42</ans>", "42"),
+        ("Answer → 42", "42"),
+        ("Answer -> 42", "42"),
+        ("Final answer => 42", "42"),
+        ("Answer: 42\nans->next = 5;", "42"),
+        ("(Answer: 42)", "42"),
+        ("(Answer: [0,1))", "[0,1)"),
+        ("「答え」：42", "42"),
+        ("답: 42", "42"),
+        ("최종 답변: 42", "42"),
+        ("Incorrect answer: 41", None),
         ("The answer depends.", None),
         ("Answers may vary: 4", None),
     ],
@@ -301,6 +278,7 @@ def test_other_labels(response: str, answer: str | None) -> None:
 
 
 ENDS = ["<|im_end|>", "</s>", "<|eot_id|>", "<end_of_turn>", "<|return|>", "<|endoftext|>", "<｜end▁of▁sentence｜>"]
+ENDS += ["<end_of_utterance>", "<turn|>"]
 
 
 @pytest.mark.parametrize("tail", ENDS)
@@ -340,6 +318,9 @@ def test_thoughts_are_no_answers(response: str, answer: str | None) -> None:
     "part",
     [
         "<answer>",
+        "<answer> ",
+        "'answer':'",
+        "#### x = ",
         "```",
         "#### 1\n",
         "#### ",

@@ -27,7 +27,8 @@ SEVERAL = """(A), (C)|(A)(C)|(A) (C)|[A], [C]|(A);(C)|(A)/(C)|(A) & (C)|（A）�
 |{A}, {C}|AとC|AまたはC|「A」「C」|A not C|not A but C|A is wrong, C is right|A (or C)|A. (C) 12
 |Either A or C|both A and C|A, maybe C|(A) or (C)|A. x (C) y|A) 1 C) 2|The answer is A or C
 |A. Not this; choose C|A: wrong. C: right|a) x c) y|A is correct, and so is C|Aではない、C|A,C|A.  C.
-|option A, option C|A. Paris C. Rome|A = C""".replace("\n|", "|").split("|")
+|option A, option C|A. Paris C. Rome|A = C|Option A, Option C|Option A. Option C|A; Answer C|A, Choice C
+|A (Option C)|選択肢A、選択肢C|Choice A, Choice C""".replace("\n|", "|").split("|")
 
 
 @pytest.mark.parametrize("answer", [*SEVERAL, "A|C", "A||C"])

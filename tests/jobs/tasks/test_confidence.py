@@ -81,6 +81,8 @@ def test_as_a_model_writes_it(text: str, value: int | None) -> None:
         "確信レベル：85%",
         "自信度: 85%",
         "確信度は約：85%",
+        "確信度は85%です",
+        "自信度は約85%",
         "**Confidence (0-100):** 85%",
         "Confidence level: 85",
         "【確信度】85%",

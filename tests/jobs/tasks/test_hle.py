@@ -44,7 +44,7 @@ def test_image_is_optional() -> None:
         ({"category": 3}, "row 2 (id 'b'): category is a int"),
         ({"image": {"bytes": b""}}, "row 2 (id 'b'): image is a dict"),
         ({"image": {"bytes": None, "path": "a.png"}}, "row 2 (id 'b'): image is a dict that holds no bytes"),
-        ({"image": {"url": "x"}}, "row 2 (id 'b'): image is a dict, expected a data URI"),
+        ({"image": {"url": "x"}}, "row 2 (id 'b'): image is 'x', expected a data URI"),
         ({"image": "pictures/a.png"}, "row 2 (id 'b'): image is 'pictures/a.png', expected a data URI"),
         ({"image": "iVBORw0KGgo" * 99}, "image is 'iVBORw0KGgoiVBORw0KGgoiVBORw0KGgoiVBORw0'…, expected a data URI"),
         ({"image": 5}, "row 2 (id 'b'): image is a int"),
@@ -73,6 +73,7 @@ def test_missing_fields_are_named(field: str) -> None:
 
 
 EMPTY: list[Any] = [None, "", " ", "nan", "NaN", "None", "null", "[]", "{}", "<NA>", [], {}, math.nan, [None], [""]]
+EMPTY += ["undefined", "-", False]
 
 
 @pytest.mark.parametrize(
@@ -85,6 +86,8 @@ EMPTY: list[Any] = [None, "", " ", "nan", "NaN", "None", "null", "[]", "{}", "<N
         (b"RIFF....WEBP", "data:image/webp;base64,UklGRi4uLi5XRUJQ"),
         ("data:image/png;base64,AA", "data:image/png;base64,AA"),
         (["data:image/png;base64,AA"], "data:image/png;base64,AA"),
+        ({"url": "https://example.org/a.png"}, "https://example.org/a.png"),
+        (bytearray(b"GIF89a"), "data:image/gif;base64,R0lGODlh"),
         ("https://example.org/a.png", "https://example.org/a.png"),
     ],
 )

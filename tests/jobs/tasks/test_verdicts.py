@@ -38,6 +38,7 @@ def with_correct(value: str) -> str:
                 "yes。",
                 "yes!",
                 "**yes**",
+                *["yep", "right", "正確", "合っている", "✓", "✅"],
             )
         ),
         *(
@@ -55,6 +56,7 @@ def with_correct(value: str) -> str:
                 "No.",
                 "ｎｏ",
                 "wrong",
+                *["nope", "not correct", "not equivalent.", "間違っています", "一致しない", "正確ではない", "✗", "❌"],
             )
         ),
         ('"yes, it matches"', "yes"),
@@ -87,6 +89,14 @@ def with_correct(value: str) -> str:
                 "yes if 5",
                 "N/A",
                 "yesterday",
+                "not incorrect",
+                "not correctly stated",
+                "not equivalent in form but the same",
+                "right or wrong",
+                "right, but late",
+                "rightly so",
+                "間違っていない",
+                "✓✗",
             )
         ),
     ],
@@ -165,6 +175,13 @@ def test_forms(text: str) -> None:
         ("### correct\nno", "no"),
         ("判定：正解", "yes"),
         ("判定：不正解", "no"),
+        ("判定：一致しない", "no"),
+        ("正誤判定：正", "yes"),
+        ("Is it correct? Yes", "yes"),
+        ("Is the response correct? No", "no"),
+        ("Is the answer correct? The response says: yes", None),
+        ("<reason>no match</reason><correct>no</correct>", "no"),
+        ("correct: ❌", "no"),
         ("<verdict><correct>yes</correct><confidence>80</confidence></verdict>", "yes"),
         ("<correct>\nno\n</correct>", "no"),
         (f"The response's answer is 5, which matches the key.\n\n```json\n{YES}\n```", "yes"),
@@ -270,7 +287,7 @@ def test_breaks_of_lines_stay() -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        *((value, None) for value in ('"none"', '"NONE"', '"None."', "null", '""', "\"'None'\"")),
+        *((value, None) for value in ('"none"', '"NONE"', '"None."', "null", '""', "\"'None'\"", '"null"', '"なし"')),
         ('["5"]', "5"),
         ('[" 5 "]', " 5 "),
         ('["1", "2"]', "1, 2"),

@@ -54,6 +54,10 @@ def break_seal(folder: Path) -> None:
     (folder / "kosen.json").write_bytes(b'{"data.pt": 1')
 
 
+def list_as_seal(folder: Path) -> None:
+    (folder / "kosen.json").write_bytes(b'["data.pt"]')
+
+
 def test_a_sealed_checkpoint_is_whole_and_holds_exactly_what_was_saved(tmp_path: Path) -> None:
     folder = save(tmp_path, 5)
     assert checkpoints.check(folder) is None
@@ -69,6 +73,7 @@ def test_a_sealed_checkpoint_is_whole_and_holds_exactly_what_was_saved(tmp_path:
         (blank, "model_world_size_1_rank_0.pt cannot be read"),
         (remove, "config.json is missing"),
         (break_seal, "seal of global_step_10 cannot be read"),
+        (list_as_seal, "seal of global_step_10 cannot be read"),
     ],
 )
 def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
@@ -82,6 +87,15 @@ def test_a_damaged_newest_checkpoint_gives_way_to_the_one_before(
     assert tracker(tmp_path) == "5"
     assert len(remarks) == 1 and words in remarks[0] and "global_step_10.bad-1" in remarks[0]
     assert names(tmp_path) == {"global_step_5", "global_step_10.bad-1", "latest_checkpointed_iteration.txt"}
+
+
+@pytest.mark.parametrize("name", ["global_step_007", "global_step_٩", "global_step_9 old", "global_step_-9"])
+def test_a_folder_that_verl_does_not_name_so_is_left_alone(tmp_path: Path, name: str) -> None:
+    save(tmp_path, 5)
+    (tmp_path / name).mkdir()
+    assert checkpoints.choose(tmp_path) == (5, [])
+    checkpoints.prune(tmp_path, 1)
+    assert (tmp_path / name).is_dir()
 
 
 def test_a_step_can_go_bad_twice_and_both_are_kept(tmp_path: Path) -> None:

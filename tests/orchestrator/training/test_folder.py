@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.training.folder import Journal, TrainingFolder, figures, parse_lines, read_journal
+from orchestrator.training.folder import Failure, Journal, TrainingFolder, figures, parse_lines, read_journal
+from orchestrator.training.supervision import outcome
 
 TIME = {"time": "2026-11-27T00:00:00.000+00:00"}
 FOREIGN: list[Any] = [
@@ -20,6 +21,7 @@ FOREIGN: list[Any] = [
     TIME | {"event": "attempt_started"},
     TIME | {"event": 5},
     TIME | {"event": "phase"},
+    {"time": "2026-11-27T00:00:00", "event": "phase", "phase": "saving"},  # of no time zone
     {"time": "yesterday", "event": "phase", "phase": "saving"},
     {"time": 5, "event": "phase", "phase": "saving"},
     [],
@@ -44,3 +46,22 @@ def test_a_foreign_line_of_valid_json_is_passed_over(foreign: Any, tmp_path: Pat
     assert [line["event"] for line in read_journal(folder)] == ["phase", "plan", "step", "step", "checkpoint"]
     assert figures(folder) == {1: {"train/loss": 2.0}, 2: {"train/loss": 1.0}}
     assert parse_lines(b'{"event"\n' + json.dumps(foreign).encode()) == []
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"{", b"[]", b"5", b"null", b"\xff", b"{}", b'{"step": null}', b'{"config": "x", "step": "a"}']
+)
+def test_files_of_other_tools_are_no_figures_and_no_traceback(text: bytes, tmp_path: Path) -> None:
+    folder = TrainingFolder(tmp_path)
+    folder.verl_config.write_text("a: 1")
+    for name in ("metrics.json", "failure.json"):
+        (tmp_path / name).write_bytes(text)
+    assert outcome.read_result(folder) is None
+    assert outcome.read_mark(folder) is None
+    failure = folder.failure()
+    assert failure and failure.kind == "other" and "failure.json" in failure.message
+
+
+def test_a_failure_of_a_later_version_is_read(tmp_path: Path) -> None:
+    (tmp_path / "failure.json").write_text('{"kind": "nan", "message": "m", "step": 3, "more": 1}')
+    assert TrainingFolder(tmp_path).failure() == Failure("nan", "m", 3)

@@ -166,6 +166,17 @@ def test_what_is_used(tmp_path: Path, row: Row, messages: list[Row]) -> None:
         ({"weight": 0.5}, "not to be trained on"),
         ({"kto_tag": False}, "not to be trained on"),
         ({"label": False}, "not to be trained on"),
+        ({"train": 0}, "not to be trained on"),
+        ({"Trainable": "no"}, "not to be trained on"),
+        ({"kto_tag": "false"}, "not to be trained on"),
+        ({"skip": True}, "not to be trained on"),
+        ({"exclude": "true"}, "not to be trained on"),
+        ({"do_not_train": 1}, "not to be trained on"),
+        ({"image_path": "a.png"}, "column image_path"),
+        ({"audio_url": "a.wav"}, "column audio_url"),
+        ({"Tools": [1]}, "column Tools"),
+        ({"tool_definitions": [1]}, "column tool_definitions"),
+        ({"thoughts": "r"}, "column thoughts"),
     ],
 )
 def test_columns_that_would_change_what_is_trained_are_refused(tmp_path: Path, more: Row, reason: str) -> None:
@@ -187,6 +198,19 @@ def test_columns_that_would_change_what_is_trained_are_refused(tmp_path: Path, m
         ({"function_call": {"name": "f"}}, "tools"),
         ({"tool_call_id": "x"}, "tools"),
         ({"images": ["a.png"]}, "media"),
+        ({"image_path": "a.png"}, "media"),
+        ({"input_audio": {"data": "x"}}, "media"),
+        ({"img": "a.png"}, "media"),
+        ({"reasoning_text": "r"}, "reasoning"),
+        ({"thinking_blocks": [{"thinking": "r"}]}, "reasoning"),
+        ({"redacted_thinking": "r"}, "reasoning"),
+        ({"inner_thoughts": "r"}, "reasoning"),
+        ({"tool_use": {"name": "f"}}, "tools"),
+        ({"function_response": "r"}, "tools"),
+        ({"include_in_loss": False}, "not to be trained on"),
+        ({"do_train": 0}, "not to be trained on"),
+        ({"apply_loss": False}, "not to be trained on"),
+        ({"mask_loss": True}, "not to be trained on"),
         ({"name": "bob"}, "a turn with more than its text"),
         ({"prefix": True}, "a turn with more than its text"),
         ({"refusal": "no"}, "a turn with more than its text"),
@@ -214,6 +238,30 @@ def test_what_a_turn_would_lose_costs_its_row(tmp_path: Path, more: Row, reason:
     report, kept = sft(tmp_path, {"messages": said("q", "a")}, {"messages": [*said("q"), said("q", "a")[1] | more]})
     assert kept == [said("q", "a")]
     assert [(drop.reason, drop.first_row) for drop in report.dropped] == [(reason, 2)]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        *({"skip": False}, {"train": True}, {"loss": 1.7}, {"label": 0}, {"target": "no"}, {"function_name": "f"}),
+        *({"image_count": 0}, {"constraint": "none"}, {"id": 7}, {"source": "x"}, {"thought_count": 3}),
+    ],
+)
+def test_columns_that_say_nothing_to_a_training_are_kept(tmp_path: Path, more: Row) -> None:
+    assert sft(tmp_path, {"messages": said("q", "a")} | more)[1] == [said("q", "a")]
+    assert rl(tmp_path, {"question": "q", "answer": "a"} | more)[0].kept == 1
+
+
+@pytest.mark.parametrize("more", [{"has_image": False}, {"thinking": False}, {"image": 0}])
+def test_a_key_that_says_there_is_none_costs_no_row(tmp_path: Path, more: Row) -> None:
+    turns = [said("q")[0] | more, said("q", "a")[1] | more]
+    assert sft(tmp_path, {"messages": turns})[1] == [said("q", "a")]
+
+
+@pytest.mark.parametrize("more", [{"train": False}, {"skip": True}, {"weight": 0}, {"image_path": "a.png"}])
+def test_a_question_that_is_not_to_be_trained_on_is_dropped(tmp_path: Path, more: Row) -> None:
+    row = {"question": "q", "answer": "a"}
+    assert rl(tmp_path, row, row | more)[0].kept == 1
 
 
 def test_keys_of_turns_that_say_nothing_to_a_training_are_named(tmp_path: Path) -> None:

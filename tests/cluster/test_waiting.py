@@ -1,0 +1,114 @@
+"""Waiting for a cluster's nodes and for Slurm's controller, and what the state folder keeps of it."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+from scripted_cluster import Answering, ScriptedSlurm, ray_node
+
+from cluster.commands import batch_system as up
+from cluster.commands import heal
+from cluster.folder.events import EventLog, read_events
+from cluster.schedulers import slurm as slurm_commands
+from cluster.state import add_helper, cluster_dir, read_state, write_state
+
+HELPER = """
+case $4 in 8) echo JobId=8 JobState={state} Reason=Resources NodeList={nodes};; *) echo JobId=7 JobState=RUNNING;; esac
+"""
+
+
+@pytest.mark.parametrize(("state", "nodes"), [("PENDING", ""), ("RUNNING", "n3")])
+def test_a_replacement_that_waits_or_boots_is_not_asked_for_twice(
+    answering: Answering, scripted_slurm: ScriptedSlurm, state: str, nodes: str
+) -> None:
+    scripted_slurm(HELPER.format(state=state, nodes=nodes))
+    write_state(answering([ray_node(1)]))
+    add_helper("c", "8")
+    said: list[str] = []
+    heal.heal("c", said.append)
+    assert said == ["a replacement is on its way already: job 8"]
+
+
+def test_a_cluster_is_not_healed_before_its_nodes_are_there(
+    answering: Answering, scripted_slurm: ScriptedSlurm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The state file may say `ready` for some seconds after a node is lost."""
+    scripted_slurm(HELPER.format(state="RUNNING", nodes="n3"))
+    monkeypatch.setattr(heal, "POLL", 0.05)
+    nodes = [ray_node(1)]
+    write_state(answering(nodes))
+    add_helper("c", "8")
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        nodes.append(ray_node(3))
+
+    assert heal.wait_healed("c", say).phase == "ready"
+    assert said == ["waiting for the nodes; replacement running (Resources)"]
+
+
+SILENT_ONCE = """
+if [ -e {mark} ]; then echo JobId=7 JobState={then} Reason=None NodeList=n1
+else touch {mark}; echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1; fi
+"""
+
+
+def test_a_controller_that_is_away_for_a_while_ends_no_wait(
+    answering: Answering,
+    scripted_slurm: ScriptedSlurm,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(up, "SLURM_POLL", 0.1)
+    mark = tmp_path / "asked"
+    scripted_slurm(SILENT_ONCE.format(mark=mark, then="PENDING"))
+    said: list[str] = []
+
+    def say(line: str) -> None:
+        said.append(line)
+        if mark.exists() and "does not answer" not in line:
+            write_state(answering([]))
+
+    assert up.wait_ready("c", "7", say).phase == "ready"
+    assert said == ["queued: Slurm does not answer", "queued"]
+
+    mark.unlink()
+    scripted_slurm(SILENT_ONCE.format(mark=mark, then="COMPLETED"))
+    log = cluster_dir("c") / "logs" / "7.log"
+    log.parent.mkdir()
+    log.write_text("what it printed\n")
+    EventLog(cluster_dir("c") / "events.jsonl", "7").write("ended", code=3)
+    assert up.follow("c", "7", said.append) == 3
+    assert capfd.readouterr().out == "what it printed\n"
+
+
+def test_a_controller_that_never_answers_ends_the_wait(scripted_slurm: ScriptedSlurm) -> None:
+    scripted_slurm("echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1")
+    observer = slurm_commands.Observer(patience=0.3)
+    seen = observer.look("7")
+    assert seen and seen.state == slurm_commands.UNKNOWN and not seen.ended
+    with pytest.raises(slurm_commands.Silent, match="scontrol ping"):
+        observer.ask("7", pause=lambda _: time.sleep(0.1))
+
+
+def test_a_state_file_of_an_older_version_is_read(answering: Answering) -> None:
+    state = answering([])
+    write_state(state)
+    file = cluster_dir("c") / "state.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"helpers": ["8"]}))
+    assert read_state("c") == state
+
+
+def test_torn_events_do_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
+    path = cluster_dir("c") / "events.jsonl"
+    path.parent.mkdir(parents=True)
+    events = EventLog(path, "7")
+    events.write("one")
+    with path.open("a") as file:
+        file.write('{"job": "7", "ev\n')
+    events.write("two")
+    assert [event["event"] for event in read_events("c")] == ["one", "two"]

@@ -1,4 +1,4 @@
-"""Train a model by reinforcement learning with verl (PPO, GRPO, RLOO): sample answers, reward them, update."""
+"""Trains a model by reinforcement learning with verl (PPO, GRPO, RLOO): samples answers, rewards them, updates."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Fine-tune a model on conversations with verl: one process a GPU, checkpoints that are resumed from, one command."""
+"""Fine-tunes a model on conversations with verl: one process a GPU, checkpoints that are resumed from, one command."""
 
 from collections.abc import Sequence
 from pathlib import Path

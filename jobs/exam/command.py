@@ -13,7 +13,8 @@ from orchestrator.console import say
 from orchestrator.endpoints.endpoint import Endpoint, Wish
 from orchestrator.errors import EndpointDown, Parser, SpecError
 from orchestrator.ray_cluster.find import find_path, known_gpus
-from orchestrator.spec import ServingSpec, load_spec, to_yaml
+from orchestrator.serving.spec import ServingSpec
+from orchestrator.spec import load_spec, to_yaml
 
 CHARACTERS_PER_TOKEN = 4  # of English text in current vocabularies; an estimate, and named as one
 GOLDS_NAMED = 5  # ids of questions that are listed

@@ -11,7 +11,7 @@ from jobs.exam.leaderboard import Answer
 from jobs.exam.official_files import usage_of
 from jobs.tasks import metrics
 from orchestrator.errors import storage_error
-from orchestrator.records.log import Judgement, Prediction
+from orchestrator.records.types import Judgement, Prediction
 
 
 def outcome(prediction: Prediction, judgement: Judgement | None) -> metrics.Outcome:

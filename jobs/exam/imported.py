@@ -20,16 +20,9 @@ from orchestrator.console import say
 from orchestrator.errors import Parser, SpecError
 from orchestrator.files import expanded
 from orchestrator.ray_cluster.find import inside_job, local_path, run_root
-from orchestrator.records.log import (
-    AnswerKey,
-    Owner,
-    Prediction,
-    Provenance,
-    RecordLog,
-    RecordReader,
-    RunLock,
-    answer_key,
-)
+from orchestrator.records.lock import Owner, RunLock
+from orchestrator.records.log import RecordLog, RecordReader
+from orchestrator.records.types import AnswerKey, Prediction, Provenance, answer_key
 from orchestrator.serving.identity import Model, Served
 
 PURPOSE = (

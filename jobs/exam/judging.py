@@ -20,8 +20,8 @@ from orchestrator.console import say
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.endpoints.refusals import one_line
 from orchestrator.errors import EndpointDown, JudgeUnavailable
-from orchestrator.records.log import JudgeIdentity, Judgement, Key, Prediction, Provenance, Usage, prediction_digest
 from orchestrator.records.pulse import Heart
+from orchestrator.records.types import JudgeIdentity, Judgement, Key, Prediction, Provenance, Usage, prediction_digest
 from orchestrator.records.writer import Judges
 from orchestrator.spec import Provider
 from orchestrator.stages.stage import Outbox, Pick, RowStore, run_stage

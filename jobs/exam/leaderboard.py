@@ -15,7 +15,7 @@ from typing import IO, Any, TypeGuard
 
 from jobs.tasks.hle import CATEGORIES, Item
 from orchestrator.errors import storage_error
-from orchestrator.records.log import Judgement, Prediction
+from orchestrator.records.types import Judgement, Prediction
 
 # One answer and the verdict on it, None where there is none yet.
 Answer = tuple[Prediction, Judgement | None]

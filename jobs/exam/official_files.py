@@ -10,7 +10,7 @@ from jobs.exam.leaderboard import Answer
 from jobs.tasks import answers
 from jobs.tasks.verdict_words import TAKES_YES_BACK, yes_or_no
 from orchestrator.errors import SpecError
-from orchestrator.records.log import Judgement, Prediction, Usage
+from orchestrator.records.types import Judgement, Prediction, Usage
 
 Entry = dict[str, Any]
 VERDICT = "judge_response"  # the field that makes a prediction's entry a judged one

@@ -22,10 +22,10 @@ from orchestrator.endpoints.endpoint import Wish
 from orchestrator.errors import SpecError, storage_error
 from orchestrator.files import as_open_as_its_folder, utc_now
 from orchestrator.ray_cluster.find import find_path
-from orchestrator.records.log import Judgement, Prediction, Provenance, digest
+from orchestrator.records.types import Judgement, Prediction, Provenance, digest
 from orchestrator.serving import identity
 from orchestrator.serving.identity import Served
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
 
 FILE = "specs.jsonl"
 PACKAGES = ("ray", "transformers", "torch")

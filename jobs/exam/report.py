@@ -17,11 +17,11 @@ from jobs.tasks import hle, metrics
 from orchestrator.concurrency.patience import attend
 from orchestrator.errors import COMPLETE, INCOMPLETE
 from orchestrator.files import write_as_open_as
-from orchestrator.records.log import (
+from orchestrator.records.log import RecordReader
+from orchestrator.records.types import (
     AnswerKey,
     Judgement,
     Prediction,
-    RecordReader,
     VerdictKey,
     Wanted,
     answer_key,

@@ -38,14 +38,15 @@ from orchestrator.planning.on_cluster import settle_both, settle_layout
 from orchestrator.progress import Bars, bars
 from orchestrator.ray_cluster.connect import Cluster, connect
 from orchestrator.ray_cluster.find import find_path
-from orchestrator.records.log import Stage, digest
 from orchestrator.records.pulse import SILENT
+from orchestrator.records.types import Stage, digest
 from orchestrator.records.writer import Judges, Progress
 from orchestrator.records.writer_client import call, open_writer
 from orchestrator.serving import deploy as serving
 from orchestrator.serving.identity import Served
 from orchestrator.serving.options import max_num_seqs
-from orchestrator.spec import Provider, ServingSpec, to_yaml
+from orchestrator.serving.spec import ServingSpec
+from orchestrator.spec import Provider, to_yaml
 from orchestrator.stages.predict import PredictConfig, predict
 from orchestrator.stages.stage import Pick, RowStore, configure_ray_data
 from orchestrator.steering.controller import steered, stop_all

@@ -12,10 +12,11 @@ from orchestrator.data.source import read_rows
 from orchestrator.endpoints.endpoint import Wish, hostname
 from orchestrator.errors import SpecError
 from orchestrator.ray_cluster.find import find_path
-from orchestrator.records.log import JudgeIdentity, Question, Wanted, digest
+from orchestrator.records.types import JudgeIdentity, Question, Wanted, digest
 from orchestrator.serving import identity
 from orchestrator.serving.identity import Served
-from orchestrator.spec import Budget, PriceSpec, Provider, ServingSpec, SpecModel, WandbSpec
+from orchestrator.serving.spec import ServingSpec
+from orchestrator.spec import Budget, PriceSpec, Provider, SpecModel, WandbSpec
 
 RULE_JUDGE = "rule"
 RULE_FILES = (Path(thoughts.__file__),)  # beside jobs/tasks

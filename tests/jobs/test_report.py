@@ -14,7 +14,7 @@ from harness import Said, numbered, seconds_to_end, start_python, wait_for, writ
 
 from jobs import score
 from jobs.exam.spec import ExamSpec, Requests, judge_identity, load_items
-from orchestrator.records.log import prediction_digest
+from orchestrator.records.types import prediction_digest
 
 QUESTIONS = 4
 

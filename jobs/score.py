@@ -16,10 +16,13 @@ from jobs.exam import leaderboard
 from jobs.exam.figures import Failures, is_complete, outcome, write_metrics
 from jobs.exam.official_files import read_official
 from jobs.exam.show import print_figures
-from jobs.tasks import hle, metrics
+from jobs.exam.spec import ExamSpec
+from jobs.tasks.registry import find_task
+from jobs.tasks.task import Item, Results, Task
 from orchestrator.data.source import read_rows
 from orchestrator.errors import COMPLETE, INCOMPLETE, Parser, SpecError, run_command
 
+TASK = str(ExamSpec.model_fields["task"].default)
 FIRST_FIGURES = (
     "accuracy",
     "accuracy_half_width",
@@ -58,7 +61,7 @@ def _score_files(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     if not (arguments.judged and arguments.dataset):
         raise SpecError("give --judged FILE and --dataset FILE; python -m jobs.score --help shows all arguments")
-    figures = score_official(arguments.judged, arguments.dataset, arguments.out)
+    figures = score_official(arguments.judged, arguments.dataset, arguments.out, arguments.task)
     if arguments.json:
         print_json(figures)
     else:
@@ -66,14 +69,14 @@ def _score_files(argv: Sequence[str]) -> int:
     return COMPLETE if is_complete(figures) else INCOMPLETE
 
 
-def score_official(judged: Path, dataset: str, out: Path | None = None) -> dict[str, Any]:
+def score_official(judged: Path, dataset: str, out: Path | None = None, task_name: str = TASK) -> dict[str, Any]:
     """Score a judged file in HLE's official schema over all rows of `dataset`, those of FIRST_FIGURES first.
 
     With `out`, write `out`/metrics.json and a leaderboard folder too. Raises SpecError for a file that is missing or
     not in its schema, a file of predictions among them, StorageFailed when `out` cannot be written.
     """
-    file = read_official(judged, "judged")
-    items = _read_items(dataset)
+    file, task = read_official(judged, "judged"), find_task(task_name)
+    items = _read_items(task, dataset)
     if not file.entries.keys() & items.keys():
         raise SpecError(
             f"none of the {len(file.entries)} ids in {judged} is in {dataset}; expected the set it was judged on"
@@ -85,12 +88,12 @@ def score_official(judged: Path, dataset: str, out: Path | None = None) -> dict[
         )
     pairs = list(file.answers())
     failures = Failures()
-    categories = {identity: item.category for identity, item in items.items()}
-    scores = metrics.score(categories, 1, (outcome(*pair) for pair in failures.counted(pairs)))
-    figures = {name: scores[name] for name in FIRST_FIGURES} | scores | failures.figures()
+    scores = task.figures(items, 1, (outcome(*pair) for pair in failures.counted(pairs)))
+    figures = {name: scores[name] for name in FIRST_FIGURES if name in scores} | scores | failures.figures()
     figures["n_duplicate_id"] = file.n_duplicates
     if out:
-        leaderboard.write_leaderboard(out, pairs[0][0]["model"], items, pairs, figures)
+        results = Results(pairs[0][0]["model"], 1, items, lambda: pairs)
+        leaderboard.write_leaderboard(out, results, figures, task.known_categories)
         write_metrics(out / "metrics.json", figures)
     return figures
 
@@ -99,14 +102,15 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m jobs.score", description=__doc__)
     parser.add_argument("--judged", type=Path, metavar="FILE", help="judged answers in HLE's official schema")
     parser.add_argument("--dataset", metavar="FILE", help="the questions: JSON, JSONL, CSV, Parquet, or a hub name")
+    parser.add_argument("--task", default=TASK, help="the exam: a name or a task's file; default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where metrics.json and leaderboard/ are written")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser
 
 
-def _read_items(dataset: str) -> dict[str, hle.Item]:
+def _read_items(task: Task, dataset: str) -> dict[str, Item]:
     try:
-        return {item.id: item for item in hle.items_from_rows(read_rows(dataset, columns=hle.COLUMNS))}
+        return {item.id: item for item in task.items(read_rows(dataset, columns=task.columns))}
     except ValueError as error:
         raise SpecError(f"{dataset}: {error}") from None
 

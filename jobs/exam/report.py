@@ -10,9 +10,12 @@ from cluster.streams import print_json, visible
 from jobs.exam import leaderboard, provenance
 from jobs.exam.figures import Failures, is_complete, outcome, write_metrics
 from jobs.exam.official_files import usage_of
+from jobs.exam.requests import Requests
 from jobs.exam.show import commonest, print_figures
-from jobs.exam.spec import RULE_JUDGE, ExamSpec, Requests, earlier_identity, judge_identity
-from jobs.tasks import hle, metrics
+from jobs.exam.spec import RULE_JUDGE, ExamSpec, earlier_identity, judge_identity
+from jobs.tasks import metrics
+from jobs.tasks.registry import find_task
+from jobs.tasks.task import Answer, Item, Results
 from orchestrator.errors import COMPLETE, INCOMPLETE
 from orchestrator.files import write_as_open_as
 from orchestrator.records.log import (
@@ -38,7 +41,7 @@ class Records:
     Who answered stands in the folder, so this asks no server and reads no weights.
     """
 
-    def __init__(self, folder: Path, spec: ExamSpec, items: list[hle.Item]) -> None:
+    def __init__(self, folder: Path, spec: ExamSpec, items: list[Item]) -> None:
         self.items = {item.id: item for item in items}
         self.samples = spec.samples
         served = provenance.recorded("served", spec, folder)
@@ -50,13 +53,17 @@ class Records:
         self._judgements = RecordReader[Judgement, VerdictKey](folder / "judgements.jsonl", _rule_in_any_version)
         self.n_foreign = self._predictions.n_foreign + self._judgements.n_foreign
 
-    def answers(self) -> Iterator[leaderboard.Answer]:
+    def answers(self) -> Iterator[Answer]:
         """The newest prediction of each sample with this judge's verdict on just that answer, in the items' order."""
         for item in self.items.values():
             for wanted in self._requests.wanted(item):
                 found = (self._predictions.get(key) for key in answer_keys(wanted))
                 if prediction := next(filter(None, found), None):
                     yield prediction, self._verdict(wanted, prediction)
+
+    def results(self, model: str) -> Results:
+        """For exporters; the answers are read anew each time."""
+        return Results(model, self.samples, self.items, self.answers)
 
     def _verdict(self, wanted: Wanted, prediction: Prediction) -> Judgement | None:
         """By the reference that the data have now; of records that do not say by which, the judge's."""
@@ -77,13 +84,14 @@ def _rule_in_any_version(record: Judgement) -> VerdictKey:
     return key._replace(judge=digest(earlier_identity(record["judge"])))
 
 
-def report(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool) -> int:
+def report(folder: Path, spec: ExamSpec, items: list[Item], *, as_json: bool) -> int:
     """Score a run, write its files, print the table; returns the exit code that the coverage deserves."""
     write_as_open_as(folder)
     records = Records(folder, spec, items)
     figures = score(records, spec)
     write_metrics(folder / "metrics.json", figures)
-    place = leaderboard.write_leaderboard(folder, spec.model, records.items, records.answers(), figures)
+    known = find_task(spec.task).known_categories
+    place = leaderboard.write_leaderboard(folder, records.results(spec.model), figures, known)
     export(folder, spec, records)
     if spec.wandb.project:
         track(folder, spec.wandb.project, spec.wandb.entity, spec.wandb.mode, spec, figures)
@@ -97,7 +105,7 @@ def report(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool
     return COMPLETE if is_complete(figures) else INCOMPLETE
 
 
-def describe_score(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool) -> int:
+def describe_score(folder: Path, spec: ExamSpec, items: list[Item], *, as_json: bool) -> int:
     """What a dry run of the score tells: how much of what is asked is recorded. Writes nothing; returns COMPLETE."""
     records = Records(folder, spec, items)
     judged = [judgement is not None for _, judgement in records.answers()]
@@ -112,17 +120,17 @@ def describe_score(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_js
     return COMPLETE
 
 
-def export(folder: Path, spec: ExamSpec, records: Records) -> None:
-    """The official layouts, which HLE's own tools read."""
-    exports = folder / "exports"
-    leaderboard.export_predictions(exports, spec.model, records.answers(), spec.samples)
-    leaderboard.export_judgements(exports, spec.model, records.items, records.answers(), spec.samples)
+def export(folder: Path, spec: ExamSpec, records: Records, *, judged: bool = True) -> None:
+    """Write the task's exports; without verdicts where nothing is judged yet."""
+    for exporter in find_task(spec.task).exports:
+        if judged or not exporter.needs_verdicts:
+            exporter.write(folder / "exports", records.results(spec.model))
 
 
-def report_predictions(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool) -> int:
+def report_predictions(folder: Path, spec: ExamSpec, items: list[Item], *, as_json: bool) -> int:
     """What `jobs.predict` tells: counts of answers, why some failed, and the official file; a score is for others."""
     records = Records(folder, spec, items)
-    leaderboard.export_predictions(folder / "exports", spec.model, records.answers(), spec.samples)
+    export(folder, spec, records, judged=False)
     counts = dict.fromkeys(("ok", "truncated", "failed"), 0)
     reasons: Counter[str] = Counter()
     failures = Failures()
@@ -160,8 +168,7 @@ def score(records: Records, spec: ExamSpec) -> dict[str, Any]:
                 judging["judge_completion_tokens"] += usage["completion_tokens"]
             yield outcome(prediction, judgement)
 
-    categories = {identity: item.category for identity, item in records.items.items()}
-    figures = metrics.score(categories, records.samples, outcomes())
+    figures = find_task(spec.task).figures(records.items, records.samples, outcomes())
     tokens = figures.pop("tokens") | judging
     return (
         figures

@@ -11,7 +11,8 @@ import pytest
 from harness import numbered, write_exam
 
 from jobs import score
-from jobs.exam.spec import ExamSpec, Requests, judge_identity, load_items
+from jobs.exam.requests import Requests, load_items
+from jobs.exam.spec import ExamSpec, judge_identity
 from orchestrator.records.log import prediction_digest
 
 QUESTIONS = 4

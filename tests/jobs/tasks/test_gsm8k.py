@@ -9,6 +9,7 @@ import pytest
 
 from jobs.tasks import exact_match, gsm8k, hle
 from jobs.tasks.answers import equivalent, read_answer
+from jobs.tasks.task import Item
 
 OFFICIAL = Path(__file__).parents[4] / "shared" / "data" / "gsm8k" / "example_model_solutions.jsonl.gz"
 
@@ -134,8 +135,8 @@ def test_the_reward_is_the_exams_reading(solution: str, truth: Any, expected: fl
     exam = equivalent(read_answer(solution)[0] or "", gold, "exactMatch")  # with the rule as judge
     assert exam == expected
     for reference in (gold, str(truth).rpartition("####")[2].strip()):  # as prepared, and as others may prepare it
-        item = hle.Item("1", "How many?", reference, "exactMatch", "Math")
-        assert (hle.rule_verdict(item, solution).verdict == "yes") == expected
+        item = Item("1", "How many?", reference, "exactMatch", "Math")
+        assert (hle.TASK.score(item, [solution]).verdict == "yes") == expected
 
 
 @pytest.mark.parametrize(
@@ -154,8 +155,8 @@ def test_the_reward_is_the_exams_reading(solution: str, truth: Any, expected: fl
     ],
 )
 def test_other_exams_keep_their_units(response: str, gold: str, right: bool) -> None:
-    item = hle.Item("1", "How far?", gold, "exactMatch", "Math")
-    assert (hle.rule_verdict(item, response).verdict == "yes") == right
+    item = Item("1", "How far?", gold, "exactMatch", "Math")
+    assert (hle.TASK.score(item, [response]).verdict == "yes") == right
 
 
 @pytest.mark.parametrize(

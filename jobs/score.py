@@ -16,13 +16,11 @@ from jobs.exam import leaderboard
 from jobs.exam.figures import Failures, is_complete, outcome, write_metrics
 from jobs.exam.official_files import read_official
 from jobs.exam.show import print_figures
-from jobs.exam.spec import ExamSpec
-from jobs.tasks.registry import find_task
+from jobs.tasks.registry import DEFAULT_TASK, find_task
 from jobs.tasks.task import Item, Results, Task
 from orchestrator.data.source import read_rows
 from orchestrator.errors import COMPLETE, INCOMPLETE, Parser, SpecError, run_command
 
-TASK = str(ExamSpec.model_fields["task"].default)
 FIRST_FIGURES = (
     "accuracy",
     "accuracy_half_width",
@@ -69,13 +67,13 @@ def _score_files(argv: Sequence[str]) -> int:
     return COMPLETE if is_complete(figures) else INCOMPLETE
 
 
-def score_official(judged: Path, dataset: str, out: Path | None = None, task_name: str = TASK) -> dict[str, Any]:
+def score_official(judged: Path, dataset: str, out: Path | None = None, named: str = DEFAULT_TASK) -> dict[str, Any]:
     """Score a judged file in HLE's official schema over all rows of `dataset`, those of FIRST_FIGURES first.
 
     With `out`, write `out`/metrics.json and a leaderboard folder too. Raises SpecError for a file that is missing or
     not in its schema, a file of predictions among them, StorageFailed when `out` cannot be written.
     """
-    file, task = read_official(judged, "judged"), find_task(task_name)
+    file, task = read_official(judged, "judged"), find_task(named)
     items = _read_items(task, dataset)
     if not file.entries.keys() & items.keys():
         raise SpecError(
@@ -102,7 +100,7 @@ def _parser() -> Parser:
     parser = Parser(prog="python -m jobs.score", description=__doc__)
     parser.add_argument("--judged", type=Path, metavar="FILE", help="judged answers in HLE's official schema")
     parser.add_argument("--dataset", metavar="FILE", help="the questions: JSON, JSONL, CSV, Parquet, or a hub name")
-    parser.add_argument("--task", default=TASK, help="the exam: a name or a task's file; default: %(default)s")
+    parser.add_argument("--task", default=DEFAULT_TASK, help="the exam: a name or a task's file; default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where metrics.json and leaderboard/ are written")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     return parser

@@ -154,5 +154,5 @@ def row_of(item: Item) -> dict[str, Any]:
 
 def item_of(row: dict[str, Any]) -> Item:
     """The item of a stored row, whatever else the row says."""
-    fields = (row[name] for name in ("id", "question", "answer", "answer_type", "category", "image"))
-    return Item(*fields, metadata=row.get("metadata"))
+    fields = ("id", "question", "answer", "answer_type", "category", "image", "metadata")
+    return Item(**{name: row[name] for name in fields if name in row})

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
 from jobs.tasks import prompt_files
-from jobs.tasks.registry import code_of, find_task
+from jobs.tasks.registry import DEFAULT_TASK, code_of, find_task
 from jobs.tasks.task import JudgeFormat
 from orchestrator.asking import thoughts
 from orchestrator.endpoints.endpoint import Wish, hostname
@@ -36,7 +36,7 @@ class ExamSpec(SpecModel):
     judge: str | None = None  # `rule`, or a model; left out: what judge_base_url serves, else the rule
     judge_num_workers: PositiveInt | Literal["auto"] = "auto"
 
-    task: str = "hle"  # a module of jobs/tasks, or the path of one's own: my_task.py, my_task.yaml
+    task: str = DEFAULT_TASK  # a module of jobs/tasks, or the path of one's own: my_task.py, my_task.yaml
     run: str | None = None  # the run folder: a name below the cluster's run root, or an absolute path
     judge_base_url: str | None = None
     request_timeout: PositiveFloat = 3600  # seconds for one attempt at one answer

@@ -21,6 +21,7 @@ from jobs.tasks.task import Task
 from orchestrator.errors import SpecError
 from orchestrator.ray_cluster.find import find_path
 
+DEFAULT_TASK = "hle"
 FOLDER = Path(__file__).parent
 PACKAGE = "jobs.tasks"
 ADVICE = "or the path of a file that defines one: my_task.py, my_task.yaml"
@@ -97,7 +98,7 @@ def _load(path: Path) -> ModuleType:
     module = sys.modules[name] = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # noqa: BLE001 - whatever a user's file raises
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a user's file raises
         del sys.modules[name]
         lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
         place = f"line {lines[-1]}: " if lines else ""

@@ -24,7 +24,7 @@ class Item:
     id: str
     question: str
     answer: str
-    answer_type: str = ""
+    answer_type: str = "exactMatch"  # or multipleChoice: the answer is an option's letter
     category: str = ""  # subject, for figures and for the key `categories`
     image: str = ""  # a data URI; "" where the question is text only
     metadata: Mapping[str, Any] | None = field(default=None, hash=False)

@@ -25,7 +25,7 @@ TRIAL = (Item("preflight", "What is 2 + 2?", "4", "exactMatch", "Math"), "Answer
 STATED = re.compile(r'^\s*\{.*"correct"\s*:\s*"(?:yes|no)"', re.DOTALL)
 
 
-@dataclass(frozen=True)
+@dataclass
 class YesNoJudge:
     """Asks whether a response is right, given the reference."""
 

@@ -21,7 +21,8 @@ ROW = {"id": "a", "question": "1+1?", "answer": "2", "answer_type": "exactMatch"
 
 
 def make_item(**changes: str) -> Item:
-    return Item(**(ROW | changes))
+    fields: dict[str, Any] = ROW | changes
+    return Item(**fields)
 
 
 def test_items_from_rows_keeps_the_fields_and_ignores_others() -> None:

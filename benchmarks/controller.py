@@ -41,7 +41,7 @@ from benchmarks.simulated_engines import Engine, EngineModel, Numbers, Sequence,
 from orchestrator.asking.retry import Fault, Health, Tries  # noqa: E402
 from orchestrator.concurrency.window import START, EngineWindow, Load, RateWindow  # noqa: E402
 from orchestrator.serving.deploy import opening  # noqa: E402
-from orchestrator.spec import ServingSpec  # noqa: E402
+from orchestrator.serving.spec import ServingSpec  # noqa: E402
 from orchestrator.steering.follower import OPENING  # noqa: E402
 
 REPORT = 10.0  # seconds between an engine's reports, and between the controller's looks at them

@@ -21,7 +21,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from orchestrator.errors import SpecError
-from orchestrator.training.data import convert as data
+from orchestrator.training.data import convert
 from orchestrator.training.data.convert import convert_ppo, convert_sft
 
 ROWS_OF_A_FILE = 2000
@@ -112,9 +112,9 @@ def try_file(seed: int, folder: Path, rows: int = ROWS_OF_A_FILE) -> Counter[str
     path = folder / "rows.jsonl"
     path.write_text("".join(json.dumps(row(rng, base)) + "\n" for _ in range(rows)))
     found: Counter[str] = Counter()
-    for convert, name in ((convert_sft, "sft"), (convert_ppo, "ppo")):
+    for converted, name in ((convert_sft, "sft"), (convert_ppo, "ppo")):
         try:
-            report = convert(str(path), folder / f"{name}.parquet")
+            report = converted(str(path), folder / f"{name}.parquet")
         except SpecError as error:
             if "\n" in str(error) or len(str(error)) > 3000:
                 raise ValueError(f"this is no sentence: {error}") from error
@@ -137,7 +137,7 @@ def main() -> int:
     arguments = parser.parse_args()
     files = arguments.files or math.ceil(arguments.rows / ROWS_OF_A_FILE)
     began, total, failures = time.monotonic(), Counter[str](), 0
-    data.BATCH_ROWS = 500  # several batches a file
+    convert.BATCH_ROWS = 500  # several batches a file
     with tempfile.TemporaryDirectory() as folder:
         for seed in range(arguments.seed, arguments.seed + files):
             try:

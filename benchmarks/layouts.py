@@ -62,7 +62,7 @@ from orchestrator.planning.report import as_text  # noqa: E402
 from orchestrator.planning.request import Planned, plan_layout, take  # noqa: E402
 from orchestrator.ray_cluster.connect import Cluster, connect  # noqa: E402
 from orchestrator.serving.options import GPU_MAX_NUM_SEQS, engine_kwargs  # noqa: E402
-from orchestrator.spec import ServingSpec  # noqa: E402
+from orchestrator.serving.spec import ServingSpec  # noqa: E402
 
 NAMES = ("planner", "against")
 WAVES = 1.5  # requests for each that the larger layout holds at once: with two of 32B on two H200s it gets late

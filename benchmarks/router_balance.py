@@ -56,8 +56,8 @@ from orchestrator.errors import EndpointDown, run_command  # noqa: E402
 from orchestrator.events import Events  # noqa: E402
 from orchestrator.ray_cluster.connect import Cluster, connect  # noqa: E402
 from orchestrator.records.writer_client import call, open_writer  # noqa: E402
-from orchestrator.serving import deploy as serving  # noqa: E402
-from orchestrator.spec import ServingSpec  # noqa: E402
+from orchestrator.serving import deploy  # noqa: E402
+from orchestrator.serving.spec import ServingSpec  # noqa: E402
 from orchestrator.stages.predict import PredictConfig, PredictWorker  # noqa: E402
 from orchestrator.stages.stage import Pick, RowStore, configure_ray_data, run_stage  # noqa: E402
 from orchestrator.steering.controller import steered  # noqa: E402
@@ -277,13 +277,13 @@ def in_flight(records: list[dict[str, Any]]) -> float:
 @contextmanager
 def deployed(setting: Setting, cluster: Cluster, folder: Path) -> Iterator[Endpoint]:
     """The endpoint, once every engine has answered and reports."""
-    endpoint = serving.deploy(setting.model, serving_spec(setting.replicas, setting.seats), cluster, progress=say)
+    endpoint = deploy.deploy(setting.model, serving_spec(setting.replicas, setting.seats), cluster, progress=say)
     try:
         rows = draw_rows(setting.model, 2 * setting.window, seed=-1)
         ask(setting, endpoint, [row | {"max_tokens": 16} for row in rows], folder / "warm-up")
         yield endpoint
     finally:
-        serving.release(endpoint, cluster)
+        deploy.release(endpoint, cluster)
 
 
 def measure_alone(setting: Setting, requests: int, cluster: Cluster, folder: Path) -> float:
@@ -314,7 +314,7 @@ def main() -> int:
         folder = cluster.run_folder("router_balance")
         device: Device = "cuda" if cluster.gpus else "cpu"
         seats = args.seats or SEATS[device]
-        window = args.window or serving.capacity(serving_spec(args.replicas, seats), cluster.gpus)
+        window = args.window or deploy.capacity(serving_spec(args.replicas, seats), cluster.gpus)
         requests = args.requests or REQUESTS_A_SEAT * seats * args.replicas
         model = find_model(MODELS[device], folder).source
         setting = Setting(model, args.replicas, seats, window)

@@ -72,7 +72,8 @@ def reopen(run: str) -> float:
     """Seconds to open both logs as the writer does at the start of a job, in a process of its own."""
     code = (
         "import sys, time; from pathlib import Path\n"
-        "from orchestrator.records.log import RecordLog, answer_key, verdict_key\n"
+        "from orchestrator.records.log import RecordLog\n"
+        "from orchestrator.records.types import answer_key, verdict_key\n"
         "from orchestrator.records.writer import _prediction_state, _judgement_state\n"
         "start = time.monotonic(); folder = Path(sys.argv[1])\n"
         "a = RecordLog(folder / 'predictions.jsonl', answer_key, _prediction_state)\n"

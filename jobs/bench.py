@@ -1,55 +1,27 @@
-"""Measure a cluster: every GPU, the links between them, training at growing size. `report FOLDER` tells it again.
+"""Measures a cluster: every GPU, the links between them, training at growing size.
 
 python -m jobs.bench [--config conf/bench.yaml] [--dry-run] [--json] key=value …
 python -m jobs.bench report RESULTS_FOLDER [--json]
 """
 
-import importlib
-import json
-import os
-import socket
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
 
-from cluster.streams import print_json
-from jobs.benchmarking.report.reading import Results, read_windows
-from jobs.benchmarking.report.write import write_report
-from jobs.benchmarking.results import Collectives, Compute, Environment, Result, Serve, Train
-from jobs.benchmarking.spec import BenchSpec, Part
-from orchestrator.console import logged, say
-from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, Parser, SpecError, run_command
-from orchestrator.events import Events
-from orchestrator.files import write_atomic
+from jobs.benchmarking.run import bench, describe, report
+from jobs.benchmarking.spec import BenchSpec
+from orchestrator.errors import COMPLETE, INCOMPLETE, Parser, SpecError, run_command
 from orchestrator.ray_cluster.find import run_root
-from orchestrator.records.log import Owner, RunLock
-from orchestrator.spec import load_spec, to_yaml
+from orchestrator.spec import load_spec
 
-if TYPE_CHECKING:
-    from orchestrator.ray_cluster.connect import Cluster
-
-
-class PartInfo(NamedTuple):
-    module: str  # has measure(spec, folder, cluster)
-    result: type[Result]
-    purpose: str
-
-
-PARTS: dict[Part, PartInfo] = {  # in the order in which they run
-    "compute": PartInfo("compute", Compute, "matrix product, memory and host copies of every device"),
-    "collectives": PartInfo("collectives", Collectives, "all devices together, then the nodes two by two"),
-    "train": PartInfo("training", Train, "SFT steps at growing numbers of workers, up to all devices"),
-    "serve": PartInfo("serving", Serve, "the engine alone, `vllm serve` with a usual client, ours on growing replicas"),
-}
+PURPOSE = "Measure a cluster; `report FOLDER` regenerates the report."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     if arguments[:1] == ["report"]:
         return _report_again(arguments[1:])
-    parser = Parser(prog="python -m jobs.bench", description="Measure a cluster; `report FOLDER` tells it again.")
+    parser = Parser(prog="python -m jobs.bench", description=PURPOSE)
     parser.add_argument("--config", type=Path, metavar="FILE", help="the spec: conf/bench.yaml is one")
     parser.add_argument("--dry-run", action="store_true", help="show what would be measured where, and do nothing")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON on standard output")
@@ -57,149 +29,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(arguments)
     spec = load_spec(BenchSpec, args.config, args.overrides)
     if args.dry_run:
-        print(_plan(spec))
+        print(describe(spec))
         return COMPLETE
     return bench(spec, as_json=args.json)
 
 
-def bench(spec: BenchSpec, *, as_json: bool = False) -> int:
-    """Measure the spec's parts and write the report; the exit code. Interrupted, it reports what there is."""
-    from orchestrator.ray_cluster.connect import connect  # Ray, which a wrong spec need not wait for
-
-    name = spec.run or f"bench_{time.strftime('%Y%m%d_%H%M%S')}"
-    with connect() as cluster:
-        folder = cluster.run_folder(name)
-        settled = spec.model_copy(update={"run": name, "device": spec.settle_device(cluster.gpus)})
-        lock = RunLock(folder, Owner(socket.gethostname(), os.getpid()), mode=cluster.run_mode)
-        try:
-            with logged(folder / "benchmark.log"):
-                _prepare(settled, folder)
-                say(f"{folder}: run={name} goes on there, should this be interrupted")
-                try:
-                    missing = _measure_all(settled, folder, cluster)
-                finally:
-                    _tell(folder, as_json=as_json)
-        finally:
-            lock.release()
-    return INCOMPLETE if missing else COMPLETE
-
-
-def _measure_all(spec: BenchSpec, folder: Path, cluster: "Cluster") -> list[Part]:
-    """Run the parts that are not measured yet, all nodes recorded meanwhile; the parts that failed."""
-    from jobs.benchmarking.parts.recorder import recording
-
-    events, failed = Events(folder), list[Part]()
-    with recording(folder):
-        for part in (part for part in PARTS if part in spec.parts):
-            if _is_measured(part, folder):
-                say(f"{part}: measured already in {folder / PARTS[part].result.file}")
-            elif not _measure(part, spec, folder, cluster, events):
-                failed.append(part)
-    return failed
-
-
-def _measure(part: Part, spec: BenchSpec, folder: Path, cluster: "Cluster", events: Events) -> bool:
-    """Run one part; whether it got to its end. What it had measured before it failed is kept."""
-    from ray.exceptions import RayError
-
-    started = time.monotonic()
-    say(f"{part}: {PARTS[part].purpose}")
-    events.add("part_started", part=part)
-    try:
-        importlib.import_module(f"jobs.benchmarking.{PARTS[part].module}").measure(spec, folder, cluster)
-    except KosenError as error:
-        problem = error
-    except RayError as error:
-        from orchestrator.errors import cause_of  # takes seconds, with Ray Data
-
-        problem = cause_of(error)
-    else:
-        events.add("part_measured", part=part, seconds=round(time.monotonic() - started, 1))
-        return True
-    say(f"{part}: failed: {problem}")
-    events.add("part_failed", part=part, error=str(problem))
-    return False
-
-
-def _is_measured(part: Part, folder: Path) -> bool:
-    """Whether the part's file is there, whole, and the part did not end early when it wrote it."""
-    try:
-        result = PARTS[part].result.read(folder)
-    except SpecError as error:
-        say(f"{part}: {error}: that is done now")
-        return False
-    window = read_windows(folder).get(part)
-    return result is not None and (window is None or (window.end is not None and window.problem is None))
-
-
-def _prepare(spec: BenchSpec, folder: Path) -> None:
-    """Write down what is measured and where. One folder has one benchmark, whose figures can be compared."""
-    from jobs.benchmarking.parts.environment import describe
-
-    if (folder / "spec.yaml").exists():
-        _check_same(load_spec(BenchSpec, folder / "spec.yaml", []), spec, folder)
-    here, before = describe("cuda" if spec.device == "cuda" else "cpu"), Environment.read(folder)
-    if before and (before.nodes, before.versions) != (here.nodes, here.versions):
-        raise SpecError(
-            f"{folder} holds a benchmark of other nodes or versions, see {Environment.file}. Give another run="
-        )
-    write_atomic(folder / "spec.yaml", to_yaml(spec))
-    (before or here).write(folder)
-
-
-def _check_same(before: BenchSpec, now: BenchSpec, folder: Path) -> None:
-    """Which parts are wanted, and what the links should give, may change: neither decides a figure."""
-    old, new = (
-        spec.model_dump(exclude={"run": True, "parts": True, "collectives": {"link_rate"}}) for spec in (before, now)
-    )
-    for key, value in new.items():
-        if old[key] != value:
-            raise SpecError(
-                f"{folder} holds a benchmark with other settings: {key} was {old[key]}, now it is {value}. "
-                "Give another run="
-            )
-
-
-def _plan(spec: BenchSpec) -> str:
-    """What `--dry-run` prints: the resolved spec, and what would be measured where."""
-    from orchestrator.training.config.placement import known_nodes
-
-    nodes = known_nodes()
-    device = spec.settle_device(sum(node.gpus for node in nodes)) if nodes else spec.device
-    folder = run_root() / (spec.run or "bench_<time>")
-    where = [f"{node.name}: {node.gpus} GPUs, {node.cpus:g} CPUs" for node in nodes or []]
-    lines = [f"run:     {folder}", f"device:  {device}", *(f"node:    {line}" for line in where)]
-    if not where:
-        lines.append("node:    no cluster of ours runs: a local one would be started for the job")
-    for part in (part for part in PARTS if part in spec.parts):
-        done = " (measured already)" if _is_measured(part, folder) else ""
-        lines.append(f"{part + ':':<12} {PARTS[part].purpose}{done}")
-    return "\n".join([to_yaml(spec).rstrip(), "---", *lines])
-
-
 def _report_again(arguments: Sequence[str]) -> int:
-    parser = Parser(prog="python -m jobs.bench report", description="Write the report of a results folder again.")
+    parser = Parser(prog="python -m jobs.bench report", description="Regenerate the report of a results folder.")
     parser.add_argument("folder", type=Path, metavar="RESULTS_FOLDER", help="a path, or the name of a run")
     parser.add_argument("--json", action="store_true", help="print the summary as JSON on standard output")
     args = parser.parse_args(arguments)
     folder = args.folder if args.folder.is_dir() else run_root() / args.folder
     if not folder.is_dir():
         raise SpecError(f"there is no results folder {folder}. Give the path that the benchmark printed")
-    return INCOMPLETE if _tell(folder, as_json=args.json).problems else COMPLETE
-
-
-def _tell(folder: Path, *, as_json: bool) -> Results:
-    """Write the report, say what could not be read, and print the targets or the summary."""
-    results, targets = write_report(folder)
-    for problem in results.problems:
-        say(f"warning: {problem}")
-    if as_json:
-        print_json(json.loads((folder / "summary.json").read_bytes()))
-    else:
-        for target in targets:
-            print(target.sentence())
-        print(f"report: {folder / 'report.html'}")
-    return results
+    return INCOMPLETE if report(folder, as_json=args.json).problems else COMPLETE
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Run an exam end to end: predict, judge while answers arrive, score, write the leaderboard folder."""
+"""Runs an exam end to end: predict, judge while answers arrive, score, write the leaderboard folder."""
 
 from collections.abc import Sequence
 from pathlib import Path

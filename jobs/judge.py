@@ -1,4 +1,4 @@
-"""The second part of an exam: every recorded answer without a verdict of this judge is judged.
+"""Runs the second part of an exam: judges every recorded answer that has no verdict of this judge.
 
 `--predictions FILE --dataset FILE` judges answers from elsewhere, in HLE's official layout: what the official second
 half does, resumable, by any judge. The official judged file is then in the folder's exports/.

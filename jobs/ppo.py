@@ -1,4 +1,4 @@
-"""Train a model by reinforcement learning with verl (PPO, GRPO, RLOO): sample answers, reward them, update."""
+"""Trains a model by reinforcement learning with verl (PPO, GRPO, RLOO): samples answers, rewards them, updates."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,15 +6,15 @@ from typing import Any
 
 from jobs.tasks import gsm8k
 from orchestrator.errors import run_command
+from orchestrator.training.config.common import Keys, local_or_hub
 from orchestrator.training.config.placement import Placement
 from orchestrator.training.config.ppo_config import ppo_keys, reasons
-from orchestrator.training.config.sft_config import Keys, local_or_hub
 from orchestrator.training.data.convert import convert_ppo
 from orchestrator.training.data.sieve import Report
 from orchestrator.training.folder import TrainingFolder
 from orchestrator.training.spec import PpoSpec
+from orchestrator.training.supervision import run
 from orchestrator.training.supervision.run import Recipe, Source
-from orchestrator.training.supervision.run import main as run
 
 # verl's workers import the modules: they run in a copy of the repository's root, as this job does.
 RULES = {"gsm8k": "pkg://jobs.tasks.gsm8k:reward", "exact_match": "pkg://jobs.tasks.exact_match:reward"}
@@ -22,7 +22,7 @@ CHECKS: dict[str, Callable[[Any], str | None]] = {"gsm8k": gsm8k.check_gold}  # 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run(RECIPE, argv)
+    return run.main(RECIPE, argv)
 
 
 def _convert(spec: PpoSpec, source: Source, out: Path | None) -> Report:

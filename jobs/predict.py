@@ -1,4 +1,4 @@
-"""The first part of an exam: every question that has no answer yet is asked, every answer is recorded at once."""
+"""Runs the first part of an exam: asks every question that has no answer yet, records every answer at once."""
 
 from collections.abc import Sequence
 

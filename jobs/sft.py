@@ -1,20 +1,21 @@
-"""Fine-tune a model on conversations with verl: one process a GPU, checkpoints that are resumed from, one command."""
+"""Fine-tunes a model on conversations with verl: one process a GPU, checkpoints that are resumed from, one command."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from orchestrator.errors import run_command
+from orchestrator.training.config.common import local_or_hub
 from orchestrator.training.config.placement import Placement
-from orchestrator.training.config.sft_config import local_or_hub, sft_keys
+from orchestrator.training.config.sft_config import sft_keys
 from orchestrator.training.data.convert import convert_sft
 from orchestrator.training.data.sieve import Report
 from orchestrator.training.spec import SftSpec
+from orchestrator.training.supervision import run
 from orchestrator.training.supervision.run import Recipe, Source
-from orchestrator.training.supervision.run import main as run
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    return run(RECIPE, argv)
+    return run.main(RECIPE, argv)
 
 
 def _convert(spec: SftSpec, source: Source, out: Path | None) -> Report:

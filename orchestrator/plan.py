@@ -16,7 +16,7 @@ from orchestrator.planning.gpus import KNOWN, find_gpu
 from orchestrator.planning.report import as_json, as_text
 from orchestrator.planning.request import OUTPUT_TOKENS, PROMPT_TOKENS, plan_layout
 from orchestrator.ray_cluster.find import current, find_path
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
 
 
 def main(argv: Sequence[str] | None = None) -> int:

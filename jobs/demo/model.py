@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from cluster.files import REPOSITORY
-from jobs.demo import exam as demo_exam
-from jobs.demo import muon as demo_muon
+from jobs.demo import exam, muon
 from jobs.demo.exam import FAMILIES, questions
+from jobs.tasks.prompt_files import PROMPTS
+from jobs.tasks.registry import DEFAULT_TASK
 from orchestrator.errors import SpecError
 
-SYSTEM_PROMPT = REPOSITORY / "jobs" / "tasks" / "prompts" / "hle_system.txt"
+SYSTEM_PROMPT = PROMPTS / f"{DEFAULT_TASK}_system.txt"
 TRAINING = REPOSITORY / "conf" / "demo" / "sft.yaml"
 STEPS = 320
 BATCH_SIZE = 32
@@ -89,7 +90,7 @@ def make_start(out: Path, *, seed: int = 0, steps: int = STEPS) -> None:
 
 def _recipe(seed: int, steps: int) -> str:
     """What decides the weights, as JSON."""
-    sources = (Path(__file__), Path(demo_exam.__file__), Path(demo_muon.__file__), SYSTEM_PROMPT, TRAINING)
+    sources = (Path(__file__), Path(exam.__file__), Path(muon.__file__), SYSTEM_PROMPT, TRAINING)
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     return json.dumps({"seed": seed, "steps": steps, "sha256": digest})
 

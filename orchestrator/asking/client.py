@@ -38,7 +38,7 @@ from orchestrator.endpoints.discovery import auth_headers, proxy_for
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.endpoints.refusals import DETAIL_LIMIT, Refusal, one_line, read_refusal
 from orchestrator.errors import EndpointDown
-from orchestrator.records.log import Reason, Status, Usage
+from orchestrator.records.types import Reason, Status, Usage
 
 # Seconds an idle connection is kept: less than the 5 s after which uvicorn, under vLLM and Serve, closes it.
 KEEP_ALIVE = 4.0

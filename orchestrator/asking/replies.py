@@ -24,7 +24,7 @@ from orchestrator.asking.retry import Fault
 from orchestrator.asking.thoughts import split_thought
 from orchestrator.endpoints.bodies import THOUGHT_KEYS, json_text, read_body
 from orchestrator.endpoints.refusals import Refusal, one_line, read_message, refusal_within
-from orchestrator.records.log import Reason, Status, Usage
+from orchestrator.records.types import Reason, Status, Usage
 from orchestrator.secrets import strike_out
 
 COUNT_LIMIT = 2**40  # tokens; more is no count, and the sum over a million records stays below 63 bits

@@ -25,7 +25,7 @@ from email.utils import parsedate_to_datetime
 import aiohttp
 
 from orchestrator.endpoints.refusals import Refusal
-from orchestrator.records.log import Reason
+from orchestrator.records.types import Reason
 
 # Faults of one reason that an item survives. Waits are 1, 2, 4, … s up to the cap:
 # 6 connection faults or 5xx are 31 s on average, longer than a proxy takes to drop a dead replica; a request that

@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 
 from orchestrator.errors import COMPLETE, INCOMPLETE, SpecError
 from orchestrator.files import write_atomic
-from orchestrator.records.log import digest
+from orchestrator.records.types import digest
 from orchestrator.spec import SpecModel
 
 State = Literal["waiting", "running", "finished", "failed", "not run"]

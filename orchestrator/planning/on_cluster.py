@@ -11,7 +11,7 @@ from orchestrator.planning.report import about, caveats, in_words
 from orchestrator.planning.request import Planned, plan_layout, share_out, take
 from orchestrator.ray_cluster.connect import Cluster
 from orchestrator.serving.options import GPU_MAX_NUM_SEQS
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
 
 # What a judge reads, an answer without its reasoning and the instructions, and what it writes (estimates).
 JUDGE_PROMPT_TOKENS, JUDGE_OUTPUT_TOKENS = 1024, 384

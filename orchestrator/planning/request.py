@@ -12,7 +12,7 @@ from orchestrator.planning.gpus import GIB, Gpu
 from orchestrator.planning.shape import Shape, read_shape
 from orchestrator.planning.weights import DTYPE_BYTES, Weights, read_weights
 from orchestrator.serving.options import engine_kwargs, read_config
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
 
 # Tokens of a request where nobody says: a question with its instructions, an answer with some reasoning.
 PROMPT_TOKENS = 512

@@ -18,7 +18,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from orchestrator.records.log import Stage
+from orchestrator.records.types import Stage
 
 BEAT = 5.0  # seconds
 # Seconds. A link that was cut for 40 is waited for; Ray gives a node that does not answer up about then, and restarts

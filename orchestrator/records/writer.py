@@ -16,15 +16,14 @@ import ray
 
 from orchestrator.errors import StorageFailed
 from orchestrator.files import RUN_MODE
-from orchestrator.records.log import (
+from orchestrator.records.lock import Owner, RunLock
+from orchestrator.records.log import Entry, RecordLog
+from orchestrator.records.pulse import Beat, Life, Pulses, Traffic
+from orchestrator.records.types import (
     AnswerKey,
-    Entry,
     Judgement,
     Key,
-    Owner,
     Prediction,
-    RecordLog,
-    RunLock,
     Stage,
     VerdictKey,
     Wanted,
@@ -34,7 +33,6 @@ from orchestrator.records.log import (
     prediction_digest,
     verdict_key,
 )
-from orchestrator.records.pulse import Beat, Life, Pulses, Traffic
 
 SYNC_INTERVAL = 1.0  # seconds; what a power failure may cost, a killed process costs nothing
 POLL_SECONDS = 20.0  # a waiting call returns empty-handed after this, so that no call hangs for ever

@@ -18,7 +18,7 @@ from orchestrator.concurrency import patience
 from orchestrator.console import say
 from orchestrator.errors import cause_of
 from orchestrator.files import RUN_MODE
-from orchestrator.records.log import Owner
+from orchestrator.records.lock import Owner
 from orchestrator.records.writer import RecordWriter
 
 CLOSE_SECONDS = 2.0  # for the writer, when Ctrl-C is pressed

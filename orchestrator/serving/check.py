@@ -20,7 +20,7 @@ from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 
 from orchestrator.errors import SpecError
 from orchestrator.serving.identity import GENERATION_KEYS
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
 
 # What is given elsewhere or is nobody's to choose, and what to do instead.
 _ELSEWHERE = {

@@ -1,4 +1,4 @@
-"""vLLM behind Ray Serve: deploy an endpoint, wait until it is truly ready, and release it.
+"""Deploys vLLM behind Ray Serve as an endpoint that is truly ready, and releases it.
 
 An application's name carries a hash of its configuration, so that two jobs that want the same share one, and others
 live beside it on the same proxy, each under its own route.
@@ -10,10 +10,6 @@ import logging
 import os
 import re
 import time
-import urllib.error
-import urllib.request
-import uuid
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,22 +21,17 @@ from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, SpecError
 from orchestrator.files import expanded
 from orchestrator.ray_cluster.connect import Cluster, python_path
-from orchestrator.ray_cluster.find import DIRECT
 from orchestrator.secrets import endpoint_key
+from orchestrator.serving import lease
 from orchestrator.serving.check import check_options
-from orchestrator.serving.logs import LAST_WORDS, engine_log, meaningful_lines, workers_last_words
 from orchestrator.serving.options import deployment_config, engine_kwargs, max_num_seqs, model_source
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
+from orchestrator.serving.wait import Progress, Vanished, app_status, app_statuses, wait_first_token, wait_running
 
-NO_PROCESS = "for more than 30 s without a process: no room, or it ends as it starts"
-POLL = 0.5  # seconds between looks at a starting deployment
 STARTS = 2  # of one application that somebody else deletes before it is ready
 CPU_KV_CACHE_GIB = 1
 # 200 requests a second: a replica takes in 230 with an H200's host's CPU, and Serve's proxy, which is one, about 400.
 FIRST = 50
-_leases: dict[str, Any] = {}  # our lease actors by application; dropping the handle ends the actor
-
-Progress = Callable[[str], None]
 
 
 def deploy(model: str, spec: ServingSpec, cluster: Cluster, *, progress: Progress) -> Endpoint:
@@ -56,7 +47,7 @@ def deploy(model: str, spec: ServingSpec, cluster: Cluster, *, progress: Progres
     name = app_name(model, spec, cluster.gpus)
     base_url = f"http://{cluster.serve_host}:{cluster.serve_port}/{name}/v1"
     endpoint = Endpoint(base_url=base_url, model=model, serve_app=name)
-    _take_lease(name)
+    lease.take(name)
     try:
         _delete_abandoned(name, progress)
         _bring_up(endpoint, spec, cluster, progress)
@@ -74,8 +65,8 @@ def release(endpoint: Endpoint, cluster: Cluster, *, wait: bool = True) -> None:
     name = endpoint.serve_app
     if name is None:
         return
-    _drop_lease(name)  # first: of two jobs that leave together, the later one sees no other lease
-    if _app_status(name) not in (None, "DELETING") and not _leases_on(name):
+    lease.drop(name)  # first: of two jobs that leave together, the later one sees no other lease
+    if app_status(name) not in (None, "DELETING") and not lease.holders(name):
         _delete(name, wait=wait)
 
 
@@ -84,10 +75,10 @@ def _bring_up(endpoint: Endpoint, spec: ServingSpec, cluster: Cluster, progress:
     for _ in range(STARTS):
         try:
             _start(name, endpoint.model, spec, cluster, progress)
-            _wait_running(name, deadline, spec, progress)
-            _wait_first_token(endpoint, deadline, spec)
+            wait_running(name, deadline, spec, progress)
+            wait_first_token(endpoint, deadline, spec)
             return
-        except _Vanished:
+        except Vanished:
             progress(f"somebody else deleted {name} before it was ready")
     raise EndpointDown(
         f"{name} was deleted {STARTS} times before it was ready, though this job holds it. See who calls serve.delete "
@@ -97,7 +88,7 @@ def _bring_up(endpoint: Endpoint, spec: ServingSpec, cluster: Cluster, progress:
 
 def _start(name: str, model: str, spec: ServingSpec, cluster: Cluster, progress: Progress) -> None:
     """Deploy, unless the application runs or another job is starting it."""
-    status = _app_status(name)
+    status = app_status(name)
     if status == "RUNNING":
         progress(f"using the running deployment {name}")
     elif status in ("DEPLOYING", "NOT_STARTED"):
@@ -115,8 +106,8 @@ def _delete_abandoned(wanted: str, progress: Progress) -> None:
     A job takes its lease before it looks for its application, and leases are read at the last moment. Should a job
     come between the two, it finds its application gone and starts it again.
     """
-    for name, status in _app_statuses().items():
-        if name.startswith("kosen-") and name != wanted and status != "DELETING" and not _leases_on(name):
+    for name, status in app_statuses().items():
+        if name.startswith("kosen-") and name != wanted and status != "DELETING" and not lease.holders(name):
             progress(f"deleting {name}: the job that started it is gone")
             _delete(name)
 
@@ -133,10 +124,6 @@ def _silence(*loggers: str) -> None:
     """What libraries tell on the user's terminal; their errors reach us as exceptions."""
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)
-
-
-class _Vanished(Exception):
-    """An application that was there is there no more."""
 
 
 def describe(model: str, spec: ServingSpec, gpus: int | None) -> str:
@@ -273,126 +260,3 @@ def _files(model: str) -> list[tuple[str, int, int]]:
     folder = expanded(model)
     found = sorted(folder.iterdir()) if folder.is_dir() else []
     return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in found]
-
-
-def _app_statuses() -> dict[str, str]:
-    from ray import serve
-
-    return {name: str(app.status.value) for name, app in serve.status().applications.items()}
-
-
-def _app_status(name: str) -> str | None:
-    return _app_statuses().get(name)
-
-
-def _wait_running(name: str, deadline: float, spec: ServingSpec, progress: Progress) -> None:
-    """Wait for an application that is deployed; raises _Vanished when it is deleted meanwhile."""
-    from ray import serve
-
-    shown = ""
-    while True:
-        app = serve.status().applications.get(name)
-        if app is None or app.status.value == "DELETING":
-            raise _Vanished
-        status = str(app.status.value)
-        if status == "RUNNING":
-            return
-        if status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            message = "; ".join(d.message for d in app.deployments.values() if d.message)
-            raise _failed(name, f"the deployment is {status}", message)
-        if time.monotonic() > deadline:
-            seen = f"it is still {status} after startup_timeout={spec.startup_timeout:.0f} s"
-            if any(map(_has_no_process, app.deployments.values())):
-                words = "\n".join(meaningful_lines(workers_last_words(), LAST_WORDS))
-                raise EndpointDown(
-                    f"{name} did not start: {seen}, {NO_PROCESS}. The nodes' daemons wrote last:\n{words}"
-                )
-            raise _failed(name, seen, "")
-        line = _progress_line(app)
-        if line != shown:
-            progress(line)
-            shown = line
-        time.sleep(POLL)
-
-
-def _progress_line(app: Any) -> str:
-    parts = [
-        f"{name.removeprefix('LLMServer:')} {' '.join(f'{count} {state.lower()}' for state, count in states.items())}"
-        + (f" ({NO_PROCESS})" if _has_no_process(deployment) else "")
-        for name, deployment in sorted(app.deployments.items())
-        if (states := {str(getattr(k, "value", k)): v for k, v in deployment.replica_states.items() if v})
-    ]
-    return "starting: " + (", ".join(parts) or "waiting for Serve")
-
-
-def _has_no_process(deployment: Any) -> bool:
-    """Whether Serve says that a replica has waited half a minute, for resources or for a worker that registers."""
-    return "to be scheduled" in deployment.message
-
-
-def _failed(name: str, seen: str, message: str) -> EndpointDown:
-    """The error to raise, with what the engine wrote last."""
-    log = "\n".join(meaningful_lines(engine_log(name)) + meaningful_lines(message))
-    return EndpointDown(f"{name} did not start: {seen}. The end of the engine's log:\n{log}")
-
-
-def _wait_first_token(endpoint: Endpoint, deadline: float, spec: ServingSpec) -> None:
-    """Until `/v1/models` lists our id and a chat request brings a token, through the proxy as clients go."""
-    while (seen := _try_first_token(endpoint)) is not None:
-        if _app_status(str(endpoint.serve_app)) in (None, "DELETING"):
-            raise _Vanished
-        if time.monotonic() > deadline:
-            reason = f"no token within startup_timeout={spec.startup_timeout:.0f} s ({seen})"
-            raise _failed(str(endpoint.serve_app), reason, "")
-        time.sleep(POLL)
-
-
-def _try_first_token(endpoint: Endpoint) -> str | None:
-    """None once a token came, else why not yet. The proxy learns a new route some moments after the start (404, 503);
-    whatever else goes wrong with the first request will go wrong with the second: an engine that dies of it is
-    restarted for ever."""
-    messages = [{"role": "user", "content": "1"}]
-    try:
-        listed = [entry["id"] for entry in _call(endpoint, "/models")["data"]]
-        if endpoint.model not in listed:
-            raise EndpointDown(f"{endpoint.base_url}/models lists {listed}, expected {endpoint.model!r}")
-        _call(endpoint, "/chat/completions", {"model": endpoint.model, "messages": messages, "max_tokens": 1})
-    except urllib.error.HTTPError as error:
-        words = f"{error.code}: {error.read().decode(errors='replace')[:300]}"
-        if error.code not in (404, 503):
-            raise _failed(str(endpoint.serve_app), f"the first request was answered with {words}", "") from None
-        return words
-    except OSError as error:
-        return str(error)
-    return None
-
-
-def _call(endpoint: Endpoint, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-    data = json.dumps(body).encode() if body else None
-    headers = endpoint.headers() | {"Content-Type": "application/json"}
-    request = urllib.request.Request(endpoint.base_url + path, data=data, headers=headers)
-    with DIRECT.open(request, timeout=120) as response:
-        answer: dict[str, Any] = json.load(response)
-    return answer
-
-
-def _take_lease(name: str) -> None:
-    """An actor that lives as long as this job: others see by its name that the application is in use."""
-    if name not in _leases:
-        lease = f"kosen-lease-{name}-{uuid.uuid4().hex[:8]}"
-        _leases[name] = ray.remote(_Lease).options(num_cpus=0, max_restarts=-1, name=lease).remote()
-
-
-def _drop_lease(name: str) -> None:
-    lease = _leases.pop(name, None)
-    if lease is not None:
-        ray.kill(lease)
-
-
-def _leases_on(name: str) -> list[str]:
-    prefix = f"kosen-lease-{name}-"
-    return [found for found in ray.util.list_named_actors() if str(found).startswith(prefix)]
-
-
-class _Lease:
-    """Holds nothing but its own name."""

@@ -22,9 +22,9 @@ from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import KosenError, SpecError
 from orchestrator.files import expanded, write_atomic
 from orchestrator.ray_cluster.find import clusters_dir
-from orchestrator.records.log import digest
+from orchestrator.records.types import digest
 from orchestrator.serving.options import engine_kwargs
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
 
 PROBE_SECONDS = 5.0  # for a server's page about itself
 READERS = 8  # files that are read at once: more than a disk or a network file system needs to be busy

@@ -4,7 +4,8 @@ from typing import Any
 
 from orchestrator.errors import SpecError
 from orchestrator.files import expanded
-from orchestrator.spec import ServingSpec, first_line
+from orchestrator.serving.spec import ServingSpec
+from orchestrator.spec import first_line
 
 MAX_ONGOING = 1024  # requests that Serve hands to a replica; vLLM queues them better than Serve does
 CPU_MAX_NUM_SEQS = 32

@@ -10,8 +10,8 @@ from ray.actor import ActorHandle
 from orchestrator import secrets
 from orchestrator.asking.client import ChatClient, Outcome
 from orchestrator.endpoints.endpoint import Endpoint
-from orchestrator.records.log import Key, Prediction, Provenance, Question
 from orchestrator.records.pulse import Heart
+from orchestrator.records.types import Key, Prediction, Provenance, Question
 from orchestrator.stages.stage import Outbox, Pick, RowStore, gather_all, run_stage
 from orchestrator.steering.follower import Follower
 
@@ -64,7 +64,7 @@ class PredictWorker:
 
     async def _ask(self, row: dict[str, Any]) -> None:
         question = self._config.build(row)
-        outcome = await self._client.ask(question.messages, self.options(row))
+        outcome = await self._client.ask(question.messages, self.options(row) | question.options)
         await self._outbox.put(self._record(question, outcome))
 
     def options(self, row: dict[str, Any]) -> dict[str, Any]:

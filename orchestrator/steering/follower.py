@@ -7,7 +7,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayError
 
 from orchestrator.asking.client import ChatClient
-from orchestrator.records.log import Stage
+from orchestrator.records.types import Stage
 
 OPENING = 0.25  # seconds between the steps in which a window opens
 

@@ -17,8 +17,8 @@ from ray.exceptions import RayError
 
 from orchestrator.concurrency.patience import QUIET
 from orchestrator.console import say
-from orchestrator.records.log import Stage
 from orchestrator.records.pulse import Beat, Traffic, end_process
+from orchestrator.records.types import Stage
 
 # Seconds without a response, while requests are under way, until that is said. Thinking models take minutes for each
 # answer; verdicts are short.

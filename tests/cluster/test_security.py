@@ -52,9 +52,9 @@ with ScriptedServer(api_key=os.environ["SERVED_KEY"], port={port}):
 INIT = "import ray; ray.init(address={address!r}, logging_level='ERROR'); print('got in', len(ray.nodes()))"
 DEPLOY = """
 import json, sys, urllib.error, urllib.request
-from orchestrator.serving import deploy as serving
+from orchestrator.serving import deploy
 from orchestrator.ray_cluster.connect import connect
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
 
 def ask(url, headers):
     try:
@@ -64,11 +64,11 @@ def ask(url, headers):
 
 with connect() as cluster:
     spec = ServingSpec(max_num_seqs=8, startup_timeout=240)
-    endpoint = serving.deploy(sys.argv[1], spec, cluster, progress=lambda line: print(line, file=sys.stderr))
+    endpoint = deploy.deploy(sys.argv[1], spec, cluster, progress=lambda line: print(line, file=sys.stderr))
     url = endpoint.base_url + "/models"
     wrong = [{}, {"Authorization": "Bearer wrong"}, {"Authorization": "Basic wrong"}]
     print(json.dumps([ask(url, headers) for headers in [*wrong, endpoint.headers()]]))
-    serving.release(endpoint, cluster)
+    deploy.release(endpoint, cluster)
 """
 
 

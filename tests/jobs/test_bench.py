@@ -1,5 +1,6 @@
 """`python -m jobs.bench` as a user gives it: what is wrong, what is shown, what is measured once and not again."""
 
+import importlib
 import json
 import os
 import socket
@@ -13,9 +14,10 @@ from harness import run
 
 from jobs import bench
 from jobs.benchmarking.results import Collectives, Compute, DeviceRates
-from jobs.benchmarking.spec import BenchSpec
+from jobs.benchmarking.run import PARTS
+from jobs.benchmarking.spec import BenchSpec, Part
 from orchestrator.errors import ClusterNotReady, KosenError, SpecError
-from orchestrator.records.log import Owner, RunLock
+from orchestrator.records.lock import Owner, RunLock
 from orchestrator.spec import load_spec
 
 
@@ -42,6 +44,11 @@ def test_a_cluster_without_gpus_is_not_measured_as_if_it_had_some() -> None:
     with pytest.raises(ClusterNotReady, match="no GPU"):
         BenchSpec(device="cuda").settle_device(gpus=0)
     assert [BenchSpec().settle_device(gpus) for gpus in (0, 8)] == ["cpu", "cuda"]
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_each_part_can_be_measured(part: Part) -> None:
+    assert callable(importlib.import_module(f"jobs.benchmarking.parts.{PARTS[part].module}").measure)
 
 
 def test_dry_run_shows_what_would_be_measured_where(

@@ -29,7 +29,7 @@ from harness import (
 from scripted_server import ScriptedServer
 from tiny_model import make_tiny_model
 
-from orchestrator.ray_cluster import watch as cluster_watch
+from orchestrator.ray_cluster import watch
 
 
 def arguments(server: ScriptedServer, exam: Path, folder: Path, *more: str) -> list[str]:
@@ -236,5 +236,5 @@ def test_when_a_cluster_counts_as_gone(found: Any, gone: bool, monkeypatch: pyte
             raise found
         return found
 
-    monkeypatch.setattr(cluster_watch, "read_state", read_state)
-    assert cluster_watch.is_gone(STATE) is gone
+    monkeypatch.setattr(watch, "read_state", read_state)
+    assert watch.is_gone(STATE) is gone

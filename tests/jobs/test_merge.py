@@ -15,8 +15,8 @@ from tiny_model import make_tiny_model
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from jobs.merge import MARK
 from orchestrator.training.checkpoints import checkpoints
+from orchestrator.training.checkpoints.merge_run import MARK
 from orchestrator.training.data.convert import convert_sft
 from orchestrator.training.environment import worker_env
 

@@ -6,14 +6,14 @@ from typing import Any
 import pytest
 from harness import ROOT
 
-from jobs import prepare
 from jobs.demo import __main__ as demo
 from jobs.exam.spec import ExamSpec, load_prompt
-from jobs.merge import MergeSpec
 from jobs.pipeline import main
+from jobs.tasks.preparing import TASKS
 from orchestrator.pipelines.plan import PipelineSpec, Step, plan
 from orchestrator.ray_cluster.jobs_api import check_job
 from orchestrator.spec import load_spec
+from orchestrator.training.checkpoints.merge_run import MergeSpec
 from orchestrator.training.spec import PpoSpec, SftSpec
 
 CONFS = sorted((ROOT / "conf" / "pipelines").glob("*.yaml"))
@@ -26,7 +26,7 @@ def arguments_of(step: Step) -> Any:
     if step.job == "demo":
         return {"out": Path(given[given.index("--out") + 1])}
     if step.job == "prepare":
-        return load_spec(prepare.TASKS[given.pop(0)], None, given)
+        return load_spec(TASKS[given.pop(0)], None, given)
     config = Path(given[1]) if given[0] == "--config" else None
     return load_spec(SPECS[step.job], config, given[2:] if config else given)
 
@@ -36,7 +36,7 @@ def made_by(step: Step, spec: Any) -> set[str]:
     if step.job == "demo":
         return {str(step.folder / name) for name in ("model", "sft.jsonl", "rl.jsonl", "exam.jsonl")}
     if step.job == "prepare":
-        return {str(out) for _, out, _ in prepare.plan(spec)}
+        return {str(step.out) for step in spec.steps()}
     return {spec.out} if step.job == "merge" else {str(step.folder)}
 
 
@@ -56,7 +56,7 @@ def test_a_step_has_what_its_job_wants(steps: list[Step]) -> None:
         check_job(step.job)
         spec = arguments_of(step)
         if isinstance(spec, ExamSpec):
-            load_prompt(spec.system_prompt, "hle_system.txt")
+            load_prompt(spec.system_prompt, "")
         own = getattr(spec, "run" if step.job in ("sft", "ppo", "evaluate") else "out", None) or spec["out"]
         assert Path(own).is_relative_to(step.folder)
 

@@ -76,7 +76,7 @@ def test_rows_of_ones_own(tmp_path: Path) -> None:
 
 def test_mistakes_end_in_one_sentence(gsm8k: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "there is no task 'dpo'. Expected one of gsm8k, sft, rl" in refused("dpo", "out=x")
-    assert "is no Parquet file" in refused("sft", f"source={gsm8k}/test.jsonl", f"out={tmp_path}/x")
+    assert "is not a Parquet file" in refused("sft", f"source={gsm8k}/test.jsonl", f"out={tmp_path}/x")
     assert "should hold one file train*.jsonl" in refused("gsm8k", f"source={tmp_path}", f"out={tmp_path}/x")
     (gsm8k / "train.jsonl").write_text('{"prompt": "q"}\n')
     assert "these are no rows of GSM8K: they have the columns prompt" in refused(

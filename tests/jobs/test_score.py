@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from jobs import score
+from jobs.exam.official_score import score_official
 from orchestrator.errors import SpecError
 
 FIRST = ["accuracy", "accuracy_half_width", "accuracy_wilson", "calibration_error_official", "calibration_error"]
@@ -66,7 +67,7 @@ def test_command_prints_json_without_ray(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("n", "official"), [(99, None), (100, 0.0), (199, 0.0)])
 def test_official_calibration_of_small_files(tmp_path: Path, n: int, official: float | None) -> None:
-    figures = score.score_official(judged(tmp_path, {f"q{i}": entry("no") for i in range(n)}), dataset(tmp_path, n))
+    figures = score_official(judged(tmp_path, {f"q{i}": entry("no") for i in range(n)}), dataset(tmp_path, n))
     assert figures["calibration_error_official"] == official
     assert figures["calibration_error"] == 90.0
 
@@ -85,7 +86,7 @@ def test_faults_in_the_verdicts_are_counted(tmp_path: Path) -> None:
         "q6": silent,
         "other": entry("yes"),
     }
-    figures = score.score_official(judged(tmp_path, entries), dataset(tmp_path, 10, category="Astrology"))
+    figures = score_official(judged(tmp_path, entries), dataset(tmp_path, 10, category="Astrology"))
     assert (figures["accuracy"], figures["accuracy_judged"]) == (20.0, 66.67)
     counted = ("answered", "judged", "unjudged", "failed", "missing", "unknown_id", "unknown_category")
     assert [figures[f"n_{name}"] for name in counted] == [6, 3, 3, 1, 3, 1, 10]
@@ -115,7 +116,7 @@ def test_bad_judged_files(tmp_path: Path, content: str, expected: str) -> None:
     path = tmp_path / "judged.json"
     path.write_bytes(content.encode(errors="surrogateescape"))
     with pytest.raises(SpecError) as caught:
-        score.score_official(path, dataset(tmp_path, 2))
+        score_official(path, dataset(tmp_path, 2))
     assert expected in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -132,7 +133,7 @@ def test_wrong_usage_ends_in_one_sentence(tmp_path: Path) -> None:
 def test_bad_dataset_names_file_and_row(tmp_path: Path) -> None:
     path = dataset(tmp_path, 2, question=None)
     with pytest.raises(SpecError, match=r"exam.jsonl: row 1 \(id 'q0'\): question is null"):
-        score.score_official(judged(tmp_path, {"q0": entry("yes")}), path)
+        score_official(judged(tmp_path, {"q0": entry("yes")}), path)
 
 
 def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -191,7 +192,7 @@ def command(*arguments: object, **options: Any) -> subprocess.CompletedProcess[s
     ],
 )
 def test_verdicts_are_whole_words(tmp_path: Path, correct: Any, verdict: str | None) -> None:
-    figures = score.score_official(judged(tmp_path, {"q0": entry(correct)}), dataset(tmp_path, 1))
+    figures = score_official(judged(tmp_path, {"q0": entry(correct)}), dataset(tmp_path, 1))
     counted = "yes" if figures["accuracy"] else "no" if figures["n_judged"] else "unjudged"
     assert verdict in (None, counted)
     assert figures["n_judged"] + figures["n_unjudged"] == 1
@@ -222,7 +223,7 @@ def test_what_is_no_answer_and_no_verdict(
     tmp_path: Path, changes: dict[str, Any], counts: tuple[int, int, int, int]
 ) -> None:
     entries = {"q0": entry("no") | changes}
-    figures = score.score_official(judged(tmp_path, entries), dataset(tmp_path, 1))
+    figures = score_official(judged(tmp_path, entries), dataset(tmp_path, 1))
     assert tuple(figures[f"n_{name}"] for name in ("answered", "failed", "judged", "unjudged")) == counts
     assert figures["accuracy"] == (0.0 if counts[2] else None), "what nobody judged is not measured"
 
@@ -256,7 +257,7 @@ def test_the_exit_code_says_what_is_missing(tmp_path: Path, entries: Any, asked:
 def test_a_predictions_file_is_told_what_judges_it(tmp_path: Path) -> None:
     path = judged(tmp_path, {"q0": {"model": "m", "response": "Answer: 1", "usage": {}}})
     with pytest.raises(SpecError, match=r"holds no verdicts: .* jobs.judge --predictions FILE"):
-        score.score_official(path, dataset(tmp_path, 1))
+        score_official(path, dataset(tmp_path, 1))
 
 
 def test_two_entries_of_one_id_are_said_and_two_verdicts_are_none(tmp_path: Path) -> None:
@@ -267,7 +268,7 @@ def test_two_entries_of_one_id_are_said_and_two_verdicts_are_none(tmp_path: Path
     path.write_text(f'{{"q0": {first}, "q0": {second}, "q1": {both}, "q2": {same}}}')
     done = command("--judged", path, "--dataset", dataset(tmp_path, 3))
     assert done.returncode == 3 and "1 duplicate id" in done.stdout
-    figures = score.score_official(path, dataset(tmp_path, 3))
+    figures = score_official(path, dataset(tmp_path, 3))
     assert (figures["n_duplicate_id"], figures["n_judged"], figures["n_unjudged"]) == (1, 2, 1)
     assert figures["accuracy"] == 33.33, "the last entry of an id counts"
 
@@ -275,7 +276,7 @@ def test_two_entries_of_one_id_are_said_and_two_verdicts_are_none(tmp_path: Path
 def test_numbers_of_any_length(tmp_path: Path) -> None:
     path = judged(tmp_path, {"q0": entry("yes", 12345), "q1": entry("no", 95.5)})
     path.write_text(path.read_text().replace("12345", "9" * 5000))
-    figures = score.score_official(path, dataset(tmp_path, 2))
+    figures = score_official(path, dataset(tmp_path, 2))
     assert (figures["n_judged"], figures["n_confidence_defaulted"]) == (2, 1)
 
 
@@ -295,7 +296,7 @@ def test_numbers_of_any_length(tmp_path: Path) -> None:
     ],
 )
 def test_usage_of_any_shape(tmp_path: Path, usage: Any, tokens: tuple[int, int]) -> None:
-    figures = score.score_official(judged(tmp_path, {"q0": entry("yes") | {"usage": usage}}), dataset(tmp_path, 1))
+    figures = score_official(judged(tmp_path, {"q0": entry("yes") | {"usage": usage}}), dataset(tmp_path, 1))
     assert figures["tokens"] == {"prompt_tokens": tokens[0], "completion_tokens": tokens[1]}
 
 
@@ -348,9 +349,9 @@ def test_a_reader_that_leaves_is_no_traceback(tmp_path: Path) -> None:
 
 def test_the_teams_results_are_a_data_set_too(tmp_path: Path) -> None:
     path, data = judged(tmp_path, {"q0": entry("yes"), "q1": entry("no")}), dataset(tmp_path, 2, answer_type="essay")
-    score.score_official(path, data, tmp_path / "out")
+    score_official(path, data, tmp_path / "out")
     (results,) = (tmp_path / "out").glob("leaderboard/*/results.jsonl")
-    figures = score.score_official(path, str(results))
+    figures = score_official(path, str(results))
     assert (figures["accuracy"], figures["n_total"]) == (50.0, 2)
 
 

@@ -18,10 +18,10 @@ from harness import run, start
 from safetensors.torch import save
 from tiny_model import make_tiny_model
 
-from jobs.upload import UploadSpec
 from orchestrator.errors import SpecError
 from orchestrator.spec import load_spec
 from orchestrator.training.checkpoints.model_folder import survey
+from orchestrator.training.checkpoints.upload import UploadSpec
 
 TOKEN = "hf_notARealTokenButASecretOne"
 REPO = "lab/model"

@@ -13,7 +13,7 @@ from orchestrator.errors import SpecError
 from orchestrator.serving import check as engine_check
 from orchestrator.serving.check import check_options
 from orchestrator.serving.identity import GENERATION_KEYS
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
 
 GROUP = "serving.engine_kwargs"
 
@@ -122,7 +122,7 @@ def test_the_environment_stays_for_a_cluster_that_is_started_later() -> None:
     code = (
         "import os; before = dict(os.environ)\n"
         "from orchestrator.serving.check import check_options\n"
-        "from orchestrator.spec import ServingSpec\n"
+        "from orchestrator.serving.spec import ServingSpec\n"
         "check_options(ServingSpec(reasoning_parser='qwen3'))\n"
         "assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())\n"
     )

@@ -9,7 +9,7 @@ from scripted_server import ScriptedServer
 
 from orchestrator.asking.client import ChatClient
 from orchestrator.endpoints.endpoint import Endpoint
-from orchestrator.records.log import Stage
+from orchestrator.records.types import Stage
 from orchestrator.records.writer_client import open_writer
 from orchestrator.steering.follower import OPENING, Follower
 

@@ -14,7 +14,7 @@ from tiny_model import make_tiny_model, write_tokenizer
 
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.serving import identity
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
 
 
 @pytest.fixture(autouse=True)

@@ -12,7 +12,9 @@ from orchestrator.errors import StorageFailed
 from orchestrator.events import Events
 from orchestrator.files import write_as_open_as, write_atomic
 from orchestrator.ray_cluster.find import mode_of
-from orchestrator.records.log import AnswerKey, Owner, Prediction, RecordLog, RunLock, answer_key
+from orchestrator.records.lock import Owner, RunLock
+from orchestrator.records.log import RecordLog
+from orchestrator.records.types import AnswerKey, Prediction, answer_key
 
 
 @pytest.fixture(params=[0o022, 0o000, 0o077], autouse=True)

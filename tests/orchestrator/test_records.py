@@ -15,19 +15,9 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import RunLocked, StorageFailed
-from orchestrator.records.log import (
-    AnswerKey,
-    Owner,
-    Prediction,
-    RecordLog,
-    RecordReader,
-    RunLock,
-    Wanted,
-    answer_key,
-    answer_keys,
-    is_settled,
-    verdict_key,
-)
+from orchestrator.records.lock import Owner, RunLock
+from orchestrator.records.log import RecordLog, RecordReader
+from orchestrator.records.types import AnswerKey, Prediction, Wanted, answer_key, answer_keys, is_settled, verdict_key
 
 
 def prediction(identity: str, sample: int = 0, **fields: Any) -> Prediction:

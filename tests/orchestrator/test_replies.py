@@ -12,7 +12,7 @@ from orchestrator.asking.replies import Reply, read_reply
 from orchestrator.asking.retry import Fault
 from orchestrator.asking.thoughts import split_thought
 from orchestrator.endpoints.refusals import Refusal, read_message, read_refusal
-from orchestrator.records.log import Usage
+from orchestrator.records.types import Usage
 
 
 def answer_of(body: bytes) -> Reply:

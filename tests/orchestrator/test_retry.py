@@ -21,7 +21,7 @@ from orchestrator.asking.retry import (
     parse_retry_after,
 )
 from orchestrator.endpoints.refusals import Refusal
-from orchestrator.records.log import Reason
+from orchestrator.records.types import Reason
 
 REFUSED = Fault("connection", "refused", of_endpoint=True)
 DROPPED = Fault("connection", "dropped")

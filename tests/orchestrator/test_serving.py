@@ -22,11 +22,12 @@ from orchestrator.concurrency.window import EngineWindow
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, SpecError
 from orchestrator.ray_cluster.connect import Cluster, connect
-from orchestrator.serving import deploy as serving
+from orchestrator.serving import deploy, lease
 from orchestrator.serving.logs import meaningful_lines
 from orchestrator.serving.options import engine_kwargs
-from orchestrator.spec import ServingSpec
-from orchestrator.steering import controller as steering
+from orchestrator.serving.spec import ServingSpec
+from orchestrator.serving.wait import Vanished, _call, app_status, app_statuses, wait_first_token
+from orchestrator.steering import controller
 from orchestrator.steering.controller import steered
 from orchestrator.steering.engine_loads import live_replicas, read_pages, readings
 from orchestrator.steering.stalls import end_engine
@@ -59,7 +60,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 
 @pytest.fixture(scope="module")
 def endpoint(model: str, cluster: Cluster) -> Endpoint:
-    return serving.deploy(model, SPEC, cluster, progress=print)
+    return deploy.deploy(model, SPEC, cluster, progress=print)
 
 
 def ask(endpoint: Endpoint, headers: dict[str, str], tokens: int = 4) -> dict[str, object]:
@@ -74,27 +75,27 @@ def ask(endpoint: Endpoint, headers: dict[str, str], tokens: int = 4) -> dict[st
 
 def test_a_model_that_cannot_be_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="no model folder /no/such"):
-        serving.check_model("/no/such/model")
+        deploy.check_model("/no/such/model")
     with pytest.raises(SpecError, match="has no config"):
-        serving.check_model(str(tmp_path))
-    serving.check_model("organisation/model-1.5")
+        deploy.check_model(str(tmp_path))
+    deploy.check_model("organisation/model-1.5")
 
 
 def test_an_option_that_vllm_does_not_have_is_refused_before_anything_starts(
     model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(serving, "_take_lease", lambda name: pytest.fail("something was started"))
+    monkeypatch.setattr(lease, "take", lambda name: pytest.fail("something was started"))
     for wrong in ({"foo": 1}, {"block_size": "abc"}, {"reasoning_parser": "qwen33"}):
         with pytest.raises(SpecError, match=rf"serving\.engine_kwargs\.{next(iter(wrong))}"):
-            serving.deploy(model, ServingSpec(engine_kwargs=wrong), HERE, progress=print)
+            deploy.deploy(model, ServingSpec(engine_kwargs=wrong), HERE, progress=print)
 
 
 def test_the_application_changes_its_name_with_what_it_serves(model: str) -> None:
-    name = serving.app_name(model, SPEC, gpus=0)
-    assert name == serving.app_name(model, SPEC.model_copy(update={"startup_timeout": 5.0}), gpus=0)
-    assert name != serving.app_name(model, SPEC.model_copy(update={"max_num_seqs": 9}), gpus=0)
+    name = deploy.app_name(model, SPEC, gpus=0)
+    assert name == deploy.app_name(model, SPEC.model_copy(update={"startup_timeout": 5.0}), gpus=0)
+    assert name != deploy.app_name(model, SPEC.model_copy(update={"max_num_seqs": 9}), gpus=0)
     os.utime(Path(model) / "config.json", (1, 1))  # trained again, same path
-    assert name != serving.app_name(model, SPEC, gpus=0)
+    assert name != deploy.app_name(model, SPEC, gpus=0)
 
 
 def test_engine_options_are_the_specs_with_yarn_and_engine_kwargs_last(model: str) -> None:
@@ -107,13 +108,13 @@ def test_engine_options_are_the_specs_with_yarn_and_engine_kwargs_last(model: st
 
 
 def test_capacity_follows_replicas_and_sequences() -> None:
-    assert serving.capacity(ServingSpec(max_num_seqs=100, replicas=2), gpus=8) == 250
-    assert serving.capacity(ServingSpec(engine_kwargs={"max_num_seqs": 16}), gpus=0) == 20
+    assert deploy.capacity(ServingSpec(max_num_seqs=100, replicas=2), gpus=8) == 250
+    assert deploy.capacity(ServingSpec(engine_kwargs={"max_num_seqs": 16}), gpus=0) == 20
 
 
 def test_capacity_needs_no_look_at_the_model() -> None:
-    assert serving.capacity(ServingSpec(max_num_seqs=100, yarn_factor=4), gpus=1) == 125
-    assert serving.capacity(ServingSpec(yarn_factor=4), gpus=0) == 40
+    assert deploy.capacity(ServingSpec(max_num_seqs=100, yarn_factor=4), gpus=1) == 125
+    assert deploy.capacity(ServingSpec(yarn_factor=4), gpus=0) == 40
 
 
 def test_yarn_reads_the_config_of_a_folder_in_the_home(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,10 +143,10 @@ class FakeServe:
         patch.setattr("ray.serve.status", self.status)
         patch.setattr("ray.serve.delete", self.delete)
         patch.setattr("ray.util.list_named_actors", lambda: self.leases)
-        patch.setattr(serving, "_run", lambda name, *_: self.started.append(name))
-        patch.setattr(serving, "_take_lease", lambda name: None)
-        patch.setattr(serving, "_wait_first_token", lambda *_: None)
-        patch.setattr(serving, "POLL", 0.0)
+        patch.setattr(deploy, "_run", lambda name, *_: self.started.append(name))
+        patch.setattr(lease, "take", lambda name: None)
+        patch.setattr(deploy, "wait_first_token", lambda *_: None)
+        patch.setattr("orchestrator.serving.wait.POLL", 0.0)
 
     def status(self) -> SimpleNamespace:
         seen = {name: states.pop() if len(states) > 1 else states[0] for name, states in self.states.items()}
@@ -171,7 +172,7 @@ def test_an_application_that_vanishes_is_started_again(gone: str | None, monkeyp
     """Another job started it, and deleted it when its own start failed."""
     fake = FakeServe(monkeypatch, kosen_m=["DEPLOYING", "DEPLOYING", gone, None, "DEPLOYING", "RUNNING"])
     lines: list[str] = []
-    serving._bring_up(APP, SPEC, HERE, lines.append)
+    deploy._bring_up(APP, SPEC, HERE, lines.append)
     assert fake.started == ["kosen-m"]
     assert [line for line in lines if "somebody else deleted kosen-m" in line]
 
@@ -179,16 +180,15 @@ def test_an_application_that_vanishes_is_started_again(gone: str | None, monkeyp
 def test_an_application_that_vanishes_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = FakeServe(monkeypatch, kosen_m=[None])
     with pytest.raises(EndpointDown, match="was deleted 2 times"):
-        serving._bring_up(APP, SPEC, HERE, print)
+        deploy._bring_up(APP, SPEC, HERE, print)
     assert fake.started == ["kosen-m"] * 2
 
 
 def test_an_endpoint_that_vanishes_before_its_first_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    wait = serving._wait_first_token
     FakeServe(monkeypatch, kosen_m=[None])
-    monkeypatch.setattr(serving, "_try_first_token", lambda _: "404")
-    with pytest.raises(serving._Vanished):
-        wait(APP, time.monotonic() + 60, SPEC)
+    monkeypatch.setattr("orchestrator.serving.wait._try_first_token", lambda _: "404")
+    with pytest.raises(Vanished):
+        wait_first_token(APP, time.monotonic() + 60, SPEC)
 
 
 @pytest.mark.parametrize(("others", "deleted"), [([], True), (["kosen-lease-{name}-1234abcd"], False)])
@@ -196,16 +196,16 @@ def test_an_interrupted_start_gives_the_application_back(
     model: str, others: list[str], deleted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake = FakeServe(monkeypatch)
-    name = serving.app_name(model, SPEC, 0)
+    name = deploy.app_name(model, SPEC, 0)
     fake.states[name] = ["DEPLOYING"]
-    fake.leases = [lease.format(name=name) for lease in others]
+    fake.leases = [held.format(name=name) for held in others]
 
     def interrupt(line: str) -> None:
         if line.startswith("starting"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        serving.deploy(model, SPEC, HERE, progress=interrupt)
+        deploy.deploy(model, SPEC, HERE, progress=interrupt)
     assert fake.deleted == [name] * deleted
 
 
@@ -214,7 +214,7 @@ def test_our_endpoints_are_asked_without_a_proxy(
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("no_proxy", "")
-    assert serving._call(Endpoint(scripted_server.base_url, "scripted"), "/models")["data"]
+    assert _call(Endpoint(scripted_server.base_url, "scripted"), "/models")["data"]
 
 
 def test_an_error_log_is_cut_down_to_what_says_something() -> None:
@@ -267,7 +267,7 @@ def test_the_engine_finds_what_the_user_has_on_the_path(endpoint: Endpoint, clus
 def test_the_same_configuration_is_reused_at_once(endpoint: Endpoint, model: str, cluster: Cluster) -> None:
     lines: list[str] = []
     started = time.monotonic()
-    assert serving.deploy(model, SPEC, cluster, progress=lines.append) == endpoint
+    assert deploy.deploy(model, SPEC, cluster, progress=lines.append) == endpoint
     assert time.monotonic() - started < 3
     assert "running deployment" in lines[0]
 
@@ -301,8 +301,8 @@ def test_what_hangs_under_requests_is_replaced_and_they_are_answered(
     endpoint: Endpoint, cluster: Cluster, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Stopped by SIGSTOP. A replica that hangs is noticed by Serve itself, an engine only by the tokens that miss."""
-    monkeypatch.setattr(steering, "STALLED", 20.0)
-    monkeypatch.setattr(steering, "QUIET", 5.0)
+    monkeypatch.setattr(controller, "STALLED", 20.0)
+    monkeypatch.setattr(controller, "QUIET", 5.0)
     events: list[str] = []
     deadline = time.monotonic() + 30
     while not any(reading.tokens for reading in readings(read_pages()).values()):
@@ -339,8 +339,8 @@ def _is_engine_of(process: psutil.Process, cluster: Cluster) -> bool:
 def test_an_engine_that_cannot_start_says_why_and_is_removed(cluster: Cluster, model: str) -> None:
     too_long = SPEC.model_copy(update={"max_model_len": 4096})
     with pytest.raises(EndpointDown, match="max_model_len"):
-        serving.deploy(model, too_long, cluster, progress=print)
-    assert serving._app_status(serving.app_name(model, too_long, 0)) in (None, "DELETING")
+        deploy.deploy(model, too_long, cluster, progress=print)
+    assert app_status(deploy.app_name(model, too_long, 0)) in (None, "DELETING")
 
 
 @pytest.mark.timeout(400)
@@ -348,15 +348,15 @@ def test_an_engine_that_cannot_start_says_why_and_is_removed(cluster: Cluster, m
 def test_engines_whose_processes_end_as_they_start_are_told_of(
     cluster: Cluster, model: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = serving.runtime_env
+    whole = deploy.runtime_env
     broken = {"PYTHONHOME": "/nowhere"}  # an interpreter without its library
     monkeypatch.setattr(
-        serving, "runtime_env", lambda *args: (env := whole(*args)) | {"env_vars": env["env_vars"] | broken}
+        deploy, "runtime_env", lambda *args: (env := whole(*args)) | {"env_vars": env["env_vars"] | broken}
     )
     lines: list[str] = []
     impatient = SPEC.model_copy(update={"startup_timeout": 100, "max_num_seqs": 7})
     with pytest.raises(EndpointDown, match="PYTHONHOME = '/nowhere'"):
-        serving.deploy(model, impatient, cluster, progress=lines.append)
+        deploy.deploy(model, impatient, cluster, progress=lines.append)
     assert any("engine 1 starting (for more than 30 s without a process" in line for line in lines)
 
 
@@ -371,19 +371,19 @@ def test_what_a_killed_job_left_is_deleted_unless_somebody_holds_it(endpoint: En
     names = ["kosen-left-00000000", "kosen-held-00000000", "kosen-wanted-00000000", "another"]
     apps = [serve.RunTarget(Idle.bind(), name=name, route_prefix=f"/{name}") for name in names]  # type: ignore[attr-defined]
     serve.run_many(apps, wait_for_applications_running=False)
-    serving._take_lease(names[1])
+    lease.take(names[1])
     lines: list[str] = []
-    serving._delete_abandoned(names[2], lines.append)
-    left = {name for name, status in serving._app_statuses().items() if status != "DELETING"}
+    deploy._delete_abandoned(names[2], lines.append)
+    left = {name for name, status in app_statuses().items() if status != "DELETING"}
     assert left == {*names[1:], str(endpoint.serve_app)}
     assert len(lines) == 1
     assert names[0] in lines[0]
-    serving.release(Endpoint("", "", serve_app=names[1]), cluster)
-    assert names[1] not in serving._app_statuses()
+    deploy.release(Endpoint("", "", serve_app=names[1]), cluster)
+    assert names[1] not in app_statuses()
     for name in names[2:]:
         serve.delete(name)
 
 
 def test_release_deletes_what_nobody_else_uses(endpoint: Endpoint, cluster: Cluster) -> None:
-    serving.release(endpoint, cluster)
-    assert serving._app_status(str(endpoint.serve_app)) in (None, "DELETING")
+    deploy.release(endpoint, cluster)
+    assert app_status(str(endpoint.serve_app)) in (None, "DELETING")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from orchestrator.concurrency.window import EngineWindow
-from orchestrator.steering import controller as steering
+from orchestrator.steering import controller
 from orchestrator.steering.engine_loads import Reading, readings
 from orchestrator.steering.stalls import STALLED, Stalls
 
@@ -126,15 +126,15 @@ class Cluster:
         self.asked: dict[str, int | None] = {}
         self.told: list[int] = []
         self.events: list[dict[str, Any]] = []
-        monkeypatch.setattr(steering, "live_replicas", lambda app: self.alive)
-        monkeypatch.setattr(steering, "read_pages", lambda: [self.page])
-        monkeypatch.setattr(steering, "asked_of", lambda app: self.asked)
-        monkeypatch.setattr(steering, "LOOK", 0.01)
-        monkeypatch.setattr(steering, "READ", 0.03)
+        monkeypatch.setattr(controller, "live_replicas", lambda app: self.alive)
+        monkeypatch.setattr(controller, "read_pages", lambda: [self.page])
+        monkeypatch.setattr(controller, "asked_of", lambda app: self.asked)
+        monkeypatch.setattr(controller, "LOOK", 0.01)
+        monkeypatch.setattr(controller, "READ", 0.03)
 
     def steer(self) -> Any:
         window = EngineWindow(engines=2, seats=100, most=300)
-        return steering.steered("app", window, tell=self.told.append, note=self.note)
+        return controller.steered("app", window, tell=self.told.append, note=self.note)
 
     def note(self, event: str, **fields: Any) -> None:
         self.events.append({"event": event} | fields)
@@ -152,10 +152,10 @@ def test_an_engine_that_stands_still_is_said_ended_and_noted(
 ) -> None:
     """Also after the window was fixed because nothing reported at first."""
     ended: list[tuple[str, str]] = []
-    monkeypatch.setattr(steering, "STALLED", 0.4)
-    monkeypatch.setattr(steering, "QUIET", 0.1)
-    monkeypatch.setattr(steering, "SILENT", 60 if reported else 0.05)
-    monkeypatch.setattr(steering, "end_engine", lambda *what: ended.append(what))
+    monkeypatch.setattr(controller, "STALLED", 0.4)
+    monkeypatch.setattr(controller, "QUIET", 0.1)
+    monkeypatch.setattr(controller, "SILENT", 60 if reported else 0.05)
+    monkeypatch.setattr(controller, "end_engine", lambda *what: ended.append(what))
     with cluster.steer():
         cluster.asked = {"a1": 0, "b2": 3}
         if not reported:
@@ -213,7 +213,7 @@ def test_gauges_are_noted_when_the_window_turns_round_and_else_seldom(cluster: C
 def test_engines_that_report_nothing_get_the_fixed_window_and_it_is_said_once(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(steering, "SILENT", 0.1)
+    monkeypatch.setattr(controller, "SILENT", 0.1)
     with cluster.steer():
         cluster.wait(lambda: bool(cluster.events))
         time.sleep(0.2)

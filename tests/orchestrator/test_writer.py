@@ -15,8 +15,9 @@ from test_records import prediction
 
 from orchestrator.errors import StorageFailed
 from orchestrator.records import writer
-from orchestrator.records.log import Key, Owner, Wanted
+from orchestrator.records.lock import Owner
 from orchestrator.records.pulse import SILENT, Beat, Life, Traffic
+from orchestrator.records.types import Key, Wanted
 
 PLAIN: Any = writer.RecordWriter.__ray_metadata__.modified_class  # type: ignore[attr-defined]
 

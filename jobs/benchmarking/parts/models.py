@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.console import say
-from orchestrator.training.config.sft_config import local_or_hub
+from orchestrator.training.config.common import local_or_hub
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"

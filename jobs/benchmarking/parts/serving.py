@@ -30,11 +30,11 @@ from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, KosenError, SpecError, cause_of
 from orchestrator.events import Events
 from orchestrator.ray_cluster.connect import Cluster
-from orchestrator.records.log import Question, Wanted
+from orchestrator.records.types import Question, Wanted
 from orchestrator.records.writer_client import call, open_writer
-from orchestrator.serving import deploy as serving
+from orchestrator.serving import deploy
 from orchestrator.serving.options import engine_kwargs, max_num_seqs
-from orchestrator.spec import ServingSpec
+from orchestrator.serving.spec import ServingSpec
 from orchestrator.stages.predict import PredictConfig, PredictWorker
 from orchestrator.stages.stage import Pick, RowStore, configure_ray_data, run_stage
 from orchestrator.steering.controller import steered
@@ -145,7 +145,7 @@ def replica_counts(spec: ServeSpec, gpus: int) -> list[int]:
 
 def _ours(order: Order, options: ServingSpec, replicas: int, folder: Path, cluster: Cluster) -> _Way:
     sized = options.model_copy(update={"replicas": replicas})
-    most = serving.capacity(sized, cluster.gpus)
+    most = deploy.capacity(sized, cluster.gpus)
     records = folder / "serving" / f"{replicas}-replicas"
     return _Way("kosen", most, replicas, lambda: run_ours(order, sized, records, cluster))
 
@@ -175,7 +175,7 @@ def serving_spec(model: Model, load: Load) -> ServingSpec:
 def _in_a_task(run: Callable[..., Figures], cluster: Cluster, *arguments: Any) -> Figures:
     """A process of Ray's with a GPU of its own, which ends with the call."""
     options: dict[str, Any] = {"num_cpus": 1, "num_gpus": min(1, cluster.gpus), "max_calls": 1, "max_retries": 0}
-    reference = ray.remote(**options, runtime_env=serving.runtime_env(cluster))(run).remote(*arguments)
+    reference = ray.remote(**options, runtime_env=deploy.runtime_env(cluster))(run).remote(*arguments)
     try:
         found: Figures = ray.get(reference, timeout=WAY_SECONDS + 2 * STOP_SECONDS)
     except ray.exceptions.GetTimeoutError:
@@ -218,8 +218,8 @@ def run_ours(order: Order, options: ServingSpec, records: Path, cluster: Cluster
     shutil.rmtree(records, ignore_errors=True)  # what has an answer there would not be asked again
     configure_ray_data()
     with phase("start of the engines"):
-        endpoint = serving.deploy(order.model, options, cluster, progress=say)
-    most, seats = serving.capacity(options, cluster.gpus), max_num_seqs(options, cluster.gpus)
+        endpoint = deploy.deploy(order.model, options, cluster, progress=say)
+    most, seats = deploy.capacity(options, cluster.gpus), max_num_seqs(options, cluster.gpus)
     try:
         with open_writer(records) as writer:
             asked = _Asked(endpoint, order, most, records, writer)
@@ -229,10 +229,10 @@ def run_ours(order: Order, options: ServingSpec, records: Path, cluster: Cluster
             window = EngineWindow(engines=options.replicas, seats=seats, most=most, budget=budget)
             tell, note = partial(writer.set_window.remote, "predict"), Events(records).add
             with phase("requests"), steered(str(endpoint.serve_app), window, tell=tell, note=note):
-                cpu = asked.ask(order.messages, "", start=serving.opening(options, cluster.gpus))
+                cpu = asked.ask(order.messages, "", start=deploy.opening(options, cluster.gpus))
     finally:
         with phase("end of the engines"):
-            serving.release(endpoint, cluster)
+            deploy.release(endpoint, cluster)
     return read_records(counted_records(records), cpu)
 
 

@@ -30,8 +30,8 @@ from orchestrator.errors import KosenError, SpecError, TrainingFailed
 from orchestrator.planning.shape import Shape, read_shape
 from orchestrator.ray_cluster.connect import Cluster
 from orchestrator.serving.options import read_config
+from orchestrator.training.config.common import local_or_hub
 from orchestrator.training.config.placement import Node, connected_nodes
-from orchestrator.training.config.sft_config import local_or_hub
 from orchestrator.training.folder import TrainingFolder, read_journal
 from orchestrator.training.trainer import sft_worker
 

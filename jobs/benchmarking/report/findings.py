@@ -9,7 +9,7 @@ from typing import Literal
 
 from cluster.probes.sweep import Operation
 from jobs.benchmarking.report.reading import GpuReading, Results
-from jobs.benchmarking.results import DeviceRates, Pair, Serving, Training, Transfer
+from jobs.benchmarking.results import Collectives, DeviceRates, Pair, Serving, Train, Training, Transfer
 
 OUTLIER_SHARE = 0.9  # of the median: GPUs of one kind are within a few per cent of each other
 RATES = {
@@ -59,6 +59,47 @@ class Target:
         if self.measured is None:
             return f"{self.name}: not measured, needs {self.missing}"
         return f"{self.name}: {self.verdict}, {percent(self.measured)} of at least {self.wanted * 100:.0f} %"
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What follows from one results folder; `find` computes it once, the report's three forms render it."""
+
+    outliers: list[Outlier]
+    peaks: dict[Operation, Transfer]
+    node_bandwidths: dict[str, float]  # bytes/s, by node
+    slow_nodes: dict[str, float]  # shares of the nodes' median
+    efficiencies: list[float | None]  # of the trainings, in their order
+    serving_ratios: list[float | None]  # of the ways of serving, in their order
+    gpu_use: float | None
+    training_use: float | None
+    targets: list[Target]
+    recommendations: list[str]  # empty where nothing that was measured asks for one
+
+
+def find(results: Results) -> Findings:
+    runs = results.train.runs if results.train else []
+    pairs = results.collectives.pairs if results.collectives else []
+    slow_devices, slow = outliers(results.compute.devices if results.compute else []), slow_nodes(pairs)
+    use, best = training_use(results), peaks(results.collectives.transfers if results.collectives else [])
+    bars = _targets(runs, use, link_share(results, best))
+    return Findings(
+        outliers=slow_devices,
+        peaks=best,
+        node_bandwidths=node_bandwidths(pairs),
+        slow_nodes=slow,
+        efficiencies=efficiencies(runs),
+        serving_ratios=serving_ratios(results.serve.ways if results.serve else []),
+        gpu_use=mean_use(results.gpus),
+        training_use=use,
+        targets=bars,
+        recommendations=[
+            *_about_devices(slow_devices),
+            *_about_collectives(results.collectives, slow),
+            *_about_training(results.train, bars),
+            *_about_serving(results.serve.ways if results.serve else []),
+        ],
+    )
 
 
 def outliers(devices: Sequence[DeviceRates]) -> list[Outlier]:
@@ -118,6 +159,12 @@ def efficiency(run: Training, base: Training) -> float | None:
     return (run.tokens_per_second / run.workers) / (base.tokens_per_second / base.workers)
 
 
+def efficiencies(runs: Sequence[Training]) -> list[float | None]:
+    """Weak scaling of each run, against that of the fewest workers."""
+    base = smallest(runs)
+    return [efficiency(run, base) if base else None for run in runs]
+
+
 def smallest(runs: Sequence[Training]) -> Training | None:
     """The run that the others are compared with: that of the fewest workers."""
     return min(runs, key=lambda run: run.workers, default=None)
@@ -168,20 +215,19 @@ def training_use(results: Results) -> float | None:
     return mean_use(readings)
 
 
-def link_share(results: Results) -> float | None:
+def link_share(results: Results, best: Mapping[Operation, Transfer]) -> float | None:
     """The peak bus bandwidth of an all-reduce over the link's rate; NVLink SHARP can bring more than one."""
     rate = results.spec.collectives.link_rate if results.spec else None
-    peak = peaks(results.collectives.transfers).get("all_reduce") if results.collectives else None
+    peak = best.get("all_reduce")
     return peak.bus_bandwidth / rate if peak and peak.bus_bandwidth and rate else None
 
 
-def targets(results: Results) -> list[Target]:
+def _targets(runs: Sequence[Training], use: float | None, link: float | None) -> list[Target]:
     """The benchmark's bars, each with what was measured against it."""
-    runs = results.train.runs if results.train else []
-    use = Target(
+    on_gpus = Target(
         "GPU use",
         GPU_USE,
-        training_use(results),
+        use,
         "a training on all GPUs of all nodes that lasts longer than a few readings",
     )
     scaling = [
@@ -193,18 +239,8 @@ def targets(results: Results) -> list[Target]:
         )
         for nodes, wanted in SCALING.items()
     ]
-    link = Target("share of the link rate", LINK_SHARE, link_share(results), "all-reduce, and collectives.link_rate=")
-    return [use, *scaling, link]
-
-
-def recommendations(results: Results) -> list[str]:
-    """What to do about what was measured; empty where nothing asks for it."""
-    return [
-        *_about_devices(outliers(results.compute.devices) if results.compute else []),
-        *_about_collectives(results),
-        *_about_training(results),
-        *_about_serving(results.serve.ways if results.serve else []),
-    ]
+    links = Target("share of the link rate", LINK_SHARE, link, "all-reduce, and collectives.link_rate=")
+    return [on_gpus, *scaling, links]
 
 
 def _about_devices(found: Sequence[Outlier]) -> list[str]:
@@ -224,24 +260,24 @@ def _look(outlier: Outlier) -> str:
     return "look at its clocks and temperature (`nvidia-smi -q -d PERFORMANCE`)"
 
 
-def _about_collectives(results: Results) -> list[str]:
-    if results.collectives is None:
+def _about_collectives(collectives: Collectives | None, slow: Mapping[str, float]) -> list[str]:
+    if collectives is None:
         return []
-    wrong = sorted({transfer.operation for transfer in results.collectives.transfers if not transfer.correct})
-    torn = [" and ".join(pair.nodes) for pair in results.collectives.pairs if not pair.correct]
+    wrong = sorted({transfer.operation for transfer in collectives.transfers if not transfer.correct})
+    torn = [" and ".join(pair.nodes) for pair in collectives.pairs if not pair.correct]
     return [
         *(f"{operation} gave wrong results: trust no training here until that is explained" for operation in wrong),
         *(f"the all-reduce between {pair} gave wrong results: test each with another node" for pair in torn),
         *(
             f"{node} has {percent(share)} of the nodes' median bandwidth to its peers: look at its interface "
             "(`ip -s link`, `ibstat`), and leave it out until it is as fast as the others"
-            for node, share in slow_nodes(results.collectives.pairs).items()
+            for node, share in slow.items()
         ),
     ]
 
 
-def _about_training(results: Results) -> list[str]:
-    verdicts = {target.name: target.verdict for target in targets(results)}
+def _about_training(train: Train | None, targets: Sequence[Target]) -> list[str]:
+    verdicts = {target.name: target.verdict for target in targets}
     missed = [name for name in SCALING_NAMES.values() if verdicts[name] == "fail"]
     said = []
     if missed and verdicts["share of the link rate"] == "fail":
@@ -252,11 +288,9 @@ def _about_training(results: Results) -> list[str]:
         )
     elif missed:
         said.append(f"{' and '.join(missed)} missed the target: measure the collectives against collectives.link_rate=")
-    if results.train and results.train.largest_micro_batch:
-        rows = results.train.largest_micro_batch
-        said.append(
-            f"a GPU holds {rows} rows of {results.train.length} tokens at once: make micro-batches of that size"
-        )
+    if train and train.largest_micro_batch:
+        rows = train.largest_micro_batch
+        said.append(f"a GPU holds {rows} rows of {train.length} tokens at once: make micro-batches of that size")
     return said
 
 

@@ -2,14 +2,22 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from statistics import fmean
 from typing import get_args
 
 from cluster.probes.sweep import Operation
-from jobs.benchmarking.report import findings
-from jobs.benchmarking.report.findings import RATES, percent
+from jobs.benchmarking.report.findings import (
+    RATES,
+    Findings,
+    at_most_ranks,
+    between,
+    by_gpu,
+    mean_use,
+    percent,
+    smallest,
+)
 from jobs.benchmarking.report.reading import GpuReading, Results
 from jobs.benchmarking.results import Collectives, Compute, DeviceRates, Training, Transfer
 from jobs.pages import plots
@@ -28,7 +36,7 @@ def figure(value: float) -> str:
     return f"{value:,.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
-def about_compute(compute: Compute | None) -> list[Block]:
+def about_compute(compute: Compute | None, found: Findings) -> list[Block]:
     if compute is None:
         return []
     columns = (
@@ -48,7 +56,7 @@ def about_compute(compute: Compute | None) -> list[Block]:
         )
         for device in compute.devices
     ]
-    slow = findings.outliers(compute.devices)
+    slow = found.outliers
     blocks: list[Block] = [Table(columns, rows)]
     if slow:
         named = [f"{one.device}: {one.rate} at {percent(one.share)} of the median" for one in slow]
@@ -74,19 +82,18 @@ def _device(device: DeviceRates) -> str:
     return device.node if device.index is None else f"{device.node} {device.index}"
 
 
-def about_collectives(collectives: Collectives | None) -> list[Block]:
+def about_collectives(collectives: Collectives | None, found: Findings) -> list[Block]:
     if collectives is None:
         return []
     blocks: list[Block] = [
         Text(f"Backend {collectives.backend}; bandwidths as nccl-tests define them, in GB/s."),
         *_bandwidth_plot(collectives.transfers),
     ]
-    best = findings.peaks(collectives.transfers)
     for operation in get_args(Operation):
         transfers = [one for one in collectives.transfers if one.operation == operation]
         if transfers:
-            blocks += [Text(_headline(operation, best.get(operation))), _transfers(transfers)]
-    return blocks + _pairs(collectives) + _peer(collectives)
+            blocks += [Text(_headline(operation, found.peaks.get(operation))), _transfers(transfers)]
+    return blocks + _pairs(collectives, found.node_bandwidths, found.slow_nodes) + _peer(collectives)
 
 
 def _headline(operation: Operation, peak: Transfer | None) -> str:
@@ -113,7 +120,7 @@ def _transfers(transfers: Sequence[Transfer]) -> Table:
 def _bandwidth_plot(transfers: Sequence[Transfer]) -> list[Block]:
     series = []
     for operation in get_args(Operation):
-        same = [one for one in findings.at_most_ranks(transfers) if one.operation == operation]
+        same = [one for one in at_most_ranks(transfers) if one.operation == operation]
         points = sorted((one.size, one.bus_bandwidth) for one in same if one.bus_bandwidth is not None and one.correct)
         if len(points) > 1:
             series.append(Series(operation, points))
@@ -128,11 +135,9 @@ def _bandwidth_plot(transfers: Sequence[Transfer]) -> list[Block]:
     return [Figure(svg, title + ", among all ranks.")]
 
 
-def _pairs(collectives: Collectives) -> list[Block]:
+def _pairs(collectives: Collectives, nodes: Mapping[str, float], slow: Mapping[str, float]) -> list[Block]:
     if not collectives.pairs:
         return []
-    nodes = findings.node_bandwidths(collectives.pairs)
-    slow = findings.slow_nodes(collectives.pairs)
     latency = {node: min(pair.latency for pair in collectives.pairs if node in pair.nodes) for node in nodes}
     rows = [
         (node, _gigabytes(rate), figure(latency[node] * 1e6), f"slow: {percent(slow[node])}" if node in slow else "")
@@ -164,10 +169,11 @@ def _peer(collectives: Collectives) -> list[Block]:
     return [Text(said), Table(columns, rows)] if rows else []
 
 
-def scaling_plot(runs: Sequence[Training]) -> list[Block]:
+def scaling_plot(runs: Sequence[Training], efficiencies: Sequence[float | None]) -> list[Block]:
     """Tokens/s a worker by workers, with the level line that perfect scaling from the fewest would give."""
-    base = findings.smallest(runs)
-    same = sorted((run.workers, _each(run)) for run in runs if base and findings.efficiency(run, base) is not None)
+    base = smallest(runs)
+    scaled = zip(runs, efficiencies, strict=True)
+    same = sorted((run.workers, _each(run)) for run, efficiency in scaled if efficiency is not None)
     if base is None or len(same) < 2:
         return []
     level = [(workers, _each(base)) for workers, _ in same]
@@ -182,26 +188,26 @@ def _each(run: Training) -> float:
     return run.tokens_per_second / run.workers
 
 
-def about_gpu_use(results: Results) -> list[Block]:
+def about_gpu_use(results: Results, found: Findings) -> list[Block]:
     """The GPUs' use over the run, beside MFU."""
     said = Text(
         "Use is not efficiency: it is the share of time in which a GPU ran anything, and a kernel that only waits for "
         "other GPUs counts as much as one that computes. MFU counts the model's arithmetic; read the two together."
     )
-    if findings.mean_use(results.gpus) is None:
+    if found.gpu_use is None:
         return [Text("Not measured."), said]
     spans = [("the whole recording", results.gpus)]
     for part, window in results.windows.items():
         end = window.end or datetime.max.replace(tzinfo=UTC)
-        spans.append((part, findings.between(results.gpus, window.start, end)))
+        spans.append((part, between(results.gpus, window.start, end)))
     rows = [(name, *_use_cells(readings)) for name, readings in spans if readings]
-    rows += [(f"GPU {node} {index}", *_use_cells(one)) for (node, index), one in findings.by_gpu(results.gpus).items()]
+    rows += [(f"GPU {node} {index}", *_use_cells(one)) for (node, index), one in by_gpu(results.gpus).items()]
     columns = ("", "mean use", "most memory", "hottest, °C", "readings")
-    return [Table(columns, rows), *_beside_mfu(results), said, *_use_plot(results.gpus)]
+    return [Table(columns, rows), *_beside_mfu(results, found.training_use), said, *_use_plot(results.gpus)]
 
 
 def _use_cells(readings: Sequence[GpuReading]) -> tuple[str, ...]:
-    use = findings.mean_use(readings)
+    use = mean_use(readings)
     memory = max((one.memory for one in readings if one.memory is not None), default=None)
     hottest = max((one.temperature for one in readings if one.temperature is not None), default=None)
     return (
@@ -212,8 +218,8 @@ def _use_cells(readings: Sequence[GpuReading]) -> tuple[str, ...]:
     )
 
 
-def _beside_mfu(results: Results) -> list[Block]:
-    use, runs = findings.training_use(results), results.train.runs if results.train else []
+def _beside_mfu(results: Results, use: float | None) -> list[Block]:
+    runs = results.train.runs if results.train else []
     largest = max(runs, key=lambda run: run.workers, default=None)
     if use is None or largest is None:
         return []

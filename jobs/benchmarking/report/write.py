@@ -1,18 +1,19 @@
-"""The report on a results folder: report.md, report.html and summary.json, from its files alone. Needs no Ray."""
+"""Writes the report on a results folder: report.md, report.html and summary.json, from its files alone, without Ray."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import orjson
 
-from jobs.benchmarking.report import findings
-from jobs.benchmarking.report.findings import Target, percent
+from jobs.benchmarking.report.findings import Findings, Target, find, percent
 from jobs.benchmarking.report.reading import Results, read_results
 from jobs.benchmarking.report.sections import about_collectives, about_compute, about_gpu_use, figure, scaling_plot
-from jobs.benchmarking.results import Serving, Train, Training
+from jobs.benchmarking.results import Serving, Train
 from jobs.pages.page import Block, Items, Section, Table, Text, to_html, to_markdown
 from orchestrator.files import write_atomic
+from orchestrator.spec import SpecModel
 
 TITLE = "Cluster benchmark"
 NOT_MEASURED = "not measured"
@@ -21,16 +22,16 @@ NOT_MEASURED = "not measured"
 def write_report(folder: Path) -> tuple[Results, list[Target]]:
     """Write the three files; what they were made of. Raises StorageFailed."""
     results = read_results(folder)
-    judged = findings.targets(results)
-    sections = _sections(results, judged)
+    found = find(results)
+    sections = _sections(results, found)
     write_atomic(folder / "report.md", to_markdown(TITLE, sections))
     write_atomic(folder / "report.html", to_html(TITLE, sections))
-    summary = orjson.dumps(summarise(results, judged), option=orjson.OPT_INDENT_2).decode()
+    summary = orjson.dumps(summarise(results, found), option=orjson.OPT_INDENT_2).decode()
     write_atomic(folder / "summary.json", summary + "\n")
-    return results, judged
+    return results, found.targets
 
 
-def summarise(results: Results, judged: list[Target]) -> dict[str, Any]:
+def summarise(results: Results, found: Findings) -> dict[str, Any]:
     """The seed's seven keys of metadata, then the findings. None is what was not measured."""
     environment, train, serve = results.environment, results.train, results.serve
     nodes = environment.nodes if environment else None
@@ -42,45 +43,40 @@ def summarise(results: Results, judged: list[Target]) -> dict[str, Any]:
         "test_type": "+".join(results.measured) or None,
         "selected_nodes": [node.name for node in nodes] if nodes is not None else None,
         "output_dir": str(results.folder),
-        "targets": [asdict(target) | {"verdict": target.verdict} for target in judged],
-        "outliers": [asdict(one) for one in findings.outliers(results.compute.devices)] if results.compute else None,
-        "peak_bus_bandwidth": _peaks(results),
-        "slow_nodes": findings.slow_nodes(results.collectives.pairs) if results.collectives else None,
-        "training": [_run(run, train.runs) for run in train.runs] if train else None,
-        "serving": _ways(serve.ways) if serve else None,
-        "gpu_use": findings.mean_use(results.gpus),
-        "recommendations": findings.recommendations(results),
+        "targets": [asdict(target) | {"verdict": target.verdict} for target in found.targets],
+        "outliers": [asdict(one) for one in found.outliers] if results.compute else None,
+        "peak_bus_bandwidth": _peaks(found) if results.collectives else None,
+        "slow_nodes": found.slow_nodes if results.collectives else None,
+        "training": _with(train.runs, "scaling_efficiency", found.efficiencies) if train else None,
+        "serving": _with(serve.ways, "ratio_to_engine", found.serving_ratios) if serve else None,
+        "gpu_use": found.gpu_use,
+        "recommendations": found.recommendations,
         "problems": results.problems + [f"{part}: {w.problem}" for part, w in results.windows.items() if w.problem],
     }
 
 
-def _peaks(results: Results) -> dict[str, Any] | None:
-    if results.collectives is None:
-        return None
-    found = findings.peaks(results.collectives.transfers)
-    return {name: peak.model_dump(include={"size", "ranks", "bus_bandwidth"}) for name, peak in found.items()}
+def _peaks(found: Findings) -> dict[str, Any]:
+    return {name: peak.model_dump(include={"size", "ranks", "bus_bandwidth"}) for name, peak in found.peaks.items()}
 
 
-def _run(run: Training, runs: list[Training]) -> dict[str, Any]:
-    base = findings.smallest(runs)
-    return run.model_dump() | {"scaling_efficiency": findings.efficiency(run, base) if base else None}
+def _with(measured: Sequence[SpecModel], name: str, figures: Sequence[float | None]) -> list[dict[str, Any]]:
+    """Each with a figure that follows from it, under `name`."""
+    return [one.model_dump() | {name: value} for one, value in zip(measured, figures, strict=True)]
 
 
-def _ways(ways: list[Serving]) -> list[dict[str, Any]]:
-    ratios = findings.serving_ratios(ways)
-    return [way.model_dump() | {"ratio_to_engine": ratio} for way, ratio in zip(ways, ratios, strict=True)]
-
-
-def _sections(results: Results, judged: list[Target]) -> list[Section]:
+def _sections(results: Results, found: Findings) -> list[Section]:
+    train, serve = results.train, results.serve
+    training = _training(train, found.efficiencies) if train else []
+    serving = _serving(serve.ways, found.serving_ratios) if serve else []
     return [
-        Section("Summary", _summary(results, judged)),
+        Section("Summary", _summary(results, found.targets)),
         Section("Environment", _environment(results)),
-        Section("Compute", _part(results, "compute", about_compute(results.compute))),
-        Section("Collectives", _part(results, "collectives", about_collectives(results.collectives))),
-        Section("Training", _part(results, "train", _training(results.train) if results.train else [])),
-        Section("Serving", _part(results, "serve", _serving(results.serve.ways) if results.serve else [])),
-        Section("GPU use", about_gpu_use(results)),
-        Section("Recommendations", _recommendations(results)),
+        Section("Compute", _part(results, "compute", about_compute(results.compute, found))),
+        Section("Collectives", _part(results, "collectives", about_collectives(results.collectives, found))),
+        Section("Training", _part(results, "train", training)),
+        Section("Serving", _part(results, "serve", serving)),
+        Section("GPU use", about_gpu_use(results, found)),
+        Section("Recommendations", _recommendations(results, found.recommendations)),
     ]
 
 
@@ -125,8 +121,7 @@ def _environment(results: Results) -> list[Block]:
     return blocks
 
 
-def _training(train: Train) -> list[Block]:
-    base = findings.smallest(train.runs)
+def _training(train: Train, efficiencies: list[float | None]) -> list[Block]:
     columns = ("workers", "nodes", "rows a worker", "s a step", "tokens/s", "tokens/s a worker", "MFU", "GiB a GPU")
     rows = [
         (
@@ -138,9 +133,9 @@ def _training(train: Train) -> list[Block]:
             figure(run.tokens_per_second / run.workers),
             _share(run.mfu),
             NOT_MEASURED if run.memory is None else figure(run.memory / 2**30),
-            _share(findings.efficiency(run, base) if base else None),
+            _share(efficiency),
         )
-        for run in train.runs
+        for run, efficiency in zip(train.runs, efficiencies, strict=True)
     ]
     blocks: list[Block] = [
         Text(
@@ -155,10 +150,10 @@ def _training(train: Train) -> list[Block]:
     ]
     if train.largest_micro_batch is not None:
         blocks.append(Text(f"Rows at once that fit one GPU: {train.largest_micro_batch}."))
-    return blocks + scaling_plot(train.runs)
+    return blocks + scaling_plot(train.runs, efficiencies)
 
 
-def _serving(ways: list[Serving]) -> list[Block]:
+def _serving(ways: list[Serving], ratios: list[float | None]) -> list[Block]:
     columns = ("way", "replicas", "in flight", "requests", "failed", "s", "output tokens/s", "client's CPU, s")
     rows = [
         (
@@ -172,16 +167,15 @@ def _serving(ways: list[Serving]) -> list[Block]:
             NOT_MEASURED if way.client_cpu is None else figure(way.client_cpu),
             _share(ratio),
         )
-        for way, ratio in zip(ways, findings.serving_ratios(ways), strict=True)
+        for way, ratio in zip(ways, ratios, strict=True)
     ]
     said = "The last column is output tokens/s a replica, over those of the engine alone in the same run."
     return [Table((*columns, "of the engine"), rows), Text(said)]
 
 
-def _recommendations(results: Results) -> list[Block]:
-    found = findings.recommendations(results)
-    if found:
-        return [Items(found)]
+def _recommendations(results: Results, recommendations: list[str]) -> list[Block]:
+    if recommendations:
+        return [Items(recommendations)]
     return [Text("Nothing that was measured asks for a change." if results.measured else "None without measurements.")]
 
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from orchestrator.errors import SpecError
 from orchestrator.ray_cluster.find import local_path
-from orchestrator.training.config.placement import Placement, storage_units
-from orchestrator.training.config.sft_config import (
+from orchestrator.training.config.common import (
     Keys,
     divisor,
     dtype,
@@ -17,6 +16,7 @@ from orchestrator.training.config.sft_config import (
     packs,
     trainer_keys,
 )
+from orchestrator.training.config.placement import Placement, storage_units
 from orchestrator.training.folder import TrainingFolder
 from orchestrator.training.spec import Algorithm, PpoSpec
 

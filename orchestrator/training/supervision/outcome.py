@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 
 from orchestrator.files import write_atomic
-from orchestrator.records.log import digest
+from orchestrator.records.types import digest
 from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.folder import TrainingFolder, parse_lines, read_journal
 

@@ -18,10 +18,19 @@ from orchestrator.errors import COMPLETE, ClusterNotReady, Parser, SpecError
 from orchestrator.files import expanded
 from orchestrator.ray_cluster.find import State, find_path, run_root
 from orchestrator.spec import WandbSpec, load_spec, to_yaml
-from orchestrator.training.config import placement as bundles
-from orchestrator.training.config import sft_config, verl_config
-from orchestrator.training.config.placement import Placement
-from orchestrator.training.config.sft_config import Keys
+from orchestrator.training.config import common, verl_config
+from orchestrator.training.config.common import Keys
+from orchestrator.training.config.placement import (
+    Placement,
+    assume,
+    check_division,
+    connected_nodes,
+    free,
+    known_nodes,
+    lacking,
+    of_state,
+    place,
+)
 from orchestrator.training.data import tokens
 from orchestrator.training.folder import TrainingFolder, figures, loss_curve
 from orchestrator.training.spec import TrainingSpec
@@ -104,7 +113,7 @@ def train(recipe: Recipe[S], spec: S) -> dict[str, Any]:
     """
     from orchestrator.files import write_atomic
     from orchestrator.ray_cluster.connect import connect  # Ray, which a wrong spec need not wait for
-    from orchestrator.records.log import Owner, RunLock
+    from orchestrator.records.lock import Owner, RunLock
     from orchestrator.training.supervision.supervisor import supervise
 
     _check_early(recipe, spec)
@@ -120,7 +129,7 @@ def train(recipe: Recipe[S], spec: S) -> dict[str, Any]:
             write_atomic(folder.path / "spec.yaml", to_yaml(spec))
             verl_config.write(folder.path, config, {"keep_checkpoints": spec.keep_checkpoints})
             say(f"{folder.path}: {placement.describe()}")
-            if not missing() and not bundles.free(placement):
+            if not missing() and not free(placement):
                 say("warning: other jobs use the cluster now; the training waits until they have ended")
             address = cluster.state["ray_address"] if cluster.state else os.environ["RAY_ADDRESS"]
             _send_rest(folder, spec.wandb)
@@ -145,10 +154,10 @@ def _check_early(recipe: Recipe[S], spec: S) -> None:
     """What can be wrong without a look at the cluster, before one is started or joined."""
     for source in _sources(spec, TrainingFolder(run_root())):
         _look(source, needed=True)
-    nodes = bundles.known_nodes()
+    nodes = known_nodes()
     if nodes is None and "RAY_ADDRESS" in os.environ:
         return  # a cluster that we know nothing of yet
-    placement = bundles.place(spec, nodes) if nodes else bundles.assume(spec)
+    placement = place(spec, nodes) if nodes else assume(spec)
     _resolve(recipe, spec, placement, TrainingFolder(run_root() / recipe.name(spec)))
 
 
@@ -160,12 +169,12 @@ def _place(
     A training that goes on while the cluster is without some of its nodes keeps its placement: they may return, and
     its checkpoints are bound to as many processes. Raises SpecError and ClusterNotReady.
     """
-    nodes = before = bundles.connected_nodes()
+    nodes = before = connected_nodes()
     earlier = None
     if state and len(nodes) < state.get("expected_nodes", 0):
-        before, earlier = bundles.of_state(state), _earlier_placement(spec, folder)
-    placement = earlier or bundles.place(spec, nodes)
-    return placement, lambda: bundles.lacking(spec, placement, bundles.connected_nodes(), before)
+        before, earlier = of_state(state), _earlier_placement(spec, folder)
+    placement = earlier or place(spec, nodes)
+    return placement, lambda: lacking(spec, placement, connected_nodes(), before)
 
 
 def _earlier_placement(spec: TrainingSpec, folder: TrainingFolder) -> Placement | None:
@@ -182,7 +191,7 @@ def _resolve(
     recipe: Recipe[S], spec: S, placement: Placement, folder: TrainingFolder, more: Keys | None = None
 ) -> DictConfig:
     """verl's whole configuration. Raises SpecError."""
-    bundles.check_division(spec, placement)
+    check_division(spec, placement)
     keys = recipe.keys(spec, placement, folder)
     config = verl_config.resolve(recipe.kind, keys | (more or {}), spec.verl)
     for key, ours in OURS.items():
@@ -194,14 +203,14 @@ def _resolve(
 def _dry_run(recipe: Recipe[S], spec: S) -> int:
     """Print the spec, verl's keys that are not verl's defaults, the placement and the data; the first rows of files are
     read with the model's template, where it is on this machine. Raises what is wrong."""
-    nodes, unfit = bundles.known_nodes(), None
+    nodes, unfit = known_nodes(), None
     try:
-        placement = bundles.place(spec, nodes) if nodes else bundles.assume(spec)
+        placement = place(spec, nodes) if nodes else assume(spec)
     except ClusterNotReady as error:
-        placement, unfit = bundles.assume(spec), error
+        placement, unfit = assume(spec), error
     folder = TrainingFolder(run_root() / recipe.name(spec))
     config = _resolve(recipe, spec, placement, folder)
-    local = sft_config.local_or_hub(spec.model)
+    local = common.local_or_hub(spec.model)
     changed = verl_config.differences(recipe.kind, config)
     sources = [(source, _look(source, needed=False)) for source in _sources(spec, folder)]
     lines = [
@@ -211,7 +220,7 @@ def _dry_run(recipe: Recipe[S], spec: S) -> int:
         "---",
         f"run:       {folder.path}",
         f"placement: {'does not fit' if unfit else placement.describe()}",
-        *sft_config.reasons(spec, placement),
+        *common.reasons(spec, placement),
         *recipe.reasons(spec, placement),
         *(f"data:      {seen}" for _, seen in sources),
         *(f"rows:      {recipe.convert(spec, source, None).sentence()}" for source, _ in sources if _is_file(source)),

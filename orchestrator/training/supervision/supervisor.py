@@ -28,7 +28,7 @@ from orchestrator.errors import (
     storage_error,
 )
 from orchestrator.events import Events
-from orchestrator.records.log import Owner, RunLock
+from orchestrator.records.lock import Owner, RunLock
 from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.folder import Failure, TrainingFolder, read_journal
 from orchestrator.training.supervision import outcome

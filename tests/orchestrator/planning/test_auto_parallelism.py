@@ -9,16 +9,17 @@ import pytest
 from planning_configs import QWEN_8B, QWEN_32B
 
 from jobs.exam import provenance
+from jobs.exam.requests import Requests
 from jobs.exam.run import Run, find_endpoint, find_judge, window
-from jobs.exam.spec import ExamSpec, Requests
+from jobs.exam.spec import ExamSpec
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import SpecError
 from orchestrator.events import Events
-from orchestrator.planning import on_cluster as layout
-from orchestrator.planning.on_cluster import hardware_of, settle_both, settle_layout
+from orchestrator.planning.on_cluster import gpus_of, hardware_of, settle_both, settle_layout
 from orchestrator.ray_cluster.connect import Cluster
-from orchestrator.serving import deploy as serving
-from orchestrator.spec import ServingSpec, load_spec, to_yaml
+from orchestrator.serving import deploy
+from orchestrator.serving.spec import ServingSpec
+from orchestrator.spec import load_spec, to_yaml
 
 AUTO = ServingSpec(parallelism="auto")
 CONF = Path(__file__).parents[3] / "conf/hle.yaml"
@@ -71,7 +72,7 @@ def test_auto_becomes_sizes_and_says_why(model: str, two_hosts: Cluster) -> None
     assert (settled.tensor_parallel_size, settled.pipeline_parallel_size, settled.replicas) == (4, 1, 4)
     assert settled.parallelism is None
     assert settled.max_num_seqs
-    assert serving.capacity(settled, 16) == int(1.25 * settled.max_num_seqs * 4)
+    assert deploy.capacity(settled, 16) == int(1.25 * settled.max_num_seqs * 4)
     assert "4 replica(s) of tensor parallel 4" in said[-1]
     assert len(said) <= 3
 
@@ -91,13 +92,13 @@ def test_the_same_sizes_given_by_hand_share_the_deployment(model: str, two_hosts
     settled = settle_layout(model, AUTO, two_hosts, progress=print)
     seats = settled.max_num_seqs
     by_hand = ServingSpec(tensor_parallel_size=4, replicas=4, max_num_seqs=seats, max_num_batched_tokens=16384)
-    assert serving.app_name(model, settled, 16) == serving.app_name(model, by_hand, 16)
+    assert deploy.app_name(model, settled, 16) == deploy.app_name(model, by_hand, 16)
 
 
 def test_the_other_deployment_keeps_its_gpus(model: str, two_hosts: Cluster) -> None:
     judge = ServingSpec(tensor_parallel_size=2, replicas=2)
     settled = settle_layout(model, AUTO, two_hosts, progress=print, beside=judge)
-    assert layout.gpus_of(settled) <= 12
+    assert gpus_of(settled) <= 12
 
 
 def test_model_and_judge_share_the_gpus_so_that_both_do_as_many_answers(
@@ -109,12 +110,12 @@ def test_model_and_judge_share_the_gpus_so_that_both_do_as_many_answers(
     said: list[str] = []
     judged, judging = settle_both(model, AUTO, str(small), AUTO, two_hosts, progress=said.append, output_tokens=4096)
     # A 32B model with ten times the tokens to write needs nearly all, and the judge keeps its smallest replica.
-    assert layout.gpus_of(judged) >= 12
-    assert 1 <= layout.gpus_of(judging) <= 16 - layout.gpus_of(judged)
+    assert gpus_of(judged) >= 12
+    assert 1 <= gpus_of(judging) <= 16 - gpus_of(judged)
     assert sum(line.startswith("parallelism auto: ") for line in said) == 2
     much, more = settle_both(model, AUTO, model, AUTO, two_hosts, progress=said.append, output_tokens=256)
-    assert layout.gpus_of(more) > layout.gpus_of(judging)
-    assert layout.gpus_of(much) + layout.gpus_of(more) <= 16
+    assert gpus_of(more) > gpus_of(judging)
+    assert gpus_of(much) + gpus_of(more) <= 16
 
 
 def test_two_that_do_not_fit_side_by_side_are_refused(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,11 +130,11 @@ def test_a_model_that_judges_itself_is_one_deployment_on_all_gpus(
     deployed: list[ServingSpec] = []
     ready = Endpoint("http://10.0.0.1:8000/app/v1", model, serve_app="app")
 
-    def deploy(_: str, spec: ServingSpec, *__: Any, **___: Any) -> Endpoint:
+    def start(_: str, spec: ServingSpec, *__: Any, **___: Any) -> Endpoint:
         deployed.append(spec)
         return ready
 
-    monkeypatch.setattr(serving, "deploy", deploy)
+    monkeypatch.setattr(deploy, "deploy", start)
     monkeypatch.setattr("jobs.exam.run.preflight", lambda *_: SimpleNamespace(endpoint=ready))
     monkeypatch.setattr("jobs.exam.run.call", lambda *_: 1)
     spec = ExamSpec(model=model, judge=model, judge_provider="vllm", serving=AUTO, judge_serving=AUTO)
@@ -141,7 +142,7 @@ def test_a_model_that_judges_itself_is_one_deployment_on_all_gpus(
     served = provenance.deployed(model, AUTO, 16, print)
     opened.session = provenance.begin_session(tmp_path, spec, [], served=served, judge=served, gpu="H200")
     assert find_judge(opened) and find_endpoint(opened) == ready
-    assert deployed[0] == deployed[1] and layout.gpus_of(deployed[0]) == 16
+    assert deployed[0] == deployed[1] and gpus_of(deployed[0]) == 16
 
 
 def test_limits_of_the_spec_hold(model: str, two_hosts: Cluster) -> None:
@@ -173,20 +174,20 @@ def test_taken_gpus_come_off_the_smallest_host() -> None:
 
 
 def test_the_dry_run_says_that_the_cluster_decides() -> None:
-    assert "python -m orchestrator.plan --model some/model" in serving.describe("some/model", AUTO, None)
-    assert serving.describe("some/model", AUTO, 0).endswith("1 replica(s) of CPU each")
+    assert "python -m orchestrator.plan --model some/model" in deploy.describe("some/model", AUTO, None)
+    assert deploy.describe("some/model", AUTO, 0).endswith("1 replica(s) of CPU each")
 
 
 def test_the_sizes_are_recorded_and_decide_what_is_in_flight(
     model: str, two_hosts: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ready = Endpoint("http://10.0.0.1:8000/app/v1", model, serve_app="app")
-    monkeypatch.setattr(serving, "deploy", lambda *_, **__: ready)
+    monkeypatch.setattr(deploy, "deploy", lambda *_, **__: ready)
     spec = ExamSpec(model=model, max_completion_tokens=1024, serving=AUTO)
     opened = Run(spec, [], Requests(spec), two_hosts, tmp_path, None, Events(tmp_path))
     assert find_endpoint(opened) == ready
     event = json.loads((tmp_path / "events.jsonl").read_text(encoding="utf-8"))
     assert event["event"] == "endpoint_ready"
     assert event["tensor_parallel_size"] * event["replicas"] == 16
-    capacity = serving.capacity(opened.deployed[ready], 16)
-    assert window(opened, ready, "vllm", "auto") == (2 * serving.FIRST, capacity) and capacity > 1000
+    capacity = deploy.capacity(opened.deployed[ready], 16)
+    assert window(opened, ready, "vllm", "auto") == (2 * deploy.FIRST, capacity) and capacity > 1000

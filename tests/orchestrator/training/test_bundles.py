@@ -8,7 +8,7 @@ from orchestrator.errors import ClusterNotReady, KosenError, SpecError
 from orchestrator.planning.gpus import find_gpu
 from orchestrator.spec import load_spec
 from orchestrator.training.checkpoints import checkpoints
-from orchestrator.training.config import placement as bundles
+from orchestrator.training.config import placement
 from orchestrator.training.config.placement import Node, Placement, place
 from orchestrator.training.folder import TrainingFolder
 from orchestrator.training.spec import PpoSpec, SftSpec
@@ -64,9 +64,9 @@ def test_the_gpus_memory_is_that_of_the_kind_that_ray_names(
     resources.append({"CPU": 16.0})  # a head without GPUs
     nodes = [{"NodeManagerHostname": str(n), "Alive": True, "Resources": has} for n, has in enumerate(resources)]
     monkeypatch.setattr("ray.nodes", lambda: nodes)
-    found = place(sft(), bundles.connected_nodes())
+    found = place(sft(), placement.connected_nodes())
     assert found.gpu_memory == (find_gpu(memory).memory if memory else None)
-    assert place(sft("device=cpu"), bundles.connected_nodes()).gpu_memory is None
+    assert place(sft("device=cpu"), placement.connected_nodes()).gpu_memory is None
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_what_does_not_fit_says_what_there_is_and_what_is_needed(
 )
 def test_shares_of_a_batch_are_equal(spec: SftSpec | PpoSpec, part: str) -> None:
     with pytest.raises(SpecError) as error:
-        bundles.check_division(spec, Placement("cuda", 1, 8, ""))
+        placement.check_division(spec, Placement("cuda", 1, 8, ""))
     assert part in str(error.value)
 
 
@@ -123,7 +123,7 @@ def test_auto_takes_the_most_that_fits_and_divides_the_batch(
     spec: SftSpec | PpoSpec, nodes: list[Node], count: int, per_node: int
 ) -> None:
     found = place(spec, nodes)
-    bundles.check_division(spec, found)
+    placement.check_division(spec, found)
     assert (found.nodes, found.per_node) == (count, per_node)
 
 
@@ -135,16 +135,16 @@ def test_auto_says_why_it_takes_fewer_and_what_it_lacks_where_none_fit() -> None
         place(ppo(), [Node("thin", 4, 8)])
     with pytest.raises(SpecError, match="tensor_parallel_size=16"):
         spec = ppo("rollout.tensor_parallel_size=16")
-        bundles.check_division(spec, place(spec, [Node("wide", 64, 8)]))
+        placement.check_division(spec, place(spec, [Node("wide", 64, 8)]))
 
 
 def test_grpo_divides_answers_not_prompts() -> None:
-    bundles.check_division(ppo("algorithm=grpo", "rollout.n=8", "batch_size=4"), Placement("cuda", 1, 8, ""))
+    placement.check_division(ppo("algorithm=grpo", "rollout.n=8", "batch_size=4"), Placement("cuda", 1, 8, ""))
 
 
 def test_without_a_cluster_the_spec_is_taken_at_its_word() -> None:
-    assert bundles.assume(sft("workers=16", "device=cuda")).per_node == 8
-    assert bundles.assume(sft("workers=6", "device=cpu")).describe().startswith("1 node with 6 processes and a CPU")
+    assert placement.assume(sft("workers=16", "device=cuda")).per_node == 8
+    assert placement.assume(sft("workers=6", "device=cpu")).describe().startswith("1 node with 6 processes and a CPU")
 
 
 FOUR = [Node("node1", 4, 0), Node("node2.cluster", 4, 0)]
@@ -167,14 +167,14 @@ FOUR = [Node("node1", 4, 0), Node("node2.cluster", 4, 0)]
 def test_what_a_cluster_lacks_for_a_training_that_was_placed(
     spec: SftSpec | PpoSpec, nodes: list[Node], now: list[Node], sentence: str | None
 ) -> None:
-    found = bundles.lacking(spec, place(spec, nodes), now, nodes)
+    found = placement.lacking(spec, place(spec, nodes), now, nodes)
     assert found is None if sentence is None else found and found.startswith(f"the cluster {sentence}")
 
 
 def test_nodes_that_were_replaced_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     nodes = [{"name": name, "cpus": 128, "gpus": 8} for name in ("a", "lost", "new")]
-    monkeypatch.setattr(bundles, "current", lambda: {"nodes": nodes, "expected_nodes": 2})
-    assert place(sft(), bundles.known_nodes() or []).workers == 16
+    monkeypatch.setattr(placement, "current", lambda: {"nodes": nodes, "expected_nodes": 2})
+    assert place(sft(), placement.known_nodes() or []).workers == 16
 
 
 def test_a_training_that_goes_on_keeps_its_placement_while_nodes_are_lost(
@@ -182,7 +182,7 @@ def test_a_training_that_goes_on_keeps_its_placement_while_nodes_are_lost(
 ) -> None:
     folder = TrainingFolder(tmp_path)
     state = {"nodes": [{"name": node.name, "cpus": 128, "gpus": 8} for node in PAIR], "expected_nodes": 2}
-    monkeypatch.setattr(bundles, "connected_nodes", lambda: PAIR[:1])
+    monkeypatch.setattr(run, "connected_nodes", lambda: PAIR[:1])
     assert run._place(sft(), folder, state)[0].workers == 8  # nothing is bound to more yet
     folder.verl_config.write_text("trainer: {device: cuda, nnodes: 2, n_gpus_per_node: 8}")
     checkpoint = checkpoints.path_of(folder.checkpoints, 4)
@@ -192,16 +192,16 @@ def test_a_training_that_goes_on_keeps_its_placement_while_nodes_are_lost(
     placement, missing = run._place(sft(), folder, state)
     assert (placement.nodes, placement.per_node) == (2, 8)
     assert missing() == "the cluster has 8 of the 16 GPUs that this training needs (without b)"
-    monkeypatch.setattr(bundles, "connected_nodes", lambda: PAIR)
+    monkeypatch.setattr(run, "connected_nodes", lambda: PAIR)
     assert missing() is None
-    monkeypatch.setattr(bundles, "connected_nodes", lambda: PAIR[:1])
+    monkeypatch.setattr(run, "connected_nodes", lambda: PAIR[:1])
     assert run._place(sft("workers=8"), folder, state)[0].workers == 8  # which is refused later
 
 
 def test_a_state_file_without_cpus_is_checked_for_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     state = {"nodes": [{"name": "a", "gpus": 8}, {"name": "b", "gpus": 8}]}
-    monkeypatch.setattr(bundles, "current", lambda: state)
-    nodes = bundles.known_nodes()
+    monkeypatch.setattr(placement, "current", lambda: state)
+    nodes = placement.known_nodes()
     assert nodes and place(ppo(), nodes).workers == 16
     with pytest.raises(KosenError):
         place(ppo("workers=17"), nodes)

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from tiny_model import make_tiny_model
 
 from orchestrator.errors import SpecError
-from orchestrator.training.data import convert as data
+from orchestrator.training.data import convert
 from orchestrator.training.data.convert import convert_ppo, convert_sft, read_report
 from orchestrator.training.data.sieve import Report
 
@@ -118,7 +118,7 @@ def test_lengths_are_those_of_verls_data_set(tmp_path: Path, model: str, monkeyp
     from verl.utils import hf_tokenizer
     from verl.utils.dataset.multiturn_sft_dataset import MultiTurnSFTDataset
 
-    monkeypatch.setattr(data, "BATCH_ROWS", 2)
+    monkeypatch.setattr(convert, "BATCH_ROWS", 2)
     rows = [turns("q", "a"), turns("What?", "That.", "Why?", "So."), turns("q", "bang"), turns("q", "a", system="s")]
     source = write(tmp_path, *({"messages": messages} for messages in rows))
     report = convert_sft(source, tmp_path / "all.parquet", tokenizer_path=model)
@@ -196,7 +196,7 @@ def test_any_error_of_a_template_is_a_sentence(tmp_path: Path, name: str) -> Non
 
 
 def test_a_check_reads_the_first_rows_and_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "DRY_ROWS", 2)
+    monkeypatch.setattr(convert, "DRY_ROWS", 2)
     source = write(tmp_path, {"question": "q", "answer": "a"}, {"question": "", "answer": "a"}, {"question": "q"})
     report = convert_ppo(source, None, tokenizer_path="org/none")
     assert "1 of the first 2 rows kept" in report.sentence() and report.tokens is None
@@ -270,7 +270,7 @@ def test_verls_own_rows_pass_as_they_are(tmp_path: Path) -> None:
 
 
 def test_a_field_of_late_rows_is_kept_whichever_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "BATCH_ROWS", 1)
+    monkeypatch.setattr(convert, "BATCH_ROWS", 1)
     more = verl_row(extra_info={"split": "train", "index": 3, "difficulty": 1, "hint": "h"}, level=[{"at": 1}])
     less = verl_row()
     del less["ability"]

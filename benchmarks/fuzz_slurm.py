@@ -57,7 +57,7 @@ def check(text: str) -> list[str]:
         found.append("id")
     fields = slurm_text.job_fields(text, "7")
     found += ["fields"] if fields else []
-    slurm_text.time_left(fields or {"RunTime": text.strip(), "TimeLimit": text[:half]})
+    slurm_text.seconds_left(fields or {"RunTime": text.strip(), "TimeLimit": text[:half]})
     slurm_states.never_starts((fields or {}).get("Reason", text))
     slurm_states.is_held((fields or {}).get("JobState", ""), (fields or {}).get("Reason", text))
     hosts = slurm_text.hosts_of(text[:half].strip() or "n[1-2]", text)

@@ -1,4 +1,4 @@
-"""Ray clusters from a Slurm allocation or on this machine: python -m cluster up|run|preflight|status|tunnel|env|down"""
+"""Ray clusters in a scheduler's queue or on this machine: python -m cluster up|run|preflight|status|tunnel|env|down"""
 
 import argparse
 import dataclasses
@@ -12,17 +12,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from cluster.commands import batch_system as up
-from cluster.commands import this_machine as local
+from cluster.commands.backend import Backend, backend_of
 from cluster.commands.heal import heal, wait_healed
-from cluster.commands.status import exit_code, gather, render
+from cluster.commands.status import exit_code, gather
+from cluster.commands.status_text import as_json, render
 from cluster.commands.tunnel import tunnel_lines
 from cluster.errors import ClusterError, ProfileError
-from cluster.folder.request import Mode, Request, load_request
+from cluster.folder.request import Mode, Request
 from cluster.machine.network import no_proxy
-from cluster.profile import load_site, to_yaml
-from cluster.schedulers.script import write_dry_run
-from cluster.state import ClusterState, client_variables, cluster_dir, is_damaged, job_dir, known, read_state
+from cluster.profile import THIS_MACHINE
+from cluster.schedulers.base import known_schedulers
+from cluster.schedulers.sites import load_site
+from cluster.state import ClusterState, client_variables, cluster_dir, is_damaged, known, read_state
 from cluster.streams import guarded
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
@@ -46,12 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
-        raise  # nobody reads the output any more: no matter of the cluster
+        raise  # the output's reader is gone: not the cluster's fault
     except OSError as error:
         print(f"error: {error}", file=sys.stderr)
         return ClusterError.exit_code
     except KeyboardInterrupt:
-        print("no longer waiting; what was submitted goes on: make cluster-status, make cluster-down", file=sys.stderr)
+        print("stopped waiting; the job keeps running: make cluster-status, make cluster-down", file=sys.stderr)
         return DETACHED
 
 
@@ -70,16 +71,18 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         add("preflight", _preflight, "check the nodes and the links between them, without Ray"),
     ]
     for sub in starting:
-        sub.add_argument("--site", default="local", help="a profile of conf/sites, or a path to one (default: local)")
+        sub.add_argument(
+            "--site", default=THIS_MACHINE, help="a profile of conf/sites, or a path to one (default: local)"
+        )
         sub.add_argument("--nodes", type=int, default=1)
         sub.add_argument("--name", help="default: the site's")
         sub.add_argument("--dry-run", action="store_true", help="write batch script and profile, submit nothing")
         sub.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the profile")
-    starting[0].add_argument("--heal", action="store_true", help="ask Slurm for replacements of lost nodes")
+    starting[0].add_argument("--heal", action="store_true", help="ask the scheduler for replacements of lost nodes")
     starting[0].add_argument("--ephemeral", action="store_true", help="local: the last job that leaves takes it down")
     starting[1].add_argument("--no-wait", action="store_true", help="print the batch job's id and return")
     running = {
-        "status": add("status", _status, "nodes, GPUs, applications and jobs, as Ray and Slurm see them"),
+        "status": add("status", _status, "nodes, GPUs, applications and jobs, as Ray and the scheduler see them"),
         "tunnel": add("tunnel", _tunnel, "how to reach dashboard and models from a laptop"),
         "env": add("env", _env, 'what a plain `ray job submit` needs: eval "$(python -m cluster env)"'),
         "down": add("down", _down, "end this cluster and nothing else"),
@@ -95,7 +98,7 @@ def _parse(argv: list[str]) -> argparse.Namespace:
     return args
 
 
-def _request(args: argparse.Namespace, mode: Mode) -> Request:
+def _request(args: argparse.Namespace, mode: Mode) -> tuple[Request, Backend]:
     site = load_site(args.site, args.overrides)
     site_name = Path(args.site).stem
     suffix = {"up": "", "run": time.strftime("-run-%d%H%M%S"), "preflight": time.strftime("-preflight-%d%H%M%S")}[mode]
@@ -105,11 +108,7 @@ def _request(args: argparse.Namespace, mode: Mode) -> Request:
         _refuse_damaged(name)
     if args.nodes < 1:
         raise ProfileError(f"--nodes={args.nodes}: a cluster has at least one node")
-    if site.scheduler == "local" and args.nodes != 1:
-        raise ProfileError(f"--nodes={args.nodes}: SITE={args.site} is this machine alone. Choose a Slurm site")
-    if mode == "run" and not args.command:
-        raise ProfileError("there is no command. Expected: python -m cluster run … -- python -m jobs.evaluate …")
-    return Request(
+    request = Request(
         name=name,
         site_name=site_name,
         site=site,
@@ -119,12 +118,17 @@ def _request(args: argparse.Namespace, mode: Mode) -> Request:
         cwd=str(Path.cwd()),
         command=args.command,
     )
+    backend = backend_of(site.scheduler)
+    backend.check(request)
+    if mode == "run" and not args.command:
+        raise ProfileError("there is no command. Expected: python -m cluster run … -- python -m jobs.evaluate …")
+    return request, backend
 
 
 def _checked(name: str) -> str:
     """It becomes a folder's name."""
     if not NAME.fullmatch(name):
-        raise ProfileError(f"{name!r} is no name for a cluster: letters, digits and . _ - only, 41 at most")
+        raise ProfileError(f"{name!r} is not a valid cluster name: letters, digits and . _ - only, 41 at most")
     return name
 
 
@@ -133,49 +137,35 @@ def _up(args: argparse.Namespace) -> int:
         name = _known_name(args.name)
         heal(name, _say)
         return _show_ready(wait_healed(name, _say), args.json)
-    request = _request(args, "up")
+    request, backend = _request(args, "up")
     if args.dry_run:
-        return _dry_run(request)
-    if request.site.scheduler == "local":
-        state, started = local.up(request.name, ephemeral=args.ephemeral, site=request.site)
-        verb = "is ready" if started else "is already running"
-        _say(f"cluster {state.name!r} {verb} at {state.ray_address}, dashboard {state.dashboard_url}")
-        return _print_state(state) if args.json else 0
-    state = up.start(request, _say)
-    return _show_ready(up.wait_ready(request.name, str(state.job_id), _say), args.json)
+        return _show(backend.dry_run(request, _say))
+    return _show_ready(backend.up(request, ephemeral=args.ephemeral, say=_say), args.json)
 
 
 def _run(args: argparse.Namespace) -> int:
-    request = _request(args, "run")
+    request, backend = _request(args, "run")
     if args.dry_run:
-        return _dry_run(request)
-    if request.site.scheduler == "local":
-        return local.run(request)
-    state = up.start(request, _say)
-    if args.no_wait:
-        print(state.job_id)
-        return 0
-    return up.follow(request.name, str(state.job_id), _say)
+        return _show(backend.dry_run(request, _say))
+    return backend.run(request, wait=not args.no_wait, say=_say)
 
 
 def _preflight(args: argparse.Namespace) -> int:
-    request = _request(args, "preflight")
+    request, backend = _request(args, "preflight")
     if args.dry_run:
-        return _dry_run(request)
-    if request.site.scheduler == "local":
-        return local.preflight(request)
-    return up.follow(request.name, str(up.start(request, _say).job_id), _say)
+        return _show(backend.dry_run(request, _say))
+    return backend.preflight(request, _say)
 
 
 def _status(args: argparse.Namespace) -> int:
     status = gather(_state(args.name))
-    print(json.dumps(dataclasses.asdict(status), indent=2) if args.json else render(status))
+    print(as_json(status) if args.json else render(status))
     return exit_code(status)
 
 
 def _tunnel(args: argparse.Namespace) -> int:
     state = _reachable(args.name)
-    print("\n".join(tunnel_lines(state, _login_host(state))))
+    print("\n".join(tunnel_lines(state, backend_of(state.scheduler).login_host(state.name))))
     return 0
 
 
@@ -186,10 +176,6 @@ def _reachable(name: str | None) -> ClusterState:
             f"cluster {state.name!r} is {state.phase}; there is nothing to reach yet. make cluster-status"
         )
     return state
-
-
-def _login_host(state: ClusterState) -> str | None:
-    return load_request(state.name).site.login_host if state.scheduler == "slurm" else None
 
 
 def _env(args: argparse.Namespace) -> int:
@@ -204,22 +190,21 @@ def _env(args: argparse.Namespace) -> int:
 
 
 def _down(args: argparse.Namespace) -> int:
-    name = _known_name(args.name, or_else="local")
+    name = _known_name(args.name, or_else=THIS_MACHINE)
     _refuse_damaged(name)
     state = read_state(name)
-    if state and state.scheduler == "slurm":
-        _say(up.down(name))
-    else:
-        _say(local.down(name, if_unused=args.if_unused))
+    backend = backend_of(state.scheduler if state else THIS_MACHINE)
+    _say(backend.down(name, if_unused=args.if_unused))
     return 0
 
 
 def _refuse_damaged(name: str) -> None:
-    """What nobody can end must not be forgotten either."""
+    """Raise ClusterError for a damaged state: what cannot be ended must not be forgotten either."""
     if is_damaged(name):
+        ways = ", ".join(f"`{scheduler.hints.queue}`" for scheduler in known_schedulers())
         raise ClusterError(
             f"the state of cluster {name!r} in {cluster_dir(name)} cannot be understood, so what it started cannot be "
-            "ended. Look for it (`squeue --me`, `ps`), end it, and remove that folder"
+            f"ended. Look for it ({ways}, `ps`), end it, and remove that folder"
         )
 
 
@@ -245,29 +230,16 @@ def _known_name(name: str | None, or_else: str | None = None) -> str:
     raise ProfileError(f"there are several clusters: {', '.join(names)}. Choose one with NAME=")
 
 
-def _dry_run(request: Request) -> int:
-    if request.site.scheduler == "local":
-        print(to_yaml(request.site), end="")
-        return 0
-    script, profile = write_dry_run(request)
-    print(script.read_text(encoding="utf-8"), end="")
-    _say(f"wrote {script} and {profile}; nothing was submitted")
+def _show(text: str) -> int:
+    print(text, end="")
     return 0
 
 
 def _show_ready(state: ClusterState, as_json: bool) -> int:
     if as_json:
         return _print_state(state)
-    gpus = sum(node["gpus"] for node in state.nodes)
-    print(f"cluster {state.name!r} is {state.phase}: {len(state.nodes)} nodes, {gpus} GPUs, Ray at {state.ray_address}")
-    if state.problem:
-        print(f"  {state.problem}")
-    print(f"dashboard  {state.dashboard_url} (inside the cluster's network)")
-    print("\n".join(tunnel_lines(state, _login_host(state))))
-    print(f"submit     make submit JOB=evaluate CONFIG=conf/hle.yaml    (KOSEN_CLUSTER={state.name} where several run)")
-    print(f'or plainly eval "$(python -m cluster env --name {state.name})"')
-    print("           ray job submit --working-dir . -- python -m jobs.evaluate --config conf/hle.yaml")
-    print(f"logs       {job_dir(state.name, str(state.job_id))}")
+    for line in backend_of(state.scheduler).describe(state):
+        print(line)
     return 0
 
 

@@ -7,11 +7,12 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
+NODES = "/nodes?view=summary"  # answered from the dashboard's memory, up to 7 s old
 DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # a web proxy cannot know these addresses
 
 
 def get(url: str, token: Path, *, timeout: float = 3) -> bytes | None:
-    """What `url` answers to the token in the file `token`; None when nobody does, or not with 200."""
+    """What `url` answers to the token in the file `token`; None without an answer, or with another status than 200."""
     return _call(urllib.request.Request(url), token, timeout)
 
 
@@ -24,13 +25,24 @@ def get_json(url: str, token: Path, *, timeout: float = 3) -> Any:
         return None
 
 
+def node_summaries(answer: Any) -> list[dict[str, Any]]:
+    """The nodes in an answer to NODES, dead ones too; a node that came back is there twice."""
+    return list(answer.get("data", {}).get("summary", [])) if answer else []
+
+
+def alive_ips(answer: Any) -> list[str]:
+    """The addresses of the living nodes in an answer to NODES."""
+    raylets = [node.get("raylet", {}) for node in node_summaries(answer)]
+    return [raylet["nodeManagerAddress"] for raylet in raylets if raylet.get("state") == "ALIVE"]
+
+
 def post(url: str, token: Path, body: object = None, *, timeout: float = 10) -> bytes | None:
     """What `url` answers to a POST of `body` as JSON, or None."""
     return _call(_post_request(url, body), token, timeout)
 
 
 def post_status(url: str, token: Path, body: object = None, *, timeout: float = 10) -> int | None:
-    """The HTTP status of a POST of `body` as JSON, or None when nobody answers."""
+    """The HTTP status of a POST of `body` as JSON, or None without an answer."""
     try:
         _open(_post_request(url, body), token, timeout)
     except urllib.error.HTTPError as error:

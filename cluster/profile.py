@@ -3,9 +3,9 @@
 import difflib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Protocol, Self
 
 import yaml
 from omegaconf import OmegaConf
@@ -24,12 +24,12 @@ from pydantic import (
 from cluster import keys
 from cluster.errors import ProfileError
 from cluster.files import REPOSITORY
-from cluster.schedulers import slurm_options as sbatch_options
 
 SITES = REPOSITORY / "conf" / "sites"
 PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")  # http://user:password@proxy
 VARIABLE = re.compile(r"\$[{(A-Za-z_]|`")  # of a shell, its commands, or a resolver of OmegaConf
 NO_PLACE = "a batch script is no place for it. Put it into ~/.kosen/secrets.env (chmod 600)"
+THIS_MACHINE = "local"  # the `scheduler` of a machine without one
 LOCAL_KEYS = ("scheduler", "env", "interface", "ports", "temp_dir", "run_mode")
 
 
@@ -63,8 +63,8 @@ class Site(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    scheduler: Literal["slurm", "local"] = "slurm"
-    # what to ask Slurm for; the words are sbatch's own
+    scheduler: str | None = None  # a file of cluster/schedulers, or `local`; a profile without one gets the default
+    # what to ask the scheduler for
     partition: str | None = None
     nodelist: str | None = None
     account: str | None = None
@@ -140,7 +140,7 @@ class Site(BaseModel):
     @field_validator("sbatch")
     @classmethod
     def _no_secret_options(cls, options: list[str]) -> list[str]:
-        """`--export=HF_TOKEN` would have Slurm store its value; so would `--export=HF_TOKEN=hf_…`."""
+        """`--export=HF_TOKEN` would have the scheduler store its value; so would `--export=HF_TOKEN=hf_…`."""
         for option in options:
             if keys.holds_key(option):
                 raise ValueError(f"an option of sbatch has what looks like a key; {NO_PLACE}")
@@ -162,25 +162,10 @@ class Site(BaseModel):
         """A local cluster that silently ignored `time` or `gpus_per_node` would not be the one that was asked for."""
         fields = type(self).model_fields
         asked = [key for key in fields if key not in LOCAL_KEYS and getattr(self, key) != fields[key].default]
-        if self.scheduler == "local" and asked:
+        if self.scheduler == THIS_MACHINE and asked:
             raise ValueError(
-                f"{asked[0]} is for a Slurm site, and this one has scheduler: local. That knows {', '.join(LOCAL_KEYS)}"
-            )
-        return self
-
-    @model_validator(mode="after")
-    def _options_beside_ours(self) -> Self:
-        """sbatch takes the last of two, and the state file would tell of another cluster than there is."""
-        sbatch_options.check(self.sbatch, exclusive=self.exclusive, gpus=self.gpus_per_node, grace=self.grace)
-        return self
-
-    @model_validator(mode="after")
-    def _a_grace_within_the_time(self) -> Self:
-        limit = _seconds(self.time) if self.time else 0
-        if limit and self.grace >= limit:  # to Slurm no minutes are no limit
-            raise ValueError(
-                f"grace={self.grace} seconds leave nothing of time={self.time}, which are {limit}: Slurm would tell "
-                "the jobs to stop as soon as they start. Give more time, or less grace"
+                f"{asked[0]} is for a site with a scheduler, and this one has scheduler: {THIS_MACHINE}. "
+                f"That knows {', '.join(LOCAL_KEYS)}"
             )
         return self
 
@@ -195,9 +180,21 @@ class Site(BaseModel):
         return range(first, last + 1)
 
 
-def load_site(site: str, overrides: Sequence[str] = ()) -> Site:
+class Rules(Protocol):
+    """What a scheduler adds to these rules; cluster.schedulers.base says more of it."""
+
+    @property
+    def name(self) -> str: ...
+
+    def check_site(self, site: Site) -> None: ...
+
+    def advice(self, key: str, value: object) -> str | None: ...
+
+
+def load_site(site: str, overrides: Sequence[str], rules_of: Callable[[str | None], Rules | None]) -> Site:
     """The profile of `site`, a name in conf/sites or a path, with `key=value` overrides.
 
+    `rules_of` has the rules of a scheduler by its name, of the default one for None, and none for this machine.
     Raises ProfileError, which names the file, the key and, for an unknown key, the nearest valid one.
     """
     path = Path(site) if site.endswith((".yaml", ".yml")) else SITES / f"{site}.yaml"
@@ -218,9 +215,25 @@ def load_site(site: str, overrides: Sequence[str] = ()) -> Site:
     except RecursionError:
         raise ProfileError(f"cannot read the site profile {path}: nested too deeply") from None
     try:
-        return Site.model_validate(values)
+        return _validated(values, rules_of)
+    except ProfileError as error:
+        raise ProfileError(f"{path}: {error}") from None
+
+
+def _validated(values: Any, rules_of: Callable[[str | None], Rules | None]) -> Site:
+    scheduler = values.get("scheduler") if isinstance(values, dict) else None
+    rules = rules_of(scheduler if isinstance(scheduler, str) else None)
+    try:
+        site = Site.model_validate(values)
     except ValidationError as error:
-        raise ProfileError(f"{path}: {'; '.join(_explain(dict(problem)) for problem in error.errors()[:3])}") from None
+        raise ProfileError("; ".join(_explain(dict(problem), rules) for problem in error.errors()[:3])) from None
+    if rules is None:
+        return site
+    try:
+        rules.check_site(site)
+    except ValueError as error:
+        raise ProfileError(str(error)) from None
+    return site.model_copy(update={"scheduler": rules.name})
 
 
 def _plain(values: Any) -> Any:
@@ -241,22 +254,12 @@ def to_yaml(site: Site) -> str:
     return yaml.safe_dump(site.model_dump(), sort_keys=False)
 
 
-def _seconds(time: str) -> int:
-    """sbatch's forms of a time limit, in seconds; Slurm counts begun minutes as whole ones."""
-    days, dash, clock = time.rpartition("-")
-    parts = [int(part) for part in clock.split(":")]
-    if dash or len(parts) == 3:  # days-hours[:minutes[:seconds]] and hours:minutes:seconds
-        hours, minutes, seconds = [*parts, 0, 0][:3]
-    else:  # minutes[:seconds]
-        hours, minutes, seconds = 0, *[*parts, 0][:2]
-    return (int(days or 0) * 24 + hours) * 3600 + minutes * 60 + -(-seconds // 60) * 60
-
-
-def _explain(problem: dict[str, Any]) -> str:
+def _explain(problem: dict[str, Any], rules: Rules | None) -> str:
     name = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden" and (instead := sbatch_options.advice(name, problem["input"])):
+    instead = rules.advice(name, problem["input"]) if rules else None
+    if problem["type"] == "extra_forbidden" and instead:
         return f"unknown key {name}. {instead}"
-    if name == "gpus_per_node" and (instead := sbatch_options.gpu_advice(str(problem["input"]))):
+    if name == "gpus_per_node" and instead:
         return f"gpus_per_node={problem['input']!r} is not only a number. {instead}"
     if problem["type"] == "extra_forbidden":
         nearest = difflib.get_close_matches(name, list(Site.model_fields), n=1, cutoff=0)[0]

@@ -11,7 +11,7 @@ from typing import Literal
 from pydantic import TypeAdapter
 from typing_extensions import TypedDict
 
-from cluster.files import publish, read_published, replace
+from cluster.files import replace
 
 Phase = Literal["queued", "starting", "ready", "degraded", "stopping", "failed"]
 
@@ -88,21 +88,6 @@ def write_state(state: ClusterState) -> None:
     replace(cluster_dir(state.name) / "state.json", text + "\n", mode=0o644)
 
 
-def helpers(name: str) -> list[str]:
-    """The jobs that `up --heal` asked Slurm for, oldest first; some may have ended."""
-    jobs = (read_published(_helpers_path(name)) or {}).get("jobs")
-    return [job_id for job_id in jobs if isinstance(job_id, str)] if isinstance(jobs, list) else []
-
-
-def add_helper(name: str, job_id: str) -> None:
-    """Note a job of `up --heal`, which holds the cluster's lock. The state file has the batch job as its writer."""
-    publish(_helpers_path(name), {"jobs": [*helpers(name), job_id]})
-
-
-def _helpers_path(name: str) -> Path:
-    return cluster_dir(name) / "helpers.json"
-
-
 def write_token(name: str, token: str) -> Path:
     """Write the cluster's token, readable by its owner only, and return its path."""
     path = token_path(name)
@@ -112,16 +97,6 @@ def write_token(name: str, token: str) -> Path:
 
 def token_path(name: str) -> Path:
     return cluster_dir(name) / "token"
-
-
-def job_dir(name: str, job_id: str) -> Path:
-    """Logs and published files of one scheduler job, on the shared file system."""
-    return cluster_dir(name) / "logs" / job_id
-
-
-def batch_log(name: str, job_id: str) -> Path:
-    """What the batch script prints. Beside the job's folder, because Slurm opens it before anybody makes that."""
-    return cluster_dir(name) / "logs" / f"{job_id}.log"
 
 
 def client_variables(state: ClusterState) -> dict[str, str]:

@@ -14,6 +14,7 @@ from cluster.streams import print_json
 from jobs.exam.figures import is_complete
 from jobs.exam.official_score import score_official
 from jobs.exam.show import print_figures
+from jobs.tasks.registry import DEFAULT_TASK
 from orchestrator.errors import COMPLETE, INCOMPLETE, Parser, SpecError, run_command
 
 
@@ -43,12 +44,13 @@ def _score_files(argv: Sequence[str]) -> int:
     parser = Parser(prog="python -m jobs.score", description=__doc__)
     parser.add_argument("--judged", type=Path, metavar="FILE", help="judged answers in HLE's official schema")
     parser.add_argument("--dataset", metavar="FILE", help="the questions: JSON, JSONL, CSV, Parquet, or a hub name")
+    parser.add_argument("--task", default=DEFAULT_TASK, help="the exam: a name or a task's file; default: %(default)s")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where metrics.json and leaderboard/ are written")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     arguments = parser.parse_args(argv)
     if not (arguments.judged and arguments.dataset):
         raise SpecError("give --judged FILE and --dataset FILE; python -m jobs.score --help shows all arguments")
-    figures = score_official(arguments.judged, arguments.dataset, arguments.out)
+    figures = score_official(arguments.judged, arguments.dataset, arguments.out, arguments.task)
     if arguments.json:
         print_json(figures)
     else:

@@ -1,23 +1,24 @@
-"""`up --heal`: ask Slurm for as many nodes as a cluster has lost, and wait until they have joined it."""
+"""`up --heal`: ask the scheduler for as many nodes as a cluster has lost, and wait until they have joined it."""
 
+import dataclasses
 import time
 from collections.abc import Callable
 
 from cluster.commands.batch_system import LOCK_TIMEOUT, QUEUE_TIMEOUT, raise_stuck
-from cluster.dashboard import get_json
+from cluster.dashboard import NODES, alive_ips, get_json
 from cluster.errors import ClusterError
+from cluster.folder.job_files import add_helper, helpers
 from cluster.folder.lock import locked
 from cluster.folder.request import load_request
-from cluster.head.monitor import alive_ips
-from cluster.schedulers import slurm
+from cluster.schedulers.base import Job, Observer, Scheduler, scheduler_of
 from cluster.schedulers.script import save_script
-from cluster.state import ClusterState, add_helper, cluster_dir, helpers, read_state, token_path
+from cluster.state import ClusterState, cluster_dir, read_state, token_path
 
 POLL = 2.0  # seconds between looks at the dashboard and at the replacement's job
 
 
 def heal(name: str, say: Callable[[str], None]) -> ClusterState:
-    """Ask Slurm for as many nodes as the cluster has lost; they join it as a job of their own."""
+    """Ask the scheduler for as many nodes as the cluster has lost; they join it as a job of their own."""
     state = _running(name)
     with locked(name, LOCK_TIMEOUT):
         alive = _alive(state)
@@ -26,35 +27,50 @@ def heal(name: str, say: Callable[[str], None]) -> ClusterState:
         missing = state.expected_nodes - len(alive)
         if missing <= 0:
             say(f"cluster {name!r} has all its {state.expected_nodes} nodes")
-        elif coming := _coming(state, alive):
-            say(f"a replacement is on its way already: job {coming}")
         else:
-            job_id = _submit(state, missing)
-            add_helper(name, job_id)
-            say(f"asked Slurm for {missing} node(s): job {job_id}")
+            _ask_for(scheduler_of(state.scheduler), state, alive, say)
     return state
+
+
+def _ask_for(scheduler: Scheduler, state: ClusterState, alive: list[str], say: Callable[[str], None]) -> None:
+    if coming := _coming(scheduler, state, alive):
+        say(f"a replacement is on its way already: job {coming}")
+        return
+    missing = state.expected_nodes - len(alive)
+    job_id = _submit(scheduler, state, missing)
+    add_helper(state.name, job_id)
+    say(f"asked {scheduler.title} for {missing} node(s): job {job_id}")
 
 
 def wait_healed(name: str, say: Callable[[str], None]) -> ClusterState:
     """Wait until the cluster has all its nodes again."""
     deadline, said = time.monotonic() + QUEUE_TIMEOUT, ""
-    observer = slurm.Observer()
+    observer: Observer | None = None
     while True:
         state = _running(name)
         whole = len(_alive(state) or ()) >= state.expected_nodes
         if whole and state.phase == "ready":
             return state
         line = str(state.problem or "waiting for the nodes")
-        if (known := helpers(name)) and not whole and (helper := observer.look(known[-1])):
-            if helper.ended:
-                raise ClusterError(f"the replacement, job {helper.id}, ended as {helper.state} ({helper.reason})")
-            raise_stuck(helper)
-            line += f"; replacement {helper.state.lower()} ({helper.reason})"
+        if (known := helpers(name)) and not whole:
+            scheduler = scheduler_of(state.scheduler)
+            observer = observer or Observer(scheduler)
+            line += _standing(scheduler, observer.look(known[-1]))
         if line != said:
             say(said := line)
         if time.monotonic() > deadline:
             raise ClusterError(f"no replacement after {QUEUE_TIMEOUT / 60:.0f} minutes ({line}); it stays in the queue")
         time.sleep(POLL)
+
+
+def _standing(scheduler: Scheduler, helper: Job | None) -> str:
+    """How the replacement stands. Raises ClusterError where it never comes."""
+    if helper is None:
+        return ""
+    if helper.ended:
+        raise ClusterError(f"the replacement, job {helper.id}, ended as {helper.state} ({helper.reason})")
+    raise_stuck(scheduler, helper)
+    return f"; replacement {helper.state.lower()} ({helper.reason})"
 
 
 def _running(name: str) -> ClusterState:
@@ -66,25 +82,29 @@ def _running(name: str) -> ClusterState:
 
 def _alive(state: ClusterState) -> list[str] | None:
     """The addresses of the nodes that Ray sees alive; None where the dashboard does not answer."""
-    answer = get_json(f"{state.dashboard_url}/nodes?view=summary", token_path(state.name))
+    answer = get_json(state.dashboard_url + NODES, token_path(state.name))
     return alive_ips(answer) if answer else None
 
 
-def _coming(state: ClusterState, alive: list[str]) -> str | None:
+def _coming(scheduler: Scheduler, state: ClusterState, alive: list[str]) -> str | None:
     """The newest job of an earlier `--heal` that waits, or whose nodes have not all joined yet."""
     there = {node["name"] for node in state.nodes if node["ip"] in alive}
-    jobs = [job for job_id in helpers(state.name) if (job := slurm.job(job_id)) and not job.ended]
+    jobs = [job for job_id in helpers(state.name) if (job := scheduler.job(job_id)) and not job.ended]
     coming = [job.id for job in jobs if job.waits or not there.issuperset(job.nodes)]
     return coming[-1] if coming else None
 
 
-def _submit(state: ClusterState, missing: int) -> str:
+def _submit(scheduler: Scheduler, state: ClusterState, missing: int) -> str:
     request = load_request(state.name)
     site = request.site.model_copy(update={"nodelist": None, "resubmit": 0})
     module = ["cluster.node.replacement", state.name, str(state.job_id)]
-    script = save_script(cluster_dir(state.name) / "heal.sh", request, module, site=site, suffix="-heal", nodes=missing)
-    left = slurm.seconds_left(str(state.job_id))
-    limit = [f"--time={-(-left // 60)}"] if left is not None else []  # whole minutes; it ends with the cluster
-    # On shared nodes Slurm may offer what is free on a node of the cluster, where a second Ray cannot be.
-    others = f"--exclude={','.join(node['name'] for node in state.nodes)}"
-    return slurm.submit(script, others, *limit)
+    wanted = dataclasses.replace(request, site=site, nodes=missing)
+    script = save_script(cluster_dir(state.name) / "heal.sh", wanted, module, suffix="-heal")
+    own = scheduler.job(str(state.job_id))
+    left = own.seconds_left if own else None
+    return scheduler.submit(
+        script,
+        # On shared nodes a scheduler may offer what is free on a node of the cluster, where a second Ray cannot be.
+        avoid=[node["name"] for node in state.nodes],
+        minutes=-(-left // 60) if left is not None else None,  # whole ones; it ends with the cluster
+    )

@@ -1,6 +1,5 @@
-"""How a cluster is now: what Ray says about it, what Slurm says, and the next command where something is wrong."""
+"""How a cluster is now: what Ray and its scheduler say about it, and the next command where something is wrong."""
 
-import io
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,20 +7,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
 
-from rich.console import Console
-from rich.table import Table
-
-from cluster import dashboard as api
+from cluster.dashboard import NODES, get_json, node_summaries
 from cluster.errors import ClusterError
-from cluster.schedulers import slurm
-from cluster.state import ClusterState, helpers, token_path
-from cluster.streams import visible_lines
+from cluster.folder.job_files import helpers
+from cluster.profile import THIS_MACHINE
+from cluster.schedulers.base import Job, NodeState, Scheduler, scheduler_of
+from cluster.state import ClusterState, token_path
 
 HTTP_TIMEOUT = 3.0  # seconds a request; Serve's first answer of a cluster took 1.7 on two cores
 DEADLINE = 4.5  # seconds for everything together; what has not answered by then is "not measured"
 ENTRYPOINT_LENGTH = 70  # characters of a job's command
-JOBS_SHOWN = 8  # the newest, on screen; --json has all that Ray keeps
 UNMEASURED = "not measured"
+FORGOTTEN = "FORGOTTEN"  # our word for the state of a job that its scheduler does not know any more
 
 Verdict = Literal["queued", "starting", "ready", "degraded", "stopping", "failed", "gone", "not answering"]
 
@@ -42,7 +39,7 @@ class NodeStatus:
     ip: str | None
     expected: bool  # False: in Ray, but not in the state file
     ray: Literal["alive", "dead", "missing"] | None  # None: Ray does not answer
-    slurm: str | None  # sinfo's word for it; None without Slurm, or where it does not answer
+    scheduler: str | None  # its scheduler's word for it; None without one, or where that does not answer
     cpus: float | None = None  # logical, as Ray schedules them
     gpus: float | None = None
     cpu_percent: float | None = None
@@ -91,30 +88,33 @@ class Status:
     nodes: list[NodeStatus]
     applications: list[ApplicationStatus] | None
     jobs: list[JobStatus] | None
-    slurm_jobs: list[slurm.Job] | None  # the cluster's own job first, then the helpers of --heal
+    batch_jobs: list[Job] | None  # the cluster's own job first, then the helpers of --heal
     advice: list[str]  # sentences with the next command
 
 
 @dataclass(frozen=True, slots=True)
-class _SlurmView:
-    jobs: list[slurm.Job]
-    nodes: Mapping[str, str]
+class _QueueView:
+    jobs: list[Job]
+    nodes: Mapping[str, NodeState]
     problem: str | None = None
 
 
 def gather(state: ClusterState) -> Status:
-    """Ask Ray and Slurm at the same time; takes at most DEADLINE, whoever does not answer."""
-    paths = ("/nodes?view=summary", "/api/serve/applications/", "/api/jobs/") if state.dashboard_url else ()
+    """Ask Ray and the scheduler at the same time; takes at most DEADLINE, whoever does not answer."""
+    paths = (NODES, "/api/serve/applications/", "/api/jobs/") if state.dashboard_url else ()
     token = token_path(state.name)
     calls: dict[str, Callable[[], Any]] = {
-        path: partial(api.get_json, state.dashboard_url + path, token, timeout=HTTP_TIMEOUT) for path in paths
+        path: partial(get_json, state.dashboard_url + path, token, timeout=HTTP_TIMEOUT) for path in paths
     }
-    if state.scheduler == "slurm" and state.job_id:
-        calls["slurm"] = partial(_slurm_view, state)
+    view: _QueueView | None = None
+    if state.scheduler != THIS_MACHINE and state.job_id:
+        scheduler = scheduler_of(state.scheduler)
+        calls["queue"] = partial(_queue_view, scheduler, state)
+        alive = scheduler.hints.alive
+        view = _QueueView([], {}, f"{scheduler.title} does not answer within {DEADLINE} s. Try `{alive}`")
     seen = _in_time(calls, DEADLINE)
-    silent = _SlurmView([], {}, f"Slurm does not answer within {DEADLINE} s. Try `scontrol ping`")
-    view: _SlurmView | None = seen.get("slurm", silent) if "slurm" in calls else None
-    ray = _ray_nodes(seen.get("/nodes?view=summary"))
+    view = seen.get("queue", view)
+    ray = _ray_nodes(seen.get(NODES))
     nodes = _nodes(state, ray, view)
     verdict = _verdict(state, ray is not None, nodes, view)
     return Status(
@@ -130,7 +130,7 @@ def gather(state: ClusterState) -> Status:
         nodes=nodes,
         applications=_applications(seen.get("/api/serve/applications/")),
         jobs=_jobs(seen.get("/api/jobs/")),
-        slurm_jobs=None if view is None or view.problem else view.jobs,
+        batch_jobs=None if view is None or view.problem else view.jobs,
         advice=_advice(state, verdict, view),
     )
 
@@ -156,25 +156,21 @@ def _in_time(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str
     return dict(results)
 
 
-def _slurm_view(state: ClusterState) -> _SlurmView:
+def _queue_view(scheduler: Scheduler, state: ClusterState) -> _QueueView:
     try:
-        jobs = [_slurm_job(job_id) for job_id in (str(state.job_id), *helpers(state.name))]
+        ids = (str(state.job_id), *helpers(state.name))
+        jobs = [scheduler.job(job_id) or Job(job_id, FORGOTTEN) for job_id in ids]
         names = {node["name"] for node in state.nodes} | {name for job in jobs for name in job.nodes}
-        return _SlurmView(jobs, slurm.node_states(sorted(names)))
+        return _QueueView(jobs, scheduler.node_states(sorted(names)))
     except ClusterError as error:
-        return _SlurmView([], {}, str(error))
-
-
-def _slurm_job(job_id: str) -> slurm.Job:
-    return slurm.job(job_id) or slurm.Job(job_id, "FORGOTTEN", "None", nodes=[], time_left=None)
+        return _QueueView([], {}, str(error))
 
 
 def _ray_nodes(answer: Any) -> dict[str, dict[str, Any]] | None:
     """Ray's nodes by address. One that came back is listed dead and alive: the living counts, then the newest."""
     if not answer:
         return None
-    nodes = answer.get("data", {}).get("summary", [])
-    known: list[dict[str, Any]] = [node for node in nodes if node.get("raylet", {}).get("nodeManagerAddress")]
+    known = [node for node in node_summaries(answer) if node.get("raylet", {}).get("nodeManagerAddress")]
     known.sort(key=lambda node: (_lives(node), int(node["raylet"].get("startTimeMs", 0))))
     return {node["raylet"]["nodeManagerAddress"]: node for node in known}
 
@@ -183,13 +179,13 @@ def _lives(node: Mapping[str, Any]) -> bool:
     return bool(node["raylet"].get("state") == "ALIVE")
 
 
-def _nodes(state: ClusterState, ray: Mapping[str, dict[str, Any]] | None, view: _SlurmView | None) -> list[NodeStatus]:
-    """Expected nodes first: those of the state file, then those that Slurm gave and that have not joined yet."""
+def _nodes(state: ClusterState, ray: Mapping[str, dict[str, Any]] | None, view: _QueueView | None) -> list[NodeStatus]:
+    """Expected nodes first: those of the state file, then those of the scheduler that have not joined yet."""
     wanted: dict[str, str | None] = {node.get("name") or node["ip"]: node["ip"] for node in state.nodes}
     by_host = {node["raylet"].get("nodeManagerHostname"): ip for ip, node in (ray or {}).items()}
     for name in (name for job in view.jobs for name in job.nodes) if view else ():
         wanted.setdefault(name, by_host.get(name))
-    words = view.nodes if view else {}
+    words = {name: node.word for name, node in view.nodes.items()} if view else {}
     nodes = [_node(name, ip, ray, words.get(name)) for name, ip in wanted.items()]
     for ip, node in (ray or {}).items():
         if _lives(node) and ip not in wanted.values():
@@ -267,23 +263,25 @@ def _short(entrypoint: str) -> str:
     return line if len(line) <= ENTRYPOINT_LENGTH else line[: ENTRYPOINT_LENGTH - 1] + "…"
 
 
-def _verdict(state: ClusterState, answers: bool, nodes: Sequence[NodeStatus], view: _SlurmView | None) -> Verdict:
+def _verdict(state: ClusterState, answers: bool, nodes: Sequence[NodeStatus], view: _QueueView | None) -> Verdict:
     if state.phase in ("stopping", "failed"):
         return state.phase
-    if view and not view.problem and (view.jobs[0].ended or view.jobs[0].state == "FORGOTTEN"):
+    if view and not view.problem and (view.jobs[0].ended or view.jobs[0].state == FORGOTTEN):
         return "gone"
     if state.phase in ("queued", "starting"):
         return state.phase
     if not answers:
         return "not answering"
-    return "ready" if _alive(nodes) >= state.expected_nodes else "degraded"  # a replacement makes up for a lost node
+    return (
+        "ready" if alive_nodes(nodes) >= state.expected_nodes else "degraded"
+    )  # a replacement makes up for a lost node
 
 
-def _alive(nodes: Sequence[NodeStatus]) -> int:
+def alive_nodes(nodes: Sequence[NodeStatus]) -> int:
     return sum(node.ray == "alive" for node in nodes if node.expected)
 
 
-def _advice(state: ClusterState, verdict: Verdict, view: _SlurmView | None) -> list[str]:
+def _advice(state: ClusterState, verdict: Verdict, view: _QueueView | None) -> list[str]:
     name = state.name
     again = (
         f"`make cluster-down NAME={name}` cleans up, "
@@ -291,111 +289,13 @@ def _advice(state: ClusterState, verdict: Verdict, view: _SlurmView | None) -> l
     )
     lines = [view.problem] if view and view.problem else []
     if verdict == "gone" and view:
-        job = f"Slurm's job {state.job_id} is gone ({view.jobs[0].state})"
+        job = f"{scheduler_of(state.scheduler).title}'s job {state.job_id} is gone ({view.jobs[0].state})"
         lines.append(f"{job}, although the state file says {state.phase}. {again}")
     if verdict == "not answering":
         lines.append(f"nothing answers at {state.dashboard_url} to this cluster's token. {again}")
     if verdict == "failed":
         lines.append(again)
-    if verdict == "degraded" and state.scheduler == "slurm":
-        lines.append(f"`python -m cluster up --name {name} --heal` asks Slurm for a replacement of what is lost")
+    if verdict == "degraded" and state.scheduler != THIS_MACHINE:
+        title = scheduler_of(state.scheduler).title
+        lines.append(f"`python -m cluster up --name {name} --heal` asks {title} for a replacement of what is lost")
     return lines
-
-
-def render(status: Status) -> str:
-    """The status as text of any width, without colours; made for people, --json is for programs."""
-    parts = [_headline(status), *([f"problem: {status.problem}"] if status.problem else [])]
-    parts += [_slurm_line(job) for job in status.slurm_jobs or []]
-    if status.scheduler == "slurm" and status.slurm_jobs is None:
-        parts.append(f"Slurm: {UNMEASURED}")
-    parts += [_nodes_table(status)] if status.nodes else []
-    if status.answers:
-        parts += [_applications_text(status.applications), _jobs_text(status.jobs)]
-    return "\n".join([*parts, *status.advice])
-
-
-def _headline(status: Status) -> str:
-    start = f"cluster {status.name!r}"
-    count = f"{_alive(status.nodes)} of {status.expected_nodes} nodes"
-    if status.verdict == "ready":
-        return f"{start} is ready: {count}, {status.ray_address}, dashboard {status.dashboard_url}"
-    if status.verdict == "degraded":
-        lost = [f"{node.name} ({node.ray})" for node in status.nodes if node.expected and node.ray != "alive"]
-        names = f", without {', '.join(lost)}" if lost else ""
-        return f"{start} is DEGRADED: {count}{names}, {status.ray_address}, dashboard {status.dashboard_url}"
-    word = {"gone": "is GONE", "not answering": "does NOT ANSWER", "failed": "has FAILED"}
-    return f"{start} {word.get(status.verdict, f'is {status.verdict}')}"
-
-
-def _slurm_line(job: slurm.Job) -> str:
-    reason = f" ({job.reason})" if job.reason not in ("", "None") else ""
-    left = f", time left {job.time_left or 'unlimited'}" if job.state == "RUNNING" else ""
-    return f"Slurm job {job.id}: {job.state}{reason}{left}"
-
-
-def _nodes_table(status: Status) -> str:
-    gpus = any(node.gpus or node.gpu_use for node in status.nodes)
-    on_slurm = status.scheduler == "slurm"
-    head = ["node", "address", "Ray", *(["Slurm"] if on_slurm else []), "CPUs", "GPUs", "CPU use", "memory, GiB"]
-    rows = [
-        [
-            node.name if node.expected else f"{node.name} (not in the state file)",
-            node.ip or UNMEASURED,
-            node.ray or UNMEASURED,
-            *([node.slurm or UNMEASURED] if on_slurm else []),
-            _number(node.cpus),
-            _number(node.gpus),
-            _number(node.cpu_percent, " %"),
-            f"{_gib(node.memory_used_mib)} of {_gib(node.memory_total_mib)}" if node.memory_total_mib else UNMEASURED,
-            *(_gpu_cells(node.gpu_use) if gpus else []),
-        ]
-        for node in status.nodes
-    ]
-    return _table([*head, *(["GPU use, %", "GPU memory, GiB"] if gpus else [])], rows)
-
-
-def _number(value: float | None, unit: str = "") -> str:
-    return UNMEASURED if value is None else f"{value:.0f}{unit}"
-
-
-def _gib(mib: float | None) -> str:
-    return "?" if mib is None else f"{mib / 1024:.1f}"
-
-
-def _gpu_cells(gpus: Sequence[GpuStatus] | None) -> list[str]:
-    """Use and memory of a node's GPUs, in the order of their numbers."""
-    if not gpus:
-        return [UNMEASURED if gpus is None else ""] * 2
-    percents = ["?" if gpu.utilization_percent is None else f"{gpu.utilization_percent:.0f}" for gpu in gpus]
-    used = [_gib(gpu.memory_used_mib) for gpu in gpus]
-    totals = sorted({_gib(gpu.memory_total_mib) for gpu in gpus})
-    return [" ".join(percents), f"{' '.join(used)} of {' '.join(totals)}"]
-
-
-def _applications_text(applications: Sequence[ApplicationStatus] | None) -> str:
-    if not applications:
-        return f"Serve: {UNMEASURED if applications is None else 'no applications'}"
-    rows = [
-        [application.name, application.status, one.name, one.status, f"{one.running} of {_number(one.target)}"]
-        for application in applications
-        for one in application.deployments or [DeploymentStatus("", "", 0, None)]
-    ]
-    return _table(["Serve application", "status", "deployment", "status", "replicas"], rows)
-
-
-def _jobs_text(jobs: Sequence[JobStatus] | None) -> str:
-    if not jobs:
-        return f"Ray jobs: {UNMEASURED if jobs is None else 'none'}"
-    table = _table(
-        ["Ray job", "status", "entrypoint"], [[job.id, job.status, job.entrypoint] for job in jobs[:JOBS_SHOWN]]
-    )
-    return table + (f"\n… and {len(jobs) - JOBS_SHOWN} older jobs" if len(jobs) > JOBS_SHOWN else "")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    table = Table(*head, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
-    for row in rows:
-        table.add_row(*map(visible_lines, row))
-    output = io.StringIO()  # users' texts hold brackets, which are no markup, and lines must not wrap in a pipe
-    Console(file=output, width=400, markup=False, highlight=False, emoji=False, no_color=True).print(table)
-    return "\n".join(line.rstrip() for line in output.getvalue().splitlines())

@@ -14,13 +14,13 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
-from cluster.dashboard import get
-from cluster.errors import ClusterError, PreflightFailed
+from cluster.dashboard import NODES, get, node_summaries
+from cluster.errors import ClusterError, PreflightFailed, ProfileError
 from cluster.folder.lock import locked
 from cluster.folder.request import Request
 from cluster.machine.exit_codes import cannot_run, shell_code
@@ -34,7 +34,8 @@ from cluster.machine.temp_dirs import make_temp_dir, remove_temp_dir
 from cluster.preflight.checks import check_node, render, worst, write_canary
 from cluster.probes.limits import raise_soft_limits
 from cluster.probes.recorder import recording
-from cluster.profile import Site
+from cluster.profile import THIS_MACHINE, Site, to_yaml
+from cluster.schedulers.base import outside_a_job
 from cluster.state import (
     ClusterState,
     Node,
@@ -56,11 +57,46 @@ LEAVE_TIMEOUT = 3.0  # seconds that jobs have to leave a cluster that is taken d
 MIN_CPUS = 16
 
 
-LOCAL = Site(scheduler="local")
+LOCAL = Site(scheduler=THIS_MACHINE)
 
 
 class StartedTooSlowly(ClusterError):
     """Ray itself gave up waiting for its parts; the next try finds them in the machine's cache."""
+
+
+class ThisMachine:
+    """The commands of a cluster on this machine."""
+
+    def check(self, request: Request) -> None:
+        if request.nodes != 1:
+            raise ProfileError(
+                f"--nodes={request.nodes}: SITE={request.site_name} is this machine alone. "
+                "Choose a site with a scheduler"
+            )
+
+    def dry_run(self, request: Request, say: Callable[[str], None]) -> str:
+        return to_yaml(request.site)
+
+    def up(self, request: Request, *, ephemeral: bool, say: Callable[[str], None]) -> ClusterState:
+        state, started = up(request.name, ephemeral=ephemeral, site=request.site)
+        verb = "is ready" if started else "is already running"
+        say(f"cluster {state.name!r} {verb} at {state.ray_address}, dashboard {state.dashboard_url}")
+        return state
+
+    def run(self, request: Request, *, wait: bool, say: Callable[[str], None]) -> int:
+        return run(request)
+
+    def preflight(self, request: Request, say: Callable[[str], None]) -> int:
+        return preflight(request)
+
+    def down(self, name: str, *, if_unused: bool = False) -> str:
+        return down(name, if_unused=if_unused)
+
+    def login_host(self, name: str) -> str | None:
+        return None
+
+    def describe(self, state: ClusterState) -> list[str]:
+        return []  # `up` has said where it is
 
 
 def up(name: str, *, ephemeral: bool = False, site: Site = LOCAL) -> tuple[ClusterState, bool]:
@@ -93,7 +129,7 @@ def down(name: str, *, if_unused: bool = False) -> str:
             if if_unused and not unused:
                 return f"cluster {name!r} stays up: another job works on it"
             count = _remove(state)
-    left = f"; {state.temp_dir} is left, because it is no folder of Kosen's" if _is_left(state) else ""
+    left = f"; {state.temp_dir} is left, because it is not a folder of Kosen's" if _is_left(state) else ""
     return f"cluster {name!r} is down, {count} processes ended{left}"
 
 
@@ -137,7 +173,7 @@ def preflight(request: Request) -> int:
 def _own_state(name: str) -> ClusterState | None:
     """The state of a cluster of this machine. Raises ClusterError where the name is taken elsewhere."""
     state = read_state(name)
-    if state and state.scheduler != "local":
+    if state and state.scheduler != THIS_MACHINE:
         raise ClusterError(f"{name!r} is a {state.scheduler} cluster, job {state.job_id}. Choose another NAME=")
     if state and state.host not in ("", socket.gethostname()):
         raise ClusterError(
@@ -183,7 +219,7 @@ def _start(name: str, ports: dict[str, int], ephemeral: bool, site: Site) -> Clu
     with log.open("wb") as output:
         head = subprocess.Popen(
             ray_command(node),
-            env=ray_environment({**_communication(site), **os.environ, **site.env}, node),
+            env=ray_environment({**_communication(site), **outside_a_job(os.environ), **site.env}, node),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -212,7 +248,7 @@ def _first_state(name: str, ports: dict[str, int], ephemeral: bool, resources: R
     return ClusterState(
         name=name,
         phase="starting",
-        scheduler="local",
+        scheduler=THIS_MACHINE,
         job_id=None,
         nodes=[{"name": host, "ip": HOST, "cpus": max(MIN_CPUS, resources.cpus), "gpus": resources.gpus}],
         ray_address=f"{HOST}:{ports['gcs']}",
@@ -250,9 +286,8 @@ def _wait_ready(state: ClusterState, head: "subprocess.Popen[bytes]", log: Path)
 
 def _head_ip(state: ClusterState) -> str | None:
     """The head's address as Ray tells it to jobs in RAY_ADDRESS: the host's own, although 127.0.0.1 was asked for."""
-    nodes = json.loads(_get(state, state.ports["dashboard"], "/nodes?view=summary") or "{}")
-    summary: list[dict[str, str]] = nodes.get("data", {}).get("summary", [])
-    return summary[0].get("ip") if summary else None  # empty until the agent has reported
+    nodes = node_summaries(json.loads(_get(state, state.ports["dashboard"], NODES) or "null"))
+    return nodes[0].get("ip") if nodes else None  # empty until the agent has reported
 
 
 def _get(state: ClusterState, port: int, path: str) -> bytes | None:

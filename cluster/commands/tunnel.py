@@ -6,6 +6,7 @@ import shlex
 import socket
 from urllib.parse import urlsplit
 
+from cluster.profile import THIS_MACHINE
 from cluster.state import ClusterState, token_path
 
 DASHBOARD_PORT = 8265  # on the laptop: the ports that Ray's own pages and examples name
@@ -38,7 +39,7 @@ def _way(state: ClusterState, login_host: str | None) -> list[str]:
     login = _with_user(login_host or _this_host())
     if not _is_loopback(_dashboard_host(state)):
         return [login]
-    if state.scheduler != "local":
+    if state.scheduler != THIS_MACHINE:
         return ["-J", login, _with_user(state.nodes[0].get("name") or state.nodes[0]["ip"])]
     home = _this_host() if state.host in ("", socket.gethostname()) else state.host
     return ["-J", login, _with_user(home)] if login_host else [_with_user(home)]
@@ -52,7 +53,7 @@ def _scp_way(way: list[str]) -> list[str]:
 
 def _forwards(state: ClusterState) -> str:
     dashboard = _dashboard_host(state)
-    serve = dashboard if state.scheduler == "local" else state.ray_address.rpartition(":")[0].strip("[]")
+    serve = dashboard if state.scheduler == THIS_MACHINE else state.ray_address.rpartition(":")[0].strip("[]")
     return (
         f"-L {DASHBOARD_PORT}:{_bracketed(dashboard)}:{state.ports['dashboard']}"
         f" -L {SERVE_PORT}:{_bracketed(serve)}:{state.ports['serve']}"

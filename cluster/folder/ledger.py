@@ -1,7 +1,7 @@
 """The ledger of a cluster: which jobs its successor must take up, on disk and outside Ray.
 
-Slurm starts a successor after any end that is not a success, also after `scancel` and after an exam that finished with
-unanswered items. Whether there is something to go on with, the ledger decides.
+The scheduler starts a successor after any end that is not a success, also after a cancellation and after an exam that
+finished with unanswered items. Whether there is something to go on with, the ledger decides.
 """
 
 import json
@@ -12,8 +12,6 @@ from typing import Any, Literal
 from cluster.state import cluster_dir
 
 UNFINISHED = {"PENDING", "RUNNING"}
-# How Slurm calls the end of a job that could not say itself why it ended: nothing in it was wrong.
-LOST = {"NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "TIMEOUT"}
 End = Literal["finished", "down", "failed", "walltime", "lost"]
 
 
@@ -42,7 +40,7 @@ class Ledger:
         return earlier
 
     def submitted(self, successor: str) -> None:
-        """Note that Slurm has `successor` wait for the end of this batch job."""
+        """Note that `successor` waits in the queue for the end of this batch job."""
         self._write("successor", successor=successor)
 
     def successor(self, of: str | None = None) -> str | None:
@@ -81,11 +79,12 @@ class Ledger:
         self._write("interrupt", interrupted=[job.submission_id for job in jobs])
         return jobs
 
-    def goes_on(self, predecessor: str, state: str | None) -> bool:
+    def goes_on(self, predecessor: str, *, lost: bool) -> bool:
         """Whether a successor of batch job `predecessor` has reason to run: the walltime or a lost node ended that.
 
-        `state` is Slurm's word for the predecessor, None where Slurm has forgotten it. A ledger that does not know the
-        predecessor is that of another cluster, started since under the same name.
+        `lost` says of a predecessor that could not write why it ended that its scheduler has forgotten it, or ended it
+        without a fault of its own. A ledger that does not know the predecessor is that of another cluster, started
+        since under the same name.
         """
         ends = [line for line in self._lines() if line["event"] in ("start", "end")]
         own = [line for line in ends if line["batch_job"] == predecessor]
@@ -93,7 +92,7 @@ class Ledger:
             return False
         if own[-1]["event"] == "end":
             return own[-1]["why"] in ("walltime", "lost")
-        return state is None or state in LOST
+        return lost
 
     def _write(self, event: str, **values: object) -> None:
         self._path.touch(mode=0o600)
@@ -148,7 +147,7 @@ def _settles(job: RayJob, seen_by: str, interrupted_by: str | None) -> bool:
 
 
 def parse_jobs(answer: Any) -> list[RayJob]:
-    """The submitted jobs in an answer of Ray's job API; drivers that somebody started by hand are not among them, nor
+    """The submitted jobs in an answer of Ray's job API; drivers that a person started by hand are not among them, nor
     jobs whose metadata names a `parent`: another job submitted them, which ends them and would submit them again."""
     jobs = [job for job in answer or [] if job.get("type") == "SUBMISSION" and job.get("submission_id")]
     return [_parse_job(job) for job in jobs if not (job.get("metadata") or {}).get("parent")]

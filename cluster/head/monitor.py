@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from cluster.dashboard import get_json
+from cluster.dashboard import NODES, alive_ips, get_json
 from cluster.errors import ClusterError
 from cluster.folder.ledger import Ledger, parse_jobs
 
 PERIOD = 3.0  # seconds; Ray's own view of its nodes is some seconds old
-SILENCE = 30.0  # seconds
-JOIN = 2.0  # seconds for a round to end; it is nobody's loss if it does not
+SILENCE = 30.0  # seconds without an answer after which the last one counts no more
+JOIN = 2.0  # seconds to wait for the last round on exit; losing it is harmless
 
 
 class Monitor:
@@ -53,7 +53,7 @@ class Monitor:
 
     def look(self) -> None:
         """One round."""
-        nodes = get_json(f"{self._url}/nodes?view=summary", self._token)
+        nodes = get_json(self._url + NODES, self._token)
         if nodes:
             self.alive, self._answered = frozenset(alive_ips(nodes)), time.monotonic()
         for job in parse_jobs(get_json(f"{self._url}/api/jobs/", self._token)):
@@ -68,9 +68,3 @@ class Monitor:
                     print(
                         f"warning: a look at the cluster failed: {error!r}; trying again", file=sys.stderr, flush=True
                     )
-
-
-def alive_ips(answer: dict[str, dict[str, list[dict[str, dict[str, str]]]]]) -> list[str]:
-    """The addresses of the living nodes in the dashboard's summary."""
-    raylets = [node.get("raylet", {}) for node in answer.get("data", {}).get("summary", [])]
-    return [raylet["nodeManagerAddress"] for raylet in raylets if raylet.get("state") == "ALIVE"]

@@ -1,4 +1,4 @@
-"""Is the Ray cluster whole? python -m cluster.head.readiness ADDRESS EXPECTED.json SECONDS IP
+"""Checks that the Ray cluster is complete: python -m cluster.head.readiness ADDRESS EXPECTED.json SECONDS IP
 
 Waits until every expected node is alive with its resources and its job agent answers, then runs a probe actor on each
 node that tells which GPUs it sees. The answer is one line of JSON; the exit code is 0 for whole, 4 for not.

@@ -5,16 +5,14 @@ case that the process itself is gone, as after a reboot of the node.
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from cluster.schedulers.step import Step
+from cluster.schedulers.base import NodeState, Step
 
 PATIENCE = 15.0  # seconds without a node before a look at it; a restarted Ray is back in less
 PAUSE = 30.0  # seconds between two tries on one node
 TRIES = 5
-USABLE = ("alloc", "mix", "comp", "idle", "drng")  # Slurm's short words for a node that answers
-UNUSABLE = frozenset("*~#%^")  # its signs for one that does not answer, sleeps, wakes up, goes to sleep, or reboots
 
 
 @dataclass(slots=True)
@@ -26,9 +24,9 @@ class _Patient:
 
 
 class Repair:
-    """`start` starts a worker's step on a node; `states` gives Slurm's short word for each node of the job."""
+    """`start` starts a worker's step on a node; `states` has the scheduler's view of nodes of the job."""
 
-    def __init__(self, start: Callable[[str], Step], states: Callable[[list[str]], dict[str, str]]) -> None:
+    def __init__(self, start: Callable[[str], Step], states: Callable[[list[str]], Mapping[str, NodeState]]) -> None:
         self._start, self._states = start, states
         self._patients: dict[str, _Patient] = {}
 
@@ -44,7 +42,7 @@ class Repair:
             self._patients.setdefault(host, _Patient(now, next_try=now + PATIENCE))
         due = [host for host in gone if self._due(self._patients[host], now)]
         states = self._states(due) if due else {}
-        return [host for host in due if self._try(host, states.get(host, ""), now)]
+        return [host for host in due if self._try(host, states.get(host), now)]
 
     @property
     def steps(self) -> list[Step]:
@@ -54,10 +52,10 @@ class Repair:
         busy = patient.step is not None and patient.step.poll() is None
         return now >= patient.next_try and patient.tries < TRIES and not busy
 
-    def _try(self, host: str, state: str, now: float) -> bool:
+    def _try(self, host: str, state: NodeState | None, now: float) -> bool:
         patient = self._patients[host]
         patient.next_try = now + PAUSE
-        if not state.startswith(USABLE) or UNUSABLE & set(state):
+        if state is None or not state.usable:
             patient.next_try = now + 2  # ask again soon: it may be booting
             return False
         patient.tries += 1

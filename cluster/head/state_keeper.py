@@ -1,10 +1,10 @@
-"""Keeps the state file in step with what Ray sees of the nodes, and has those looked after that are missing."""
+"""Updates state.json from Ray's node list and restarts missing workers."""
 
 import dataclasses
 from pathlib import Path
 
 from cluster.folder.events import EventLog
-from cluster.head.bringup import known_nodes, node_reports
+from cluster.folder.reports import known_nodes, node_reports
 from cluster.head.monitor import Monitor
 from cluster.head.restart_workers import Repair
 from cluster.state import ClusterState, Node, Phase, read_state, write_state
@@ -37,7 +37,7 @@ class Watch:
     def _note(self, phase: Phase, problem: str | None, nodes: list[Node]) -> None:
         state = read_state(self._state.name)
         if state is None or state.job_id != self._state.job_id or state.phase not in ("ready", "degraded"):
-            return  # somebody is ending it
+            return  # it is being ended, or another job has it
         if (phase, problem, nodes) != (state.phase, state.problem, state.nodes):
             if (phase, problem) != (state.phase, state.problem):
                 self._events.write(phase, problem=problem)

@@ -60,7 +60,7 @@ def parse_host_port(text: str) -> tuple[str, int]:
     """The host and port of `host:port` or `[ipv6]:port`. Raises ClusterError for anything else."""
     found = re.fullmatch(r"(?:\[([^\]]+)\]|([^:\[\]]+)):(\d{1,5})", text)
     if not found or int(found[3]) > 65535:
-        raise ClusterError(f"{text!r} is no address. Expected host:port, with IPv6 in brackets: [2001:db8::1]:6379")
+        raise ClusterError(f"{text!r} is not an address. Expected host:port, with IPv6 in brackets: [2001:db8::1]:6379")
     return found[1] or found[2], int(found[3])
 
 

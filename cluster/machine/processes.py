@@ -42,7 +42,7 @@ def end_processes(find: Callable[[], set[int]], first: int | None = None) -> int
 
 
 def is_running(pid: int) -> bool:
-    """Whether `pid` lives and is no zombie."""
+    """Whether `pid` lives and is not a zombie."""
     return _stat(pid).get("state", "Z") != "Z"
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 
 JOB_STOP_SECONDS = 60  # Ray kills a stopped job 3 s after its signal: too short for a checkpoint
 SLOW_START = "timed out during startup"  # Ray gives its own parts 30 s; the next try finds them in the machine's cache
-# What a batch step leaves behind makes MPI, torch and others believe that they run as tasks of a scheduler.
-STEP_VARIABLES = ("SLURM_", "SLURMD_", "SBATCH_", "SRUN_", "PMI_", "PMIX_", "OMPI_")
+# What a batch step leaves behind, beside its scheduler's own variables, makes MPI, torch and others believe that they
+# run as its tasks.
+STEP_VARIABLES = ("PMI_", "PMIX_", "OMPI_")
 OF_ANOTHER = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")  # cluster
-# Slurm tells the GPUs of a step to every vendor's libraries; verl refuses to start where both are set.
+# A scheduler may tell the GPUs of a step to every vendor's libraries; verl refuses to start where both are set.
 OF_OTHER_VENDORS = ("ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL")
 
 

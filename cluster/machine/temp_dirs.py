@@ -12,8 +12,8 @@ from typing import IO
 from cluster.machine.processes import end_processes, processes_of
 
 MARK = "kosen"  # the file in a folder that says, by the folder's own path, that we made it: nothing else is removed
-LOCK = "kept"  # the file in a folder that its keeper holds locked; the kernel frees it with the keeper
-RAY = "r"  # the folder in it that Ray gets: Ray opens what it is given to everybody (0777), so nobody may get there
+LOCK = "kept"  # this file is locked by the owning process; the kernel releases it when the process dies
+RAY = "r"  # the folder in it that Ray gets: Ray opens it to everybody (0777), so no other user may get there
 
 
 def new_temp_dir(root: str, job_id: str) -> tuple[str, IO[str]]:
@@ -37,7 +37,7 @@ def sweep(root: str) -> list[str]:
     """End and remove what this user's killed node processes left under `root`; the folders' names."""
     swept = []
     for path in Path(root).glob(f"{_prefix()}*"):
-        with suppress(OSError):  # somebody keeps it, or it is another user's
+        with suppress(OSError):  # a process keeps it, or it is another user's
             if not _is_ours(path):
                 continue
             lock = _lock(path)
@@ -75,7 +75,7 @@ def _prefix() -> str:
 
 
 def _lock(folder: Path) -> IO[str]:
-    """Raises BlockingIOError when somebody keeps the folder."""
+    """Raises BlockingIOError when a process keeps the folder."""
     file = (folder / LOCK).open("a", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

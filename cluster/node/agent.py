@@ -18,6 +18,7 @@ from typing import IO, Any, Literal, NoReturn, cast
 
 from cluster.errors import ClusterError, PreflightFailed
 from cluster.files import publish, read_published
+from cluster.folder.job_files import job_dir
 from cluster.folder.request import Request, load_request
 from cluster.machine.network import Link, comm_environment, find_link, host_port, no_proxy
 from cluster.machine.ports import reserve_ports
@@ -27,8 +28,8 @@ from cluster.machine.temp_dirs import sweep
 from cluster.node.ray_keeper import STOP_SIGNALS, Keeper
 from cluster.preflight.checks import check_node, report
 from cluster.probes.limits import raise_soft_limits
-from cluster.schedulers.slurm import hostnames
-from cluster.state import job_dir, token_path
+from cluster.schedulers.base import outside_a_job, scheduler_of
+from cluster.state import token_path
 
 Role = Literal["head", "worker", "check"]
 # The head counts a node as dead after four answers missed: about 20 s without a link, where Ray's own settings take 65.
@@ -54,9 +55,9 @@ class NodeProcess:
     def __init__(self, role: Role, request: Request, job_id: str) -> None:
         self.role, self.request = role, request
         self.folder = job_dir(request.name, job_id)
-        self.own_job = int(os.environ["SLURM_JOB_ID"])
-        self.host = os.environ["SLURMD_NODENAME"]
-        self.hosts = hostnames(os.environ["SLURM_JOB_NODELIST"])
+        self.allocation = scheduler_of(request.site.scheduler).allocation(os.environ)
+        self.own_job = str(self.allocation.number)  # short, for names of folders and sockets
+        self.host, self.hosts = self.allocation.this_host, self.allocation.hosts
         self.report: dict[str, Any] = {"host": self.host, "role": role, "phase": "checking", "problem": None}
         self.log: IO[str] = (self.folder / f"{self.host}.log").open("a", encoding="utf-8")
         self.keeper: Keeper | None = None
@@ -66,7 +67,7 @@ class NodeProcess:
         with ExitStack() as held:
             try:
                 problem = self._serve(held)
-                _ignore_signals()  # from here on nobody is disturbed
+                _ignore_signals()  # from here on no signal disturbs the cleaning up
             except Stop:
                 self._finish("left")
                 return 0
@@ -92,14 +93,18 @@ class NodeProcess:
         head = self._first_contact() if self.role == "worker" else None
         peers = [host for host in self.hosts if host != self.host]
         link = find_link(head["ip"] if head else next(iter(peers), None), self.request.site.interface)
-        resources = from_allocation(os.environ, exclusive=self.request.site.exclusive)
-        ports, held = reserve_ports(self.own_job, self.request.site.port_range)
+        resources = self._resources()
+        ports, held = reserve_ports(self.allocation.number, self.request.site.port_range)
         with held:
             values = {"ip": link.ip, "interface": link.interface, "ports": ports}
             self.tell("checking", **values, cpus=resources.cpus, gpus=resources.gpus)
             self._check(link, ports, peers, self.request.site.gpus_per_node or resources.gpus)
             if self.role != "check":
                 self._keep_ray(link, resources, ports, head)
+
+    def _resources(self) -> Resources:
+        given, exclusive = self.allocation, self.request.site.exclusive
+        return from_allocation(os.environ, cpus=given.cpus, gpus=given.gpus, memory=given.memory, exclusive=exclusive)
 
     def say(self, text: str) -> None:
         print(f"{_now()} {self.host} {text}", file=self.log, flush=True)
@@ -136,7 +141,14 @@ class NodeProcess:
 
     def _check(self, link: Link, ports: dict[str, int], peers: list[str], gpus: int) -> None:
         findings = check_node(
-            site=self.request.site, host=self.host, link=link, ports=ports, job_dir=self.folder, gpus=gpus, peers=peers
+            site=self.request.site,
+            host=self.host,
+            link=link,
+            ports=ports,
+            job_dir=self.folder,
+            gpus=gpus,
+            peers=peers,
+            job_id=self.own_job,
         )
         self.tell("checked", preflight=dataclasses.asdict(report(self.host, findings)))
         errors = [finding for finding in findings if finding.severity == "error"]
@@ -160,7 +172,7 @@ class NodeProcess:
 
         self.keeper = Keeper(
             plan,
-            job_id=str(self.own_job),
+            job_id=self.own_job,
             temp_root=self.request.site.temp_dir,
             environment=self._ray_environment(link, head),
             kept_logs=self.folder / f"ray-{self.host}",
@@ -174,9 +186,9 @@ class NodeProcess:
             self.keeper.keep_head(lambda: publish(self.folder / "head.json", self.report | {"time": _now()}))
 
     def _ray_environment(self, link: Link, head: dict[str, Any] | None) -> dict[str, str]:
-        """The site's variables win over what was found; `ray_start` adds what Ray itself needs."""
+        """The site's variables win over what was found; `ray_command` adds what Ray itself needs."""
         known = [*self.hosts, link.ip, *([head["ip"]] if head else [])]
-        return {**HEALTH, **comm_environment(link), **os.environ, **no_proxy(os.environ, known)}
+        return {**HEALTH, **comm_environment(link), **outside_a_job(os.environ), **no_proxy(os.environ, known)}
 
     def _finish(self, phase: str, problem: str | None = None) -> None:
         """Clean up; by now signals are ignored."""

@@ -1,4 +1,4 @@
-"""The guard of a node: when the process that keeps Ray dies without cleaning up, the guard does it in its place.
+"""Cleans a node up when the process that keeps Ray dies without doing so.
 
 It leaves its parent's session and parentage at once, so that what kills the parent leaves it alone, and reads a pipe
 that ends with the parent. Where the scheduler kills by control group, it takes Ray's processes too; what remains is
@@ -38,13 +38,13 @@ class Guard:
             start_new_session=True,
             text=True,
         )
-        self._process.wait()  # it forks and goes on as nobody's child
+        self._process.wait()  # it forks, and the fork lives on without a parent
 
     def watch(self, watched: Watched | None) -> None:
         """From now on `watched` is what must be ended; None: nothing."""
         assert self._process.stdin is not None
         line = [watched.temp_dir, watched.pid, watched.started] if watched else None
-        with suppress(BrokenPipeError):  # somebody killed the guard; the node process still cleans up by itself
+        with suppress(BrokenPipeError):  # the guard was killed; the node process still cleans up by itself
             self._process.stdin.write(json.dumps(line) + "\n")
             self._process.stdin.flush()
 

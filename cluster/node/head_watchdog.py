@@ -1,7 +1,7 @@
 """Ends a batch job that lost its head: python -m cluster.node.head_watchdog NAME JOB, a step on each worker's node.
 
-With --no-kill a job survives the loss of any node, also of the one that ran the batch script: it would hold the other
-nodes until its walltime, with nobody to end it. Whoever is left notes the loss in the ledger, for the successor.
+A job survives the loss of any node, also of the one that ran the batch script: it would hold the other
+nodes until its walltime, with no process to end it. A worker's node notes the loss in the ledger, for the successor.
 """
 
 import dataclasses
@@ -14,11 +14,11 @@ from cluster.errors import ClusterError
 from cluster.folder.ledger import open_ledger
 from cluster.machine.network import parse_host_port
 from cluster.node.ray_keeper import is_listening
-from cluster.schedulers import slurm
+from cluster.schedulers.base import Scheduler, Silent, scheduler_of
 from cluster.state import read_state, token_path, write_state
 
 LOOK = 5.0  # seconds between looks at the head's port, which cost nothing
-PATIENCE = 3  # looks in vain before Slurm is asked, and each time after
+PATIENCE = 3  # looks in vain before the scheduler is asked, and each time after
 
 
 def main(argv: list[str]) -> int:
@@ -29,37 +29,38 @@ def main(argv: list[str]) -> int:
     state = read_state(name)
     if state is None or not state.ray_address:
         return 0
+    scheduler = scheduler_of(state.scheduler)
     host, port = parse_host_port(state.ray_address)
     in_vain = 0
     while not stopped.wait(LOOK):
         in_vain = 0 if is_listening(host, port) else in_vain + 1
-        if in_vain >= PATIENCE and _has_lost(job_id, state.host):
-            with suppress(slurm.Silent):  # the job was not cancelled: once more
-                _give_up(name, job_id)
+        if in_vain >= PATIENCE and _has_lost(scheduler, job_id, state.host):
+            with suppress(Silent):  # the job was not cancelled: once more
+                _give_up(scheduler, name, job_id)
                 return 0
     return 0
 
 
-def _give_up(name: str, job_id: str) -> None:
-    """Leave the ledger to a successor, and to everybody else the reason why the cluster is gone; then cancel it."""
+def _give_up(scheduler: Scheduler, name: str, job_id: str) -> None:
+    """Leave the ledger to a successor, and to its user the reason why the cluster is gone; then cancel it."""
     try:
         ledger = open_ledger(name, job_id)
         ledger.end("lost")
         state = read_state(name)
         if state and state.job_id == job_id:
             successor = ledger.successor(of=job_id)
-            rest = f"; job {successor} goes on in its place" if successor else ""
+            rest = f"; job {successor} takes over" if successor else ""
             problem = f"the node {state.host}, which ran the head, is lost, and job {job_id} was cancelled{rest}"
             write_state(dataclasses.replace(state, phase="failed", problem=problem, nodes=[]))
             token_path(name).unlink(missing_ok=True)
     finally:  # a full disk must not keep the nodes
-        slurm.cancel(job_id)
+        scheduler.cancel(job_id)
 
 
-def _has_lost(job_id: str, node: str) -> bool:
-    """Whether Slurm has taken `node` out of the job."""
+def _has_lost(scheduler: Scheduler, job_id: str, node: str) -> bool:
+    """Whether the scheduler has taken `node` out of the job."""
     with suppress(ClusterError):  # this node is the one without a link, or the controller is away: ask again
-        job = slurm.job(job_id)
+        job = scheduler.job(job_id)
         return job is not None and job.running and node not in job.nodes
     return False
 

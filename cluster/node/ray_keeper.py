@@ -1,4 +1,4 @@
-"""Keeping Ray on one node: start it, wait for its end, leave nothing of it behind."""
+"""Keeps Ray running on one node: starts it, waits for its end, leaves nothing of it behind."""
 
 import signal
 import socket
@@ -21,7 +21,7 @@ HEAD_TRIES = 3  # a head's failed start ends everything, so it gets fewer than a
 JOIN_TRIES = 10  # in a row; a worker that stayed for STEADY seconds starts counting anew
 STEADY = 60.0  # seconds
 BACKOFF = 15.0  # seconds at most between two tries
-LOST_TIMEOUT = 1800.0  # seconds that a worker without a way to the head looks for one
+LOST_TIMEOUT = 1800.0  # seconds that a disconnected worker keeps trying to reach the head
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR2)  # the scheduler's, and the batch script's
 
 
@@ -108,7 +108,7 @@ class Keeper:
         )
 
     def _find_way(self, head: str) -> None:
-        """Wait until the head's GCS takes connections: a lost link is nobody's failed start."""
+        """Wait until the head's GCS takes connections: a lost link does not count as a failed start."""
         host, port = parse_host_port(head)
         deadline = time.monotonic() + LOST_TIMEOUT
         while not is_listening(host, port):
@@ -142,7 +142,7 @@ def _hear_signals() -> None:
 
 
 def is_listening(host: str, port: int) -> bool:
-    """Whether somebody takes connections at `host:port`."""
+    """Whether a server takes connections at `host:port`."""
     try:
         socket.create_connection((host, port), timeout=2).close()
     except OSError:

@@ -8,13 +8,13 @@ import time
 from types import FrameType
 
 from cluster.errors import ClusterError
+from cluster.folder.job_files import job_dir
 from cluster.folder.request import load_request
-from cluster.schedulers import slurm
-from cluster.schedulers.step import Step
-from cluster.state import job_dir, read_state
+from cluster.schedulers.base import Scheduler, scheduler_of
+from cluster.state import read_state
 
 LOOK = 2.0  # seconds between looks at the state file
-ASK = 10.0  # seconds between questions to Slurm, for a cluster that ended without a word
+ASK = 10.0  # seconds between questions to the scheduler, for a cluster that ended without a word
 
 
 def main(argv: list[str]) -> int:
@@ -25,17 +25,19 @@ def main(argv: list[str]) -> int:
         stopped.append(signum)
 
     signal.signal(signal.SIGTERM, stop)
-    # The notice of the walltime is the cluster's to heed: its jobs need these nodes to stop in order.
+    # Ignore the walltime's signal: the main batch job handles it and still needs these nodes to stop its jobs.
     signal.signal(signal.SIGUSR2, lambda *_: None)
-    hosts = slurm.hostnames(os.environ["SLURM_JOB_NODELIST"])
-    gpus = load_request(name).site.gpus_per_node
-    step = Step(hosts, "cluster.node.agent", ["worker", name, job_id], log=job_dir(name, job_id) / "%N.log", gpus=gpus)
+    site = load_request(name).site
+    scheduler = scheduler_of(site.scheduler)
+    hosts, folder = scheduler.allocation(os.environ).hosts, job_dir(name, job_id)
+    arguments = ["worker", name, job_id]
+    step = scheduler.step(hosts, "cluster.node.agent", arguments, folder=folder, gpus=site.gpus_per_node)
     asked = time.monotonic()
     while step.poll() is None and not stopped and _is_wanted(name, job_id):
         time.sleep(LOOK)
         if time.monotonic() - asked > ASK:
             asked = time.monotonic()
-            if _has_ended(job_id):
+            if _has_ended(scheduler, job_id):
                 break
     step.terminate()
     step.wait()
@@ -47,9 +49,9 @@ def _is_wanted(name: str, job_id: str) -> bool:
     return state is not None and state.job_id == job_id and state.phase != "failed"
 
 
-def _has_ended(job_id: str) -> bool:
+def _has_ended(scheduler: Scheduler, job_id: str) -> bool:
     try:
-        job = slurm.job(job_id)
+        job = scheduler.job(job_id)
     except ClusterError:  # the controller is away; its absence is no reason to end
         return False
     return job is None or job.ended

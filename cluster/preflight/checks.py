@@ -75,6 +75,7 @@ def check_node(
     job_dir: Path,
     gpus: int,
     peers: Sequence[str],
+    job_id: str = "",
     environment: Mapping[str, str] = os.environ,
 ) -> list[Finding]:
     """All findings of this node, `host`, under 0.3 s where its GPUs and the shared file system answer at once.
@@ -91,7 +92,7 @@ def check_node(
         check_locked_memory(limits, matters=bool(gpus_seen) or _has_infiniband()),
         check_address_space(limits),
         check_temp_dir(temp_dir, space(temp_dir)),
-        check_socket_paths(temp_dir / _ray_folder(environment.get("SLURM_JOB_ID", ""))),
+        check_socket_paths(temp_dir / _ray_folder(job_id)),
         check_shared_memory(space(Path("/dev/shm"))),
         check_shared_folder(job_dir, canary_problem),
         *([check_clock(skew)] if skew else []),
@@ -126,7 +127,9 @@ def compare_nodes(reports: Sequence[NodeReport]) -> list[Finding]:
 def check_open_files(limits: Limits) -> Finding:
     soft = limits.open_files
     seen = f"at most {'unlimited' if soft is None else soft} open files"
-    advice = f"Ray wants {OPEN_FILES_WANTED}: raise `ulimit -n`, or ask for a higher hard limit in slurmd's service"
+    advice = (
+        f"Ray wants {OPEN_FILES_WANTED}: raise `ulimit -n`, or ask for a higher hard limit in the scheduler's service"
+    )
     if soft is None or soft >= OPEN_FILES_WANTED:
         return _ok("open files", seen)
     return Finding("warning" if soft >= OPEN_FILES_LEAST else "error", "open files", "", seen, advice)
@@ -136,7 +139,7 @@ def check_locked_memory(limits: Limits, *, matters: bool) -> Finding:
     soft = limits.locked_memory
     if soft is None or not matters:
         return _ok("locked memory", "unlimited" if soft is None else f"{soft >> 10} KiB, which suffices without GPUs")
-    advice = "NCCL and InfiniBand lock memory: ask for `ulimit -l unlimited` (LimitMEMLOCK=infinity of slurmd)"
+    advice = "NCCL and InfiniBand lock memory: ask for `ulimit -l unlimited` (LimitMEMLOCK=infinity of the scheduler)"
     return Finding("warning", "locked memory", "", f"at most {soft >> 10} KiB", advice)
 
 
@@ -144,9 +147,7 @@ def check_address_space(limits: Limits) -> Finding:
     soft = limits.address_space
     if soft is None:
         return _ok("address space", "unlimited")
-    advice = (
-        "Ray and model loaders map more than they use: `ulimit -v unlimited` before sbatch, or in the shell's profile"
-    )
+    advice = "Ray and model loaders map more than they use: `ulimit -v unlimited` before you submit, or in ~/.profile"
     return Finding("error", "address space", "", f"limited to {soft / GIB:.1f} GiB (`ulimit -v`)", advice)
 
 
@@ -207,7 +208,7 @@ def check_gpus(expected: int, found: Gpus | None, device_files: int) -> list[Fin
     if found is None:
         severity: Severity = "warning" if device_files >= expected else "error"
         seen = f"no NVIDIA driver, {device_files} device files, {expected} GPUs expected"
-        return [Finding(severity, "gpus", "", seen, "Fine on a test cluster; elsewhere try `srun nvidia-smi` there")]
+        return [Finding(severity, "gpus", "", seen, "Fine on a test cluster; elsewhere try `nvidia-smi` there")]
     if found.problem:
         advice = "The driver hangs or is broken: leave the node out with --exclude, and tell the administrators"
         return [Finding("error", "gpus", "", found.problem, advice)]

@@ -9,18 +9,19 @@ import time
 
 from cluster.errors import ClusterError
 from cluster.files import read_published
+from cluster.folder.job_files import job_dir
 from cluster.folder.request import load_request
 from cluster.probes import pairwise
-from cluster.schedulers.slurm import hostnames
-from cluster.state import job_dir
+from cluster.schedulers.base import scheduler_of
 
 GATHER_SHARE = 0.8  # of ready_timeout, for everybody to come; then there is time left to say who did not
 
 
 def main(argv: list[str]) -> int:
     name, job_id = argv
-    folder, host = job_dir(name, job_id), os.environ["SLURMD_NODENAME"]
     request = load_request(name)
+    allocation = scheduler_of(request.site.scheduler).allocation(os.environ)
+    folder, host = job_dir(name, job_id), allocation.this_host
     began = time.monotonic()
     deadline = began + request.site.ready_timeout
     while not (report := read_published(folder / f"node-{host}.json")) or "ip" not in report:
@@ -30,7 +31,7 @@ def main(argv: list[str]) -> int:
     options = {
         "folder": folder,
         "host": host,
-        "hosts": ",".join(hostnames(os.environ["SLURM_JOB_NODELIST"])),
+        "hosts": ",".join(allocation.hosts),
         "ip": report["ip"],
         "interface": report["interface"],
         "port": report["ports"]["pairwise"],

@@ -1,4 +1,4 @@
-"""Which node is slow or broken, told from the meetings of cluster.probes.pairwise."""
+"""Finds slow or broken nodes from the pairwise all-reduce results."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -16,23 +16,26 @@ FLOOR: dict[Backend, float] = {"nccl": 1e9, "gloo": 3e7}
 # Bytes/s that are enough whatever the others do: Gloo carries control messages, and its figure depends on the CPUs.
 ENOUGH: dict[Backend, float] = {"nccl": float("inf"), "gloo": 1e8}
 LATENCY_MOST = 0.005  # seconds; 0.1 to 0.5 ms over Ethernet. 5 ms is another town, lost packets or a busy node
-LEAVE_OUT = "leave it out with sbatch=[--exclude={}] and tell the administrators"
 
 
-def judge_pairs(results: Sequence[Result], hosts: Sequence[str]) -> list[Finding]:
-    """Findings that name a node wherever the meetings of `hosts` can tell which one it is."""
-    named = _named(results, hosts)
+def judge_pairs(results: Sequence[Result], hosts: Sequence[str], leave_out: str = "") -> list[Finding]:
+    """Findings that name a node wherever the meetings of `hosts` can tell which one it is.
+
+    `leave_out` is what keeps node {} out of the next job, in the words of the scheduler.
+    """
+    away = f"leave it out{' with ' if leave_out else ''}{leave_out} and tell the administrators"
+    named = _named(results, hosts, away)
     guilty = {finding.node for finding in named}
     clear = [result for result in results if not guilty & set(result.hosts)]
     broken = [result for result in clear if result.problem or not result.correct]
-    found = named + _blame(broken, clear, "error")
+    found = named + _blame(broken, clear, "error", away)
     guilty |= {finding.node for finding in found}
     whole = [result for result in clear if result not in broken and not guilty & set(result.hosts)]
     slow = _slow(whole)
-    return (found + _blame(slow, whole, "warning")) or [_fine(results)]
+    return (found + _blame(slow, whole, "warning", away)) or [_fine(results)]
 
 
-def _named(results: Sequence[Result], hosts: Sequence[str]) -> list[Finding]:
+def _named(results: Sequence[Result], hosts: Sequence[str], away: str) -> list[Finding]:
     """The nodes that a single measurement names: they did not come, failed alone, or fell silent."""
     seen = {result.blame: result.problem for result in results if result.blame and result.problem}
     spoke = {result.seen_by for result in results}
@@ -42,18 +45,18 @@ def _named(results: Sequence[Result], hosts: Sequence[str]) -> list[Finding]:
         for result in results
         if len(result.hosts) == 1 and result.correct is False
     }
-    advice = "See the end of its log; if the node hangs, " + LEAVE_OUT
+    advice = "See the end of its log; if the node hangs, " + away
     return [Finding("error", "links", host, problem, advice.format(host)) for host, problem in seen.items()]
 
 
-def _blame(bad: Sequence[Result], tested: Sequence[Result], severity: Severity) -> list[Finding]:
+def _blame(bad: Sequence[Result], tested: Sequence[Result], severity: Severity, away: str) -> list[Finding]:
     """One finding for each node that the bad meetings have in common, and one for each pair that is left over."""
     reasons: dict[Pair, str] = {}
     for result in bad:
         reasons.setdefault(frozenset(result.hosts), _describe(result))
     pairs = {frozenset(result.hosts) for result in tested}
     culprits = _common(set(reasons), pairs) or _slow_alone(set(reasons), tested)
-    advice = "Look at its interface (`ip -s link`, `ibstat`), or " + LEAVE_OUT
+    advice = "Look at its interface (`ip -s link`, `ibstat`), or " + away
     found = []
     for host in sorted(culprits):
         partners = sorted(next(iter(pair - {host}), host) for pair in reasons if host in pair)

@@ -23,8 +23,8 @@ FIELDS = (
 USE_FIELDS = ("index", "name", "utilization.memory")
 PROCESS_FIELDS = ("gpu_uuid", "pid", "used_memory")
 NO_DRIVER = (9, 12)  # nvidia-smi's exit codes for "driver not loaded" and "its library not found"
-# Bits of the clocks' event reasons (nvml.h) that mean a GPU in trouble. The others are daily life: idle, clocks set by
-# an administrator, the power cap.
+# Bits of the clocks' event reasons (nvml.h) that mean a GPU in trouble. The other bits are normal: idle, application
+# clocks, power cap.
 SLOWED = {0x08: "hardware slowdown", 0x20: "too hot (software)", 0x40: "too hot (hardware)", 0x80: "power brake"}
 MIB = 1024**2
 # In brackets stands why there is no figure. These mean only that the driver has none, or does not tell it.

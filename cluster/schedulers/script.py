@@ -1,14 +1,12 @@
 """The files of a batch job: its script, the request that it reads and the resolved site profile."""
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.files import REPOSITORY
 from cluster.folder.request import Request, save_request
 from cluster.profile import Site, to_yaml
-from cluster.schedulers import slurm
-from cluster.state import batch_log, cluster_dir
+from cluster.schedulers.base import scheduler_of
+from cluster.state import cluster_dir
 
 
 def write_script(request: Request, predecessor: str | None = None) -> Path:
@@ -37,25 +35,8 @@ def _save_profile(folder: Path, site: Site) -> Path:
     return path
 
 
-def save_script(
-    path: Path,
-    request: Request,
-    module: Sequence[str],
-    *,
-    site: Site | None = None,
-    suffix: str = "",
-    nodes: int | None = None,
-) -> Path:
-    """A batch script that runs `python -m` with `module`, on the request's nodes and site unless others are given."""
-    site = site or request.site
-    python = "python" if site.venv or site.conda else sys.executable
-    text = slurm.batch_script(
-        site,
-        name=request.name + suffix,
-        nodes=nodes or request.nodes,
-        output=batch_log(request.name, "%j"),
-        command=[python, "-m", *module],
-        root=REPOSITORY,
-    )
+def save_script(path: Path, request: Request, module: Sequence[str], *, suffix: str = "") -> Path:
+    """A batch script that runs `python -m` with `module` for a request."""
+    text = scheduler_of(request.site.scheduler).script(request, module, suffix=suffix)
     path.write_text(text, encoding="utf-8")
     return path

@@ -1,6 +1,10 @@
-"""What a job's state, and the reason for it, mean for somebody who waits: it runs, passes, ends, or needs a person."""
+"""What Slurm's words for a job or a node mean for whoever waits: it runs, passes, ends, or needs a person."""
 
 import re
+from collections.abc import Mapping, Sequence
+
+from cluster.schedulers import slurm_text
+from cluster.schedulers.base import Job, Stage
 
 # Documented in "Job State Codes" of Slurm 22.05 to 25.11; a word that is not here waits, and every wait has an end.
 ENDED = {
@@ -18,6 +22,8 @@ ENDED = {
 RUNNING = {"RUNNING", "RESIZING", "SIGNALING"}
 ENDING = {"COMPLETING", "STAGE_OUT", "UPDATE_DB"}  # its processes are gone, or are being ended
 STOPPED = {"SUSPENDED", "STOPPED"}  # somebody else decides when it goes on
+LOST = {"NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "TIMEOUT"}  # nothing in the job itself was wrong
+USUAL = {"PENDING", "RUNNING"}
 HELD = {"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD", "LAUNCH_FAILED", "RECONFIG_FAIL"}
 
 # Reasons to wait that only another request ends: sbatch takes such a job unless the site enforces its limits. Those of
@@ -40,3 +46,41 @@ def never_starts(reason: str) -> bool:
 def is_held(state: str, reason: str) -> bool:
     """Whether the job starts only when somebody lets it."""
     return state in HELD or bool(HOLD.fullmatch(reason))
+
+
+def job(
+    job_id: str, state: str, reason: str, nodes: Sequence[str] = (), fields: Mapping[str, str] | None = None
+) -> Job:
+    """The job with this state and reason; its time limit is in the `fields` of `scontrol show job`."""
+    return Job(
+        id=job_id,
+        state=state,
+        reason=reason,
+        nodes=nodes,
+        seconds_left=slurm_text.seconds_left(fields) if fields and state in RUNNING else None,
+        stage=_stage(state, reason),
+        usual=state in USUAL,
+        lost=state in LOST,
+        over_time=reason == "TimeLimit",
+    )
+
+
+def _stage(state: str, reason: str) -> Stage:
+    if state in ENDED:
+        return "ended"
+    if state in ENDING:
+        return "ending"
+    if state in RUNNING:
+        return "running"
+    if never_starts(reason):
+        return "impossible"
+    return "held" if is_held(state, reason) else "waits"
+
+
+USABLE = ("alloc", "mix", "comp", "idle", "drng")  # sinfo's short words for a node that answers
+UNUSABLE = frozenset("*~#%^")  # its signs for one that does not answer, sleeps, wakes up, goes to sleep, or reboots
+
+
+def is_usable(word: str) -> bool:
+    """Whether a step can start on a node of which sinfo says `word`."""
+    return word.startswith(USABLE) and not UNUSABLE & set(word)

@@ -112,14 +112,10 @@ def job_fields(text: str, job_id: str) -> dict[str, str] | None:
     return fields
 
 
-def time_left(fields: Mapping[str, str]) -> str | None:
-    """What is left of a job's time, days-hours:minutes:seconds; None where it has no limit."""
+def seconds_left(fields: Mapping[str, str]) -> int | None:
+    """What is left of a job's time; None where it has no limit."""
     limit, used = (seconds(fields.get(key, "")) for key in ("TimeLimit", "RunTime"))
-    if limit is None or used is None:
-        return None
-    days, rest = divmod(max(0, limit - used), 86_400)
-    clock = f"{rest // 3600:02}:{rest // 60 % 60:02}:{rest % 60:02}"
-    return f"{days}-{clock}" if days else clock
+    return None if limit is None or used is None else max(0, limit - used)
 
 
 def seconds(text: str) -> int | None:

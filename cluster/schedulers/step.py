@@ -1,39 +1,35 @@
-"""Steps of a batch job: one process on each of some of its nodes."""
+"""Steps of a batch job: one process on each of some of its nodes, started by commands of the scheduler."""
 
-import os
-import re
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.schedulers.slurm import hostnames
-
-STOP_SECONDS = 12.0  # a node needs about 5 to end its Ray; whoever is slower is left to Slurm
+STOP_SECONDS = 12.0  # a node needs about 5 to end its Ray; whoever is slower is left to the scheduler
 
 
-class Step:
-    """`python -m MODULE ARGUMENTS` on each of `hosts`, running since its making. srun's own remarks go beside `log`.
+class LaunchedStep:
+    """A step whose tasks live as long as `launchers` do, the commands that start them: srun, qrsh, pbsdsh or ssh.
 
-    Nodes with different numbers of CPUs get an srun each, because it takes one number for all.
+    What these print themselves is appended to `remarks`. They pass `stop_signal` on to their tasks.
     """
 
-    def __init__(self, hosts: Sequence[str], module: str, arguments: Sequence[str], *, log: Path, gpus: int) -> None:
-        self.what = f"{module} on {', '.join(hosts)}"
-        self.remarks = log.with_name("srun.log")
-        program = [sys.executable, "-m", module, *arguments]
-        with self.remarks.open("ab") as remarks:
+    def __init__(
+        self,
+        what: str,
+        launchers: Sequence[Sequence[str]],
+        *,
+        remarks: Path,
+        stop_signal: signal.Signals = signal.SIGUSR2,
+    ) -> None:
+        self.what, self.remarks, self._stop_signal = what, remarks, stop_signal
+        with remarks.open("ab") as output:
             self._processes = [
                 subprocess.Popen(
-                    [*_srun(group, cpus, log, gpus), *program],
-                    stdin=subprocess.DEVNULL,
-                    stdout=remarks,
-                    stderr=remarks,
-                    start_new_session=True,
+                    command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
                 )
-                for cpus, group in _by_cpus(hosts).items()
+                for command in launchers
             ]
 
     def poll(self) -> int | None:
@@ -42,46 +38,16 @@ class Step:
         return None if None in codes else max(abs(code or 0) for code in codes)
 
     def terminate(self) -> None:
-        """Tell its processes to end. srun passes USR2 on to them; TERM it takes as an order to kill them."""
+        """Tell its processes to end."""
         for process in self._processes:
             if process.poll() is None:
-                process.send_signal(signal.SIGUSR2)
+                process.send_signal(self._stop_signal)
 
     def wait(self, deadline: float | None = None) -> None:
-        """Wait for its end until `deadline` (time.monotonic); what has not ended is cut off and left to Slurm."""
+        """Wait for its end until `deadline` (time.monotonic); what has not ended is left to the scheduler."""
         deadline = time.monotonic() + STOP_SECONDS if deadline is None else deadline
         for process in self._processes:
             try:
                 process.wait(max(0.1, deadline - time.monotonic()))
             except subprocess.TimeoutExpired:
                 process.kill()
-
-
-def cpus_per_node(hosts: Sequence[str], environment: Mapping[str, str]) -> dict[str, int]:
-    """The CPUs that the job has on each of its hosts: SLURM_JOB_CPUS_PER_NODE, `64(x2),48`, in the hosts' order."""
-    counts: list[int] = []
-    for part in environment.get("SLURM_JOB_CPUS_PER_NODE", "").split(","):
-        if match := re.fullmatch(r"(\d+)(?:\(x(\d+)\))?", part):
-            counts += [int(match[1])] * int(match[2] or 1)
-    usual = int(environment.get("SLURM_CPUS_ON_NODE") or os.cpu_count() or 1)
-    return dict(zip(hosts, counts, strict=True)) if len(counts) == len(hosts) else dict.fromkeys(hosts, usual)
-
-
-def _by_cpus(hosts: Sequence[str]) -> dict[int, list[str]]:
-    known = cpus_per_node(hostnames(os.environ["SLURM_JOB_NODELIST"]), os.environ)
-    groups: dict[int, list[str]] = {}
-    for host in hosts:
-        groups.setdefault(known[host], []).append(host)
-    return groups
-
-
-def _srun(hosts: Sequence[str], cpus: int, log: Path, gpus: int) -> list[str]:
-    return [
-        *("srun", "--overlap"),  # several steps share the allocation
-        *("--no-kill", "--kill-on-bad-exit=0", "--wait=0"),  # a lost node or task is not the others' end
-        *("--export=ALL", "--mem=0", "--cpu-bind=none"),
-        *(f"--nodes={len(hosts)}", f"--ntasks={len(hosts)}", "--ntasks-per-node=1", f"--nodelist={','.join(hosts)}"),
-        f"--cpus-per-task={cpus}",  # srun does not take it over from the allocation
-        *([f"--gpus-per-node={gpus}"] if gpus else []),
-        *(f"--output={log}", "--open-mode=append"),
-    ]

@@ -19,9 +19,11 @@ from typing import Any
 from cluster.files import REPOSITORY
 from jobs.demo import exam, muon
 from jobs.demo.exam import FAMILIES, questions
+from jobs.tasks.prompt_files import PROMPTS
+from jobs.tasks.registry import DEFAULT_TASK
 from orchestrator.errors import SpecError
 
-SYSTEM_PROMPT = REPOSITORY / "jobs" / "tasks" / "prompts" / "hle_system.txt"
+SYSTEM_PROMPT = PROMPTS / f"{DEFAULT_TASK}_system.txt"
 TRAINING = REPOSITORY / "conf" / "demo" / "sft.yaml"
 STEPS = 320
 BATCH_SIZE = 32

@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from jobs.exam.requests import Requests, load_items
 from jobs.exam.retired import retirement
-from jobs.exam.spec import RULE_JUDGE, TEMPLATED, ExamSpec, Requests, judge_wish, load_items, load_judge_prompt
-from jobs.tasks import hle
+from jobs.exam.spec import RULE_JUDGE, TEMPLATED, ExamSpec, judge_wish, load_judge_prompt
+from jobs.tasks.registry import find_task
+from jobs.tasks.task import Item
 from orchestrator.console import say
 from orchestrator.endpoints.endpoint import Endpoint, Wish
 from orchestrator.errors import EndpointDown, Parser, SpecError
@@ -25,7 +27,7 @@ class Command:
     """What the user asked for."""
 
     spec: ExamSpec
-    items: list[hle.Item]
+    items: list[Item]
     dry_run: bool
     as_json: bool
 
@@ -40,12 +42,22 @@ def parse(job: str, purpose: str, argv: Sequence[str] | None) -> Command:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the spec to change")
     args = parser.parse_intermixed_args(argv)
     spec = load_spec(ExamSpec, args.config, args.overrides)
+    _check_task(spec)
     if job != "score":  # which asks nobody and deploys nothing
         _check_deployments(spec)
         for without_effect in _without_effect(spec):
             say(without_effect)
     spec = _settle_judge(spec)
     return Command(spec, load_items(spec), args.dry_run, args.json)
+
+
+def _check_task(spec: ExamSpec) -> None:
+    """Raise SpecError for a task that cannot run as the spec wishes."""
+    task = find_task(spec.task)
+    if task.turns > 1:
+        raise SpecError(f"task={spec.task} asks {task.turns} turns for one answer; runs ask one")
+    if not task.rule and (spec.judge == RULE_JUDGE or not (spec.judge or spec.judge_base_url)):
+        raise SpecError(f"task={spec.task} has no rule: a model must judge its answers. Name it: judge=")
 
 
 def _model_wish(spec: ExamSpec) -> Wish:
@@ -123,7 +135,7 @@ def describe(command: Command) -> str:
     )
 
 
-def _facts(spec: ExamSpec, items: list[hle.Item]) -> dict[str, Any]:
+def _facts(spec: ExamSpec, items: list[Item]) -> dict[str, Any]:
     requests, answers, budget = Requests(spec), len(items) * spec.samples, spec.max_completion_tokens
     characters = sum(map(requests.prompt_characters, items)) * spec.samples
     return {
@@ -152,22 +164,18 @@ def _missing_key(endpoint: Endpoint | None) -> str | None:
     return endpoint.key_name if endpoint and endpoint.key_name and endpoint.api_key() is None else None
 
 
-def _gold_warnings(spec: ExamSpec, items: list[hle.Item]) -> Iterator[str]:
+def _gold_warnings(spec: ExamSpec, items: list[Item]) -> Iterator[str]:
     """Golds that the rule does not find equal to themselves: no answer at all can be right there."""
     if spec.judge != RULE_JUDGE:
         return
-    lost = [item.id for item in items if not _can_be_right(item)]
+    task = find_task(spec.task)
+    lost = [item.id for item in items if task.score(item, [task.reference_response(item)]).verdict == "no"]
     if lost:
         more = f" and {len(lost) - GOLDS_NAMED} others" if len(lost) > GOLDS_NAMED else ""
         yield (
             f"{len(lost)} of {len(items)} golds are no answer that the rule can read, so none is right there: "
             f"{', '.join(lost[:GOLDS_NAMED])}{more}. A model as judge= reads them"
         )
-
-
-def _can_be_right(item: hle.Item) -> bool:
-    verdict = hle.rule_verdict(item, f"Answer: {item.answer}")
-    return verdict is not None and verdict.verdict == "yes"
 
 
 def _describe_endpoint(spec: ExamSpec) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.exam import leaderboard
-from jobs.exam.leaderboard import Answer
 from jobs.exam.official_files import usage_of
 from jobs.tasks import metrics
+from jobs.tasks.json_files import write_json
+from jobs.tasks.task import Answer
 from orchestrator.errors import storage_error
 from orchestrator.records.types import Judgement, Prediction
 
@@ -25,6 +25,7 @@ def outcome(prediction: Prediction, judgement: Judgement | None) -> metrics.Outc
         confidence=judgement["confidence"] if judgement else None,
         prompt_tokens=usage["prompt_tokens"],
         completion_tokens=usage["completion_tokens"],
+        scores=judgement.get("scores") if judgement else None,
     )
 
 
@@ -36,7 +37,7 @@ def is_complete(figures: Mapping[str, Any]) -> bool:
 def write_metrics(path: Path, figures: Mapping[str, Any]) -> None:
     """Write the figures as indented JSON. Raises StorageFailed."""
     try:
-        leaderboard.write_json(path, figures)
+        write_json(path, figures)
     except OSError as error:
         raise storage_error(error, path) from None
 

@@ -1,4 +1,4 @@
-"""Answers from elsewhere, in HLE's official `predictions/hle_<model>.json`, as records in a run folder of their own.
+"""Answers from elsewhere, in HLE's official `predictions/<task>_<model>.json`, as records in a run folder of their own.
 
 From there on they are judged, resumed, scored and exported as all others are.
 """
@@ -14,8 +14,10 @@ from typing import Any
 from jobs.exam.command import Command, parse
 from jobs.exam.official_files import OfficialFile, read_official
 from jobs.exam.provenance import data_identity
-from jobs.exam.spec import ExamSpec, Requests
-from jobs.tasks import hle
+from jobs.exam.requests import Requests
+from jobs.exam.spec import ExamSpec
+from jobs.tasks.registry import task_names
+from jobs.tasks.task import Item
 from orchestrator.console import say
 from orchestrator.errors import Parser, SpecError
 from orchestrator.files import expanded
@@ -126,14 +128,16 @@ def _model(file: OfficialFile) -> str:
     names = Counter(str(entry["model"]) for entry in file.entries.values() if entry.get("model"))
     if len(names) > 1:
         raise SpecError(f"{file.path} holds answers of several models ({', '.join(names)}). Give model=<name>")
-    return next(iter(names), file.path.stem.removeprefix("hle_"))
+    stem = file.path.stem
+    task = next((f"{name}_" for name in task_names() if stem.startswith(f"{name}_")), "")
+    return next(iter(names), stem.removeprefix(task))
 
 
 def _records(command: Command, file: OfficialFile) -> Iterator[Prediction]:
     """The file's answers as if they had been given to just what the spec asks, which nobody knows of them."""
     requests = Requests(command.spec, unknown_source(command.spec))
     data = data_identity(command.spec, command.items)
-    items: dict[str, hle.Item] = {item.id: item for item in command.items}
+    items: dict[str, Item] = {item.id: item for item in command.items}
     for prediction, _ in file.answers():
         if item := items.get(prediction["id"]):
             wanted = requests.wanted(item)[0]

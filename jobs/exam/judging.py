@@ -2,17 +2,16 @@
 
 import asyncio
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from ray.actor import ActorHandle
 
+from jobs.exam.requests import item_of, reference_digest
 from jobs.exam.retired import retirement
-from jobs.exam.spec import ExamSpec, budget_option, item_of, judge_sampling, load_judge_prompt, reference_digest
-from jobs.tasks import hle
-from jobs.tasks.verdicts import Verdict, parse_verdict
+from jobs.exam.spec import ExamSpec, budget_option, judge_format, judge_sampling, load_judge_prompt
+from jobs.tasks.task import Item, JudgeFormat, Task, Verdict
 from orchestrator import secrets
 from orchestrator.asking.adapting import dropped
 from orchestrator.asking.client import ChatClient, Outcome
@@ -27,7 +26,7 @@ from orchestrator.spec import Provider
 from orchestrator.stages.stage import Outbox, Pick, RowStore, run_stage
 from orchestrator.steering.follower import Follower
 
-FIRST_BUDGET = 4096  # tokens for a verdict, as HLE gives
+FIRST_BUDGET = 4096  # tokens for a verdict, as the official code of HLE gives
 RULE_WINDOW = 512
 MAX_ASKS = 3  # for a verdict that can be read; with two doublings the last one has 16,384 tokens
 JUDGE_TIMEOUT = 600.0  # seconds for one verdict
@@ -35,12 +34,8 @@ WAITING_ROWS = 8192  # answers awaited at once; a slow one must not hold up thos
 PREFLIGHT_TIMEOUT = 90.0  # seconds for one attempt at the trial verdict
 PREFLIGHT_PATIENCE = 10.0  # seconds that it may be gone; it costs nothing yet to say so
 PREFLIGHT_LIMIT = 300.0  # seconds for all attempts: a rate limit would be waited out for half an hour
-TRIAL = (hle.Item("preflight", "What is 2 + 2?", "4", "exactMatch", "Math"), "Answer: 4\nConfidence: 90%")
-# A judge that keeps to the schema and comes as far as its verdict can judge; where it ends is its budget's matter.
-STATED = re.compile(r'^\s*\{.*"correct"\s*:\s*"(?:yes|no)"', re.DOTALL)
 SHOWN = 200  # characters of a reply that a message quotes
 
-SCHEMA = {"name": "verdict", "strict": True, "schema": hle.VERDICT_SCHEMA}
 ALTERNATIVES = "judge=rule needs no model; judge=NAME judge_base_url=URL takes any OpenAI-compatible server; "
 ALTERNATIVES += "judge=PATH judge_provider=vllm deploys one on this cluster"
 
@@ -54,6 +49,7 @@ class AskedJudge:
 
     endpoint: Endpoint
     provider: Provider
+    form: JudgeFormat
     template: str
     options: dict[str, Any]
     adapted: tuple[str, ...] = ()
@@ -69,6 +65,7 @@ class JudgeConfig:
     """What every judging actor needs. Without `asked` the rule judges."""
 
     writer: ActorHandle
+    task: Task
     identity: JudgeIdentity
     judges: Judges  # whose verdicts count as this one's
     provenance: Provenance
@@ -78,23 +75,23 @@ class JudgeConfig:
 
 
 def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
-    """One cheap verdict from the judge, on "2 + 2 is 4". Raises JudgeUnavailable before anything costly starts.
+    """One cheap verdict from the judge, on the task's trial, such as "2 + 2 is 4".
 
-    The call itself is the test, whatever models the server lists. One that does not know JSON schemas is asked without,
-    also where its refusal does not say why; the reader finds the verdict in its words. A judge gets as many tries as
-    with a real answer; one that then has given no verdict that can be read will give none later, and ends the run here.
-    One that says "no" is only told of.
+    Raises JudgeUnavailable before anything costly starts. The call itself is the test, whatever models the server
+    lists. One that does not know JSON schemas is asked without, also where its refusal does not say why; the reader
+    finds the verdict in its words. A judge gets as many tries as with a real answer; one that then has given no verdict
+    that can be read will give none later, and ends the run here. One that says "no" is only told of.
     """
-    template, _ = load_judge_prompt(spec)
-    with_schema = judge_sampling(spec) | {"response_format": {"type": "json_schema", "json_schema": SCHEMA}}
-    asked = AskedJudge(endpoint, spec.judge_kind, template, with_schema)
+    form, (template, _) = judge_format(spec), load_judge_prompt(spec)
+    with_schema = judge_sampling(spec) | {"response_format": {"type": "json_schema", "json_schema": form.schema}}
+    asked = AskedJudge(endpoint, spec.judge_kind, form, template, with_schema)
     try:
         verdict, asked, last = asyncio.run(asyncio.wait_for(_try(asked), PREFLIGHT_LIMIT))
     except TimeoutError:
         raise JudgeUnavailable(_complaint(spec, endpoint, f"none within {PREFLIGHT_LIMIT:.0f} s")) from None
     except EndpointDown as error:
         raise JudgeUnavailable(_complaint(spec, endpoint, str(error))) from None
-    if verdict is None and last.status == "truncated" and STATED.search(_reply_of(last)):
+    if verdict is None and last.status == "truncated" and form.has_verdict(_reply_of(last)):
         say(f"judge={spec.judge}: {_told(last)}, behind its verdict; what ends so stays unjudged")
         return asked
     if verdict is None:
@@ -103,7 +100,8 @@ def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
         say(f"judge={spec.judge} does not take a JSON schema: its verdicts are read from its text")
     if verdict.verdict == "no":
         reasoning = one_line(verdict.reasoning)[:SHOWN]
-        say(f"judge={spec.judge} calls 4 a wrong answer to 2 + 2: {reasoning!r}. Is it fit to judge?")
+        question, answer = form.trial[0].question, form.trial[0].answer
+        say(f"judge={spec.judge} calls {answer} a wrong answer to {question!r}: {reasoning!r}. Is it fit to judge?")
     return asked
 
 
@@ -114,11 +112,11 @@ async def _try(asked: AskedJudge) -> tuple[Verdict | None, AskedJudge, Outcome]:
         raise EndpointDown(f"{endpoint.key_name} is not set. Export it, or write it into {secrets.secrets_file()}")
     client = ChatClient(endpoint, window=1, request_timeout=PREFLIGHT_TIMEOUT, patience=PREFLIGHT_PATIENCE)
     try:
-        verdict, outcomes = await _ask_judge(client, asked, *TRIAL)
+        verdict, outcomes = await _ask_judge(client, asked, *asked.form.trial)
         asked = asked.without(*(name for name in asked.options if dropped(name) in outcomes[-1].adapted))
         if verdict is None and outcomes[-1].reason in ("4xx", "5xx") and "response_format" in asked.options:
             asked = asked.without("response_format")
-            verdict, outcomes = await _ask_judge(client, asked, *TRIAL)
+            verdict, outcomes = await _ask_judge(client, asked, *asked.form.trial)
     finally:
         await client.close()
     return verdict, asked, outcomes[-1]
@@ -145,16 +143,16 @@ def _reply_of(outcome: Outcome) -> str:
 
 
 async def _ask_judge(
-    client: ChatClient, asked: AskedJudge, item: hle.Item, response: str
+    client: ChatClient, asked: AskedJudge, item: Item, response: str
 ) -> tuple[Verdict | None, list[Outcome]]:
     """Ask until a verdict can be read, with a doubled budget after one that was cut off; and all that came."""
-    messages = hle.judge_messages(item, response, asked.template)
+    messages = asked.form.messages(item, [response], asked.template)
     outcomes: list[Outcome] = []
     budget = FIRST_BUDGET
     for _ in range(MAX_ASKS):
         outcome = await client.ask(messages, asked.options | budget_option(asked.provider, budget))
         outcomes.append(outcome)
-        if verdict := _read(outcome):
+        if verdict := _read(asked.form, outcome):
             return verdict, outcomes
         if outcome.status == "truncated":
             budget *= 2
@@ -163,10 +161,10 @@ async def _ask_judge(
     return None, outcomes
 
 
-def _read(outcome: Outcome) -> Verdict | None:
+def _read(form: JudgeFormat, outcome: Outcome) -> Verdict | None:
     if outcome.status != "ok" and outcome.reason != "empty":
         return None
-    return parse_verdict(_reply_of(outcome), outcome.reasoning or "" if outcome.response else "")
+    return form.parse(_reply_of(outcome), outcome.reasoning or "" if outcome.response else "")
 
 
 def judge(config: JudgeConfig, store: RowStore, picks: Iterable[Pick], *, total: int, node: str | None = None) -> int:
@@ -223,7 +221,7 @@ class JudgeWorker:
     async def _judge(self, row: dict[str, Any], prediction: Prediction) -> None:
         item = item_of(row)
         if self._client is None:
-            verdict: Verdict | None = hle.rule_verdict(item, prediction["response"] or "")
+            verdict: Verdict | None = self._config.task.score(item, [prediction["response"] or ""])
             trail = _Trail(())
         else:
             verdict, trail = await self._ask(item, prediction["response"] or "")
@@ -231,9 +229,11 @@ class JudgeWorker:
         record["reference"], record["provenance"] = reference_digest(item), self._config.provenance
         if trail.adapted:
             record["adapted"] = trail.adapted
+        if verdict and verdict.scores:
+            record["scores"] = dict(verdict.scores)
         await self._outbox.put(record)
 
-    async def _ask(self, item: hle.Item, response: str) -> tuple[Verdict | None, "_Trail"]:
+    async def _ask(self, item: Item, response: str) -> tuple[Verdict | None, "_Trail"]:
         assert self._client and self._asked
         verdict, outcomes = await _ask_judge(self._client, self._asked, item, response)
         trail = _Trail(self._asked.adapted)

@@ -1,4 +1,4 @@
-"""Reads files in HLE's official layouts: `predictions/hle_<model>.json` and `judged/judged_hle_<model>.json`."""
+"""Reads files in HLE's official layouts, of any task: what `jobs.tasks.official_layout` writes."""
 
 import json
 import re
@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from jobs.exam.leaderboard import Answer
 from jobs.tasks import answers
+from jobs.tasks.task import Answer
 from jobs.tasks.verdict_words import TAKES_YES_BACK, yes_or_no
 from orchestrator.errors import SpecError
 from orchestrator.records.types import Judgement, Prediction, Usage

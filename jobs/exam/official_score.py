@@ -1,4 +1,4 @@
-"""Scores a judged file in HLE's official layout over all rows of its data set. Needs no cluster, and no Ray."""
+"""Scores a judged file in the official layout over all rows of its data set. Needs no cluster, and no Ray."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,8 @@ from typing import Any
 from jobs.exam import leaderboard
 from jobs.exam.figures import Failures, outcome, write_metrics
 from jobs.exam.official_files import read_official
-from jobs.tasks import hle, metrics
+from jobs.tasks.registry import DEFAULT_TASK, find_task
+from jobs.tasks.task import Item, Results, Task
 from orchestrator.data.source import read_rows
 from orchestrator.errors import SpecError
 
@@ -22,14 +23,14 @@ FIRST_FIGURES = (
 )
 
 
-def score_official(judged: Path, dataset: str, out: Path | None = None) -> dict[str, Any]:
-    """Score a judged file in HLE's official schema over all rows of `dataset`, those of FIRST_FIGURES first.
+def score_official(judged: Path, dataset: str, out: Path | None = None, named: str = DEFAULT_TASK) -> dict[str, Any]:
+    """Score a judged file in the official schema over all rows of `dataset`, those of FIRST_FIGURES first.
 
     With `out`, write `out`/metrics.json and a leaderboard folder too. Raises SpecError for a file that is missing or
     not in its schema, a file of predictions among them, StorageFailed when `out` cannot be written.
     """
-    file = read_official(judged, "judged")
-    items = _read_items(dataset)
+    file, task = read_official(judged, "judged"), find_task(named)
+    items = _read_items(task, dataset)
     if not file.entries.keys() & items.keys():
         raise SpecError(
             f"none of the {len(file.entries)} ids in {judged} is in {dataset}; expected the set it was judged on"
@@ -41,18 +42,18 @@ def score_official(judged: Path, dataset: str, out: Path | None = None) -> dict[
         )
     pairs = list(file.answers())
     failures = Failures()
-    categories = {identity: item.category for identity, item in items.items()}
-    scores = metrics.score(categories, 1, (outcome(*pair) for pair in failures.counted(pairs)))
-    figures = {name: scores[name] for name in FIRST_FIGURES} | scores | failures.figures()
+    scores = task.figures(items, 1, (outcome(*pair) for pair in failures.counted(pairs)))
+    figures = {name: scores[name] for name in FIRST_FIGURES if name in scores} | scores | failures.figures()
     figures["n_duplicate_id"] = file.n_duplicates
     if out:
-        leaderboard.write_leaderboard(out, pairs[0][0]["model"], items, pairs, figures)
+        results = Results(pairs[0][0]["model"], 1, items, lambda: pairs)
+        leaderboard.write_leaderboard(out, results, figures, task.known_categories)
         write_metrics(out / "metrics.json", figures)
     return figures
 
 
-def _read_items(dataset: str) -> dict[str, hle.Item]:
+def _read_items(task: Task, dataset: str) -> dict[str, Item]:
     try:
-        return {item.id: item for item in hle.items_from_rows(read_rows(dataset, columns=hle.COLUMNS))}
+        return {item.id: item for item in task.items(read_rows(dataset, columns=task.columns))}
     except ValueError as error:
         raise SpecError(f"{dataset}: {error}") from None

@@ -15,8 +15,9 @@ from typing import Any, Literal, TypedDict, cast
 import orjson
 
 from cluster.files import REPOSITORY
-from jobs.exam.spec import ExamSpec, judge_wish, model_wish, request_options, row_of
-from jobs.tasks import hle
+from jobs.exam.requests import row_of
+from jobs.exam.spec import ExamSpec, judge_wish, model_wish, request_options
+from jobs.tasks.task import Item
 from orchestrator.endpoints.discovery import is_this_host, locate
 from orchestrator.endpoints.endpoint import Wish
 from orchestrator.errors import SpecError, storage_error
@@ -127,7 +128,7 @@ def sessions(folder: Path) -> Iterator[Session]:
 
 
 def begin_session(
-    folder: Path, spec: ExamSpec, items: list[hle.Item], *, served: Served, judge: Served | None, gpu: str | None
+    folder: Path, spec: ExamSpec, items: list[Item], *, served: Served, judge: Served | None, gpu: str | None
 ) -> Session:
     """Write the line of a session that begins. Raises StorageFailed."""
     time = utc_now()
@@ -231,7 +232,7 @@ class Tally:
         return notes
 
 
-def data_identity(spec: ExamSpec, items: Sequence[hle.Item]) -> dict[str, Any]:
+def data_identity(spec: ExamSpec, items: Sequence[Item]) -> dict[str, Any]:
     """Name, commit on the hub, digest and number of the questions that are asked."""
     there = Path(find_path(spec.dataset)).exists()
     return {

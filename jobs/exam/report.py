@@ -11,9 +11,12 @@ from cluster.streams import print_json, visible
 from jobs.exam import leaderboard, provenance
 from jobs.exam.figures import Failures, is_complete, outcome, write_metrics
 from jobs.exam.official_files import usage_of
+from jobs.exam.requests import Requests
 from jobs.exam.show import commonest, print_figures
-from jobs.exam.spec import RULE_JUDGE, ExamSpec, Requests, earlier_identity, judge_identity
-from jobs.tasks import hle, metrics
+from jobs.exam.spec import RULE_JUDGE, ExamSpec, earlier_identity, judge_identity
+from jobs.tasks import metrics
+from jobs.tasks.registry import find_task
+from jobs.tasks.task import Answer, Item, Results
 from orchestrator.concurrency.patience import attend
 from orchestrator.errors import COMPLETE, INCOMPLETE
 from orchestrator.files import write_as_open_as
@@ -42,7 +45,7 @@ class Records:
     Who answered stands in the folder, so this asks no server and reads no weights.
     """
 
-    def __init__(self, folder: Path, spec: ExamSpec, items: list[hle.Item]) -> None:
+    def __init__(self, folder: Path, spec: ExamSpec, items: list[Item]) -> None:
         self._folder, self._given_up = folder, threading.Event()
         self.items = {item.id: item for item in items}
         self.samples = spec.samples
@@ -56,7 +59,7 @@ class Records:
         self.n_foreign = self._predictions.n_foreign + self._judgements.n_foreign
 
     @classmethod
-    def read(cls, folder: Path, spec: ExamSpec, items: list[hle.Item]) -> "Records":
+    def read(cls, folder: Path, spec: ExamSpec, items: list[Item]) -> "Records":
         """As the constructor, with the disk waited for: the thread that takes Ctrl-C does not touch it."""
         return attend(lambda: cls(folder, spec, items), f"the run folder {folder}")
 
@@ -64,7 +67,7 @@ class Records:
         """What `work`, which goes through the answers, returns; likewise. Ctrl-C ends it at the next answer."""
         return attend(work, f"the run folder {self._folder}", self._given_up.set)
 
-    def answers(self) -> Iterator[leaderboard.Answer]:
+    def answers(self) -> Iterator[Answer]:
         """The newest prediction of each sample with this judge's verdict on just that answer, in the items' order."""
         for item in self.items.values():
             if self._given_up.is_set():
@@ -73,6 +76,10 @@ class Records:
                 found = (self._predictions.get(key) for key in answer_keys(wanted))
                 if prediction := next(filter(None, found), None):
                     yield prediction, self._verdict(wanted, prediction)
+
+    def results(self, model: str) -> Results:
+        """For exporters; the answers are read anew each time."""
+        return Results(model, self.samples, self.items, self.answers)
 
     def _verdict(self, wanted: Wanted, prediction: Prediction) -> Judgement | None:
         """By the reference that the data have now; of records that do not say by which, the judge's."""
@@ -93,7 +100,7 @@ def _rule_in_any_version(record: Judgement) -> VerdictKey:
     return key._replace(judge=digest(earlier_identity(record["judge"])))
 
 
-def report(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool) -> int:
+def report(folder: Path, spec: ExamSpec, items: list[Item], *, as_json: bool) -> int:
     """Score a run, write its files, print the table; returns the exit code that the coverage deserves."""
     records = Records.read(folder, spec, items)
     figures, place = records.attend(lambda: _write(folder, spec, records))
@@ -114,12 +121,13 @@ def _write(folder: Path, spec: ExamSpec, records: Records) -> tuple[dict[str, An
     write_as_open_as(folder)
     figures = score(records, spec)
     write_metrics(folder / "metrics.json", figures)
-    place = leaderboard.write_leaderboard(folder, spec.model, records.items, records.answers(), figures)
+    known = find_task(spec.task).known_categories
+    place = leaderboard.write_leaderboard(folder, records.results(spec.model), figures, known)
     export(folder, spec, records)
     return figures, place
 
 
-def describe_score(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool) -> int:
+def describe_score(folder: Path, spec: ExamSpec, items: list[Item], *, as_json: bool) -> int:
     """What a dry run of the score tells: how much of what is asked is recorded. Writes nothing; returns COMPLETE."""
     records = Records.read(folder, spec, items)
     judged = records.attend(lambda: [judgement is not None for _, judgement in records.answers()])
@@ -134,14 +142,14 @@ def describe_score(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_js
     return COMPLETE
 
 
-def export(folder: Path, spec: ExamSpec, records: Records) -> None:
-    """The official layouts, which HLE's own tools read."""
-    exports = folder / "exports"
-    leaderboard.export_predictions(exports, spec.model, records.answers(), spec.samples)
-    leaderboard.export_judgements(exports, spec.model, records.items, records.answers(), spec.samples)
+def export(folder: Path, spec: ExamSpec, records: Records, *, judged: bool = True) -> None:
+    """Write the task's exports; without verdicts where nothing is judged yet."""
+    for exporter in find_task(spec.task).exports:
+        if judged or not exporter.needs_verdicts:
+            exporter.write(folder / "exports", records.results(spec.model))
 
 
-def report_predictions(folder: Path, spec: ExamSpec, items: list[hle.Item], *, as_json: bool) -> int:
+def report_predictions(folder: Path, spec: ExamSpec, items: list[Item], *, as_json: bool) -> int:
     """What `jobs.predict` tells: counts of answers, why some failed, and the official file; a score is for others."""
     records = Records.read(folder, spec, items)
     counts, reasons, found = records.attend(lambda: _export_and_count(folder, spec, records))
@@ -163,7 +171,7 @@ def _export_and_count(
     folder: Path, spec: ExamSpec, records: Records
 ) -> tuple[dict[str, int], Counter[str], dict[str, Any] | None]:
     """Answers by status, by reason, and the commonest failure."""
-    leaderboard.export_predictions(folder / "exports", spec.model, records.answers(), spec.samples)
+    export(folder, spec, records, judged=False)
     counts = dict.fromkeys(("ok", "truncated", "failed"), 0)
     reasons: Counter[str] = Counter()
     failures = Failures()
@@ -189,8 +197,7 @@ def score(records: Records, spec: ExamSpec) -> dict[str, Any]:
                 judging["judge_completion_tokens"] += usage["completion_tokens"]
             yield outcome(prediction, judgement)
 
-    categories = {identity: item.category for identity, item in records.items.items()}
-    figures = metrics.score(categories, records.samples, outcomes())
+    figures = find_task(spec.task).figures(records.items, records.samples, outcomes())
     tokens = figures.pop("tokens") | judging
     return (
         figures

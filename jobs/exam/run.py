@@ -13,18 +13,18 @@ from ray.actor import ActorHandle
 
 from jobs.exam import provenance
 from jobs.exam.judging import JUDGE_TIMEOUT, JudgeConfig, judge, preflight
+from jobs.exam.requests import Requests, row_of
 from jobs.exam.spec import (
     ExamSpec,
-    Requests,
     earlier_identity,
     judge_identity,
     judge_wish,
     model_wish,
     request_options,
-    row_of,
 )
 from jobs.exam.stages import StageThread, tell_failures
-from jobs.tasks import hle
+from jobs.tasks.registry import find_task, ship
+from jobs.tasks.task import Item
 from orchestrator.concurrency import patience
 from orchestrator.concurrency.window import START, EngineWindow
 from orchestrator.console import say
@@ -65,7 +65,7 @@ class Run:
     """An open run folder on a connected cluster."""
 
     spec: ExamSpec
-    items: list[hle.Item]
+    items: list[Item]
     requests: Requests
     cluster: Cluster
     folder: Path
@@ -87,11 +87,12 @@ class Run:
 
 
 @contextmanager
-def open_run(spec: ExamSpec, items: list[hle.Item], served: Served | None = None) -> Iterator[Run]:
+def open_run(spec: ExamSpec, items: list[Item], served: Served | None = None) -> Iterator[Run]:
     """Connect to the cluster, lock the run folder, settle what is still to ask; give all back at the end.
 
     `served` is who answers, where that is known and nobody need be asked.
     """
+    ship(find_task(spec.task))
     with connect() as cluster:
         configure_ray_data()
         folder = cluster.run_folder(spec.run_name)
@@ -145,7 +146,7 @@ def find_judge(run: Run) -> JudgeConfig | None:
     Raises JudgeUnavailable before any GPU works for the run.
     """
     assert run.session
-    identity = judge_identity(run.spec, run.session["judge"])
+    task, identity = find_task(run.spec.task), judge_identity(run.spec, run.session["judge"])
     wish = judge_wish(run.spec)
     # The rule costs nothing: what an earlier version of it judged is judged anew.
     judges = Judges(digest(identity), digest(earlier_identity(identity)) if wish else None)
@@ -153,12 +154,12 @@ def find_judge(run: Run) -> JudgeConfig | None:
         return None
     made = provenance.provenance(run.session, "judge", {"sent": identity["sampling"], "defaults": None})
     if wish is None:
-        return JudgeConfig(run.writer, identity, judges, made)
+        return JudgeConfig(run.writer, task, identity, judges, made)
     named = wish.endpoint()
     endpoint = _share_key(run, named and locate(named)) or _deploy(run, wish, run.spec.judge_serving)
     asked = preflight(run.spec, endpoint)
     run.events.add("judge_ready", model=asked.endpoint.model, base_url=asked.endpoint.base_url)
-    return JudgeConfig(run.writer, identity, judges, made, asked)
+    return JudgeConfig(run.writer, task, identity, judges, made, asked)
 
 
 def find_endpoint(run: Run) -> Endpoint:

@@ -45,7 +45,11 @@ def _summary_lines(figures: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     if figures["samples_per_question"] > 1:
         k = figures["samples_per_question"]
         yield f"k = {k}", f"avg@{k} {_percent(figures['avg_at_k'])}, pass@{k} {_percent(figures['pass_at_k'])}"
-    yield "calibration error", f"{_percent(figures['calibration_error'])}, by the official formula {_official(figures)}"
+    for name, value in figures.get("scores", {}).items():
+        yield name, f"{value:.4g} on average"
+    if "calibration_error" in figures:
+        error = _percent(figures["calibration_error"])
+        yield "calibration error", f"{error}, by the official formula {_official(figures)}"
     answers = _counts(figures, "n_total", "n_answered", "n_truncated", "n_failed", "n_missing")
     why = visible(commonest(figures.get("commonest_failure")))
     yield "answers", answers.replace(" failed", f" failed ({why})") if why else answers

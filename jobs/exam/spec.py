@@ -1,4 +1,4 @@
-"""What an exam run is asked to do: the spec that users write, the items it names, the requests that follow."""
+"""What an exam run is asked to do: the spec that users write, and what follows from it for model and judge."""
 
 from functools import cache
 from pathlib import Path
@@ -6,27 +6,27 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
 
-from jobs.tasks import hle
+from jobs.tasks import prompt_files
+from jobs.tasks.registry import DEFAULT_TASK, code_of, find_task
+from jobs.tasks.task import JudgeFormat
 from orchestrator.asking import thoughts
-from orchestrator.data.source import read_rows
 from orchestrator.endpoints.endpoint import Wish, hostname
 from orchestrator.errors import SpecError
-from orchestrator.ray_cluster.find import find_path
-from orchestrator.records.types import JudgeIdentity, Question, Wanted, digest
+from orchestrator.records.types import JudgeIdentity, digest
 from orchestrator.serving import identity
 from orchestrator.serving.identity import Served
 from orchestrator.serving.spec import ServingSpec
 from orchestrator.spec import Budget, PriceSpec, Provider, SpecModel, WandbSpec
 
 RULE_JUDGE = "rule"
-RULE_FILES = (Path(thoughts.__file__),)  # beside jobs/tasks
+RULE_FILES = (Path(thoughts.__file__),)  # beside those of the task
 TEMPLATED: tuple[Provider, ...] = ("vllm", "compatible")  # servers that take chat_template_kwargs; others refuse them
 
 
 class ExamSpec(SpecModel):
     """All keys of `conf/hle.yaml`. The first ten and their meaning come from the teams' own `conf/config.yaml`."""
 
-    dataset: str = "cais/hle"
+    dataset: str = ""  # default: the task's own
     provider: Provider = "vllm"
     base_url: str | None = None
     model: str
@@ -37,6 +37,7 @@ class ExamSpec(SpecModel):
     judge: str | None = None  # `rule`, or a model; left out: what judge_base_url serves, else the rule
     judge_num_workers: PositiveInt | Literal["auto"] = "auto"
 
+    task: str = DEFAULT_TASK  # a module of jobs/tasks, or the path of one's own: my_task.py, my_task.yaml
     run: str | None = None  # the run folder: a name below the cluster's run root, or an absolute path
     judge_base_url: str | None = None
     request_timeout: PositiveFloat = 3600  # seconds for one attempt at one answer
@@ -51,13 +52,23 @@ class ExamSpec(SpecModel):
     api_key_env: str | None = None  # names the variable that holds the endpoint's key
     judge_provider: Provider | None = None
     judge_api_key_env: str | None = None
-    system_prompt: Path | None = None  # a file; default: jobs/tasks/prompts/hle_system.txt
+    system_prompt: Path | None = None  # a file; default: the task's own
     judge_prompt: Path | None = None
     serving: ServingSpec = ServingSpec()
     judge_serving: ServingSpec = ServingSpec()
     price: PriceSpec | None = None
     judge_price: PriceSpec | None = None
     wandb: WandbSpec = WandbSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_defaults_of_the_task(cls, values: Any) -> Any:
+        named = values.get("task", cls.model_fields["task"].default) if isinstance(values, dict) else None
+        if not isinstance(named, str):
+            return values
+        task = find_task(named)
+        own = {key: getattr(task, key) for key in ("dataset", "split", "samples")}
+        return {key: value for key, value in own.items() if value != cls.model_fields[key].default} | values
 
     @model_validator(mode="after")
     def _samples_differ(self) -> "ExamSpec":
@@ -67,7 +78,7 @@ class ExamSpec(SpecModel):
 
     @property
     def run_name(self) -> str:
-        return self.run or f"hle_{Path(self.model).name}"
+        return self.run or f"{find_task(self.task).name}_{Path(self.model).name}"
 
     @property
     def judge_kind(self) -> Provider:
@@ -76,36 +87,32 @@ class ExamSpec(SpecModel):
         return self.judge_provider or ("openai" if theirs else "compatible")
 
 
-def load_items(spec: ExamSpec) -> list[hle.Item]:
-    """The questions that the spec asks for. Raises SpecError with the file, the row and what is wrong there."""
-    try:
-        items = hle.items_from_rows(read_rows(find_path(spec.dataset), split=spec.split, columns=hle.COLUMNS))
-        return hle.select(
-            items,
-            multimodal=spec.multimodal,
-            categories=spec.categories,
-            question_ids=spec.question_ids,
-            max_samples=spec.max_samples,
-        )
-    except ValueError as error:
-        raise SpecError(f"{spec.dataset}: {error}") from None
-
-
 def load_prompt(path: Path | None, default: str) -> tuple[str, str]:
-    """A prompt's text and SHA-256."""
+    """A prompt's text and SHA-256: of the file, or where none is named of the text `default`."""
     try:
-        return hle.load_prompt(str(path) if path else default)
+        return prompt_files.load_prompt(str(path)) if path else (default, prompt_files.prompt_digest(default))
     except ValueError as error:
         raise SpecError(str(error)) from None
 
 
+def judge_format(spec: ExamSpec) -> JudgeFormat:
+    """How the task has a model judge. Raises SpecError where it has none do so."""
+    if found := find_task(spec.task).judge:
+        return found
+    raise SpecError(f"task={spec.task} is not judged by a model, but judge={spec.judge} is given. Give judge=rule")
+
+
 def load_judge_prompt(spec: ExamSpec) -> tuple[str, str]:
     """The judge's prompt and its SHA-256, checked for its placeholders."""
-    text, sha256 = load_prompt(spec.judge_prompt, "hle_judge.txt")
+    form = judge_format(spec)
+    text, sha256 = load_prompt(spec.judge_prompt, form.prompt)
+    if not text:
+        raise SpecError(f"task={spec.task} has no prompt for a judge. Name a file: judge_prompt=, or give judge=rule")
+    item, response = form.trial
     try:
-        hle.judge_messages(hle.Item("", "", "", "exactMatch", ""), "", text)
+        form.messages(item, [response], text)
     except ValueError as error:
-        raise SpecError(f"{spec.judge_prompt}: {error}") from None
+        raise SpecError(f"{spec.judge_prompt or spec.task}: {error}") from None
     return text, sha256
 
 
@@ -152,7 +159,7 @@ def judge_identity(spec: ExamSpec, served: Served | None = None) -> JudgeIdentit
     `served` is what answers as the judge; the rule's place there takes its version.
     """
     if spec.judge in (None, RULE_JUDGE):
-        return {"model": RULE_JUDGE, "prompt_sha256": "", "sampling": {}, "served": rule_version()}
+        return {"model": RULE_JUDGE, "prompt_sha256": "", "sampling": {}, "served": rule_version(spec.task)}
     _, sha256 = load_judge_prompt(spec)
     told: JudgeIdentity = {"model": str(spec.judge), "prompt_sha256": sha256, "sampling": judge_sampling(spec)}
     if served:
@@ -166,10 +173,12 @@ def earlier_identity(judge: JudgeIdentity) -> JudgeIdentity:
 
 
 @cache
-def rule_version() -> str:
-    """A digest of the code that reads and compares answers, so that no change to it can be forgotten."""
-    files = [*sorted(Path(hle.__file__).parent.glob("*.py")), *RULE_FILES]
-    return digest([path.read_text(encoding="utf-8") for path in files])
+def rule_version(task: str) -> str:
+    """A digest of the code by which a task's rule reads and compares answers, so that no change to it can be forgotten.
+
+    Other tasks are not part of it: a new one has nothing judged anew.
+    """
+    return digest([path.read_text(encoding="utf-8") for path in (*code_of(task), *RULE_FILES)])
 
 
 def judge_sampling(spec: ExamSpec) -> dict[str, Any]:
@@ -179,71 +188,6 @@ def judge_sampling(spec: ExamSpec) -> dict[str, Any]:
     if spec.judge_kind == "vllm":
         return {"temperature": 0.0, "chat_template_kwargs": template_options(spec.judge_serving, thinking=False)}
     return {"temperature": 0.0}
-
-
-class Requests:
-    """Turns an item into what is wanted of it and into the messages that ask for it. Travels to the actors.
-
-    `served` is who answers; without it only answers of earlier versions, which do not say so, can be found.
-    """
-
-    def __init__(self, spec: ExamSpec, served: Served | None = None) -> None:
-        self._spec = spec
-        self._system, self.prompt_sha256 = load_prompt(spec.system_prompt, "hle_system.txt")
-        self._sampling = sampling(spec)
-        self._served = identity.deciding(served) if served else None
-        asked = [spec.max_completion_tokens, spec.provider, spec.base_url]
-        options = identity.deciding_options(spec.serving) | {"max_model_len": spec.serving.max_model_len}
-        self._outcome_digest = digest([*asked, options])
-        self._legacy_outcome_digest = digest([*asked, spec.serving.model_dump(mode="json")])
-
-    def messages(self, item: hle.Item) -> list[dict[str, Any]]:
-        return hle.messages(item, self._system)
-
-    def wanted(self, item: hle.Item) -> list[Wanted]:
-        """One entry per sample of this question."""
-        asked = self.messages(item)
-        wanted = Wanted(
-            item.id,
-            sample=0,
-            fingerprint=digest([self._served, asked, self._sampling]) if self._served else "",
-            spec=self._outcome_digest,
-            reference=reference_digest(item),
-            legacy=digest([self._spec.model, asked, self._sampling]),
-            legacy_spec=self._legacy_outcome_digest,
-        )
-        return [wanted._replace(sample=sample) for sample in range(self._spec.samples)]
-
-    def question(self, row: dict[str, Any]) -> Question:
-        """What the prediction stage asks for a stored row."""
-        item = item_of(row)
-        return Question(self.wanted(item)[row["sample"]], self.messages(item), self.prompt_sha256)
-
-    def prompt_characters(self, item: hle.Item) -> int:
-        """Length of the prompt's text, for the estimate of `--dry-run`."""
-        return len(self._system) + len(item.question)
-
-
-def reference_digest(item: hle.Item) -> str:
-    """Of what a verdict is about beside the answer: a question or a reference that changed is judged anew."""
-    return digest([item.question, item.image, item.answer, item.answer_type])
-
-
-def row_of(item: hle.Item) -> dict[str, Any]:
-    """An item as it is stored for the stages."""
-    return {
-        "id": item.id,
-        "question": item.question,
-        "answer": item.answer,
-        "answer_type": item.answer_type,
-        "category": item.category,
-        "image": item.image,
-    }
-
-
-def item_of(row: dict[str, Any]) -> hle.Item:
-    """The item of a stored row, whatever else the row says."""
-    return hle.Item(row["id"], row["question"], row["answer"], row["answer_type"], row["category"], row["image"])
 
 
 def template_options(serving: ServingSpec, *, thinking: bool) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from yaml import YAMLError
 from jobs.benchmarking.parts.models import PRESETS
 from jobs.benchmarking.spec import BenchSpec
 from jobs.exam.spec import ExamSpec
-from jobs.tasks import hle
 from jobs.tasks.preparing import TASKS
+from jobs.tasks.registry import find_task
 from orchestrator.data.source import FORMATS
 from orchestrator.errors import Parser, SpecError
 from orchestrator.pipelines.plan import PipelineSpec, plan
@@ -75,7 +75,7 @@ def _exam(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:
         yield Need("model", spec.model)
     if spec.judge and spec.judge_provider == "vllm" and not spec.judge_base_url:
         yield Need("model", spec.judge)
-    yield Need("data", spec.dataset, spec.split, hle.COLUMNS)
+    yield Need("data", spec.dataset, spec.split, find_task(spec.task).columns)
 
 
 def _sft(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:

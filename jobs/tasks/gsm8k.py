@@ -1,11 +1,11 @@
 """GSM8K: grade school word problems whose answer is one number, which stands behind the last `####`.
 
-One reading for all: the exam's rule judge, the reward of a training and the preparation of its rows read an answer with
-`answers.read_answer` and compare it with `answers.equivalent`. Behind the mark only the number counts: `#### 72 apples`
-is 72 and `#### €5` is 5, where `Answer: 72 apples` and `Answer: €5` are not.
+One reading for all: the exam (`task=gsm8k`, and its rows in HLE's schema), the reward of a training and the preparation
+of its rows read an answer with `answers.read_answer` and compare it with `answers.equivalent`. Behind the mark only the
+number counts: `#### 72 apples` is 72 and `#### €5` is 5, where `Answer: 72 apples` and `Answer: €5` are not.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from jobs.tasks import answers
 from jobs.tasks.characters import half_width
 from jobs.tasks.numbers import bare_number, introduced_number, number
+from jobs.tasks.task import Item, Task, Verdict
+from orchestrator.records.types import digest
 
 NAME = "openai/gsm8k"
 MARK = "####"
@@ -69,14 +71,37 @@ def gold_of(text: object) -> str | None:
     return None if value is None else _digits(value)
 
 
-def reward(data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None) -> float:
-    """1 where the answer that the solution states is the right number, by the exam's own reading; else 0.
+class Gsm8k(Task):
+    """The test split, 1,319 problems, asked in the words of the training and judged as it rewards."""
 
-    A right answer that is no number equals nothing; `jobs.ppo` drops such rows before the training.
-    """
-    stated, _ = answers.read_answer(solution_str)
-    gold = gold_of(ground_truth)
-    return float(stated is not None and gold is not None and answers.equivalent(stated, gold, "exactMatch"))
+    name = "gsm8k"
+    dataset = f"{NAME}:main"
+    columns = ("id", "question", "answer")
+
+    def items(self, rows: Iterable[Mapping[str, Any]]) -> list[Item]:
+        return [_item(row, number) for number, row in enumerate(rows, start=1)]
+
+    def score(self, item: Item, responses: Sequence[str]) -> Verdict:
+        """Right where the stated answer is the right number."""
+        stated, confidence = answers.read_answer(responses[-1])
+        if stated is None:
+            return Verdict("no", None, "the response states no final answer", None)
+        if answers.equivalent(stated, item.answer, "exactMatch"):
+            return Verdict("yes", stated, "the right number", confidence)
+        return Verdict("no", stated, "not the right number", confidence)
+
+    def reward(self, solution: str, ground_truth: Any) -> float:
+        """A right answer that is not a number equals nothing; `jobs.ppo` drops such rows before the training."""
+        gold = gold_of(ground_truth)
+        return 0.0 if gold is None else super().reward(solution, gold)
+
+
+TASK = Gsm8k()
+
+
+def reward(data_source: str, solution_str: str, ground_truth: Any, extra_info: Any = None) -> float:
+    """verl's reward function: 1 where the exam finds the solution right, else 0."""
+    return TASK.reward(solution_str, ground_truth)
 
 
 def same(response: str, gold: str) -> bool:
@@ -98,6 +123,15 @@ def check_gold(ground_truth: object) -> str | None:
     if gold_of(ground_truth) is not None:
         return None
     return f"the right answer {str(ground_truth)[-80:]!r} is no number, which reward=gsm8k compares"
+
+
+def _item(row: Mapping[str, Any], number: int) -> Item:
+    """A problem; its id is that of the row, or a digest of the question."""
+    try:
+        problem = Problem.read(row)
+    except ValueError as error:
+        raise ValueError(f"row {number}: {error}") from None
+    return Item(str(row.get("id") or digest(problem.question)), problem.prompt()[0]["content"], problem.gold)
 
 
 def _digits(value: Fraction) -> str:

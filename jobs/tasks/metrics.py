@@ -5,6 +5,7 @@ the figures are the same to the last bit.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 
 from jobs.tasks.calibration import calibration_error, calibration_error_official, official_range
-from jobs.tasks.hle import CATEGORIES
 
 Z_95 = 1.96  # the official code's quantile of the normal distribution for 95 %
 
@@ -24,10 +24,11 @@ class Outcome:
     id: str
     sample: int
     status: Literal["ok", "truncated", "failed"] | None
-    verdict: Literal["yes", "no", "unjudged"] | None
+    verdict: Literal["yes", "no", "scored", "unjudged"] | None
     confidence: int | None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    scores: Mapping[str, float] | None = None
 
 
 def wald_half_width(accuracy: float, n: int) -> float:
@@ -89,8 +90,15 @@ def pass_at_k(n: int, correct: int, k: int) -> float:
     return 1 - math.comb(n - correct, k) / math.comb(n, k)
 
 
-def score(categories: Mapping[str, str], samples_per_question: int, outcomes: Iterable[Outcome]) -> dict[str, Any]:
+def score(
+    categories: Mapping[str, str],
+    samples_per_question: int,
+    outcomes: Iterable[Outcome],
+    known: Sequence[str] = (),
+) -> dict[str, Any]:
     """All figures of a run over the questions in `categories` (id to category), each asked so many times.
+
+    `known` are the categories that the data should have: they are listed first, and others are counted.
 
     Shares are percent, counts are answers (questions times samples) unless named otherwise; what is undefined is None.
     `accuracy` divides by all that were asked, as the official code does: no answer is a wrong answer. An answer without
@@ -101,12 +109,19 @@ def score(categories: Mapping[str, str], samples_per_question: int, outcomes: It
     width as in `clustered_half_width`, Wilson's for `effective_questions`.
     The official calibration error depends on the order of `outcomes` where confidences tie; give them in the order of
     the data set or of the file they come from. `calibration_error_official_range` has what other orders would give.
+    Where answers have scores, `scores` has each one's mean over the answers that have it; answers with nothing else are
+    judged ones, and neither right nor wrong.
     Raises ValueError when one sample of a question comes twice.
     """
-    tally = _Tally(categories, samples_per_question)
+    tally = _Tally(categories, samples_per_question, known)
     for outcome in outcomes:
         tally.add(outcome)
     return tally.figures()
+
+
+def without_calibration(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a task that asks for no confidence."""
+    return {name: value for name, value in figures.items() if not re.match("calibration_|n_confidence_", name)}
 
 
 @dataclass(slots=True)
@@ -115,12 +130,15 @@ class _Tally:
 
     categories: Mapping[str, str]
     samples: int
+    known: Sequence[str] = ()
     statuses: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("ok", "truncated", "failed"), 0))
     correct: dict[str, int] = field(default_factory=dict)  # question id to correct samples
     judged: dict[str, int] = field(default_factory=dict)  # category to verdicts
     seen: set[tuple[str, int]] = field(default_factory=set)
     confidences: list[int] = field(default_factory=list)
     verdicts: list[bool] = field(default_factory=list)
+    scores: dict[str, list[float]] = field(default_factory=dict)
+    n_scored: int = 0  # without a verdict
     n_unjudged: int = 0
     n_defaulted: int = 0
     n_unknown_id: int = 0
@@ -139,8 +157,12 @@ class _Tally:
         self.completion_tokens += outcome.completion_tokens
         if outcome.status:
             self.statuses[outcome.status] += 1
+        for name, value in (outcome.scores or {}).items():
+            self.scores.setdefault(name, []).append(value)
         if outcome.verdict in ("yes", "no"):
             self._add_verdict(outcome)
+        elif outcome.verdict == "scored":
+            self.n_scored += 1
         elif outcome.status in ("ok", "truncated"):
             self.n_unjudged += 1
 
@@ -176,15 +198,19 @@ class _Tally:
             "n_truncated": self.statuses["truncated"],
             "n_failed": self.statuses["failed"],
             "n_missing": n_total - sum(self.statuses.values()),
-            "n_judged": n_judged,
+            "n_judged": n_judged + self.n_scored,
             "n_unjudged": self.n_unjudged,
             "n_confidence_defaulted": self.n_defaulted,
             "n_confidence_out_of_range": sum(not 0 <= value <= 100 for value in self.confidences),
-            "n_unknown_category": sum(category not in CATEGORIES for category in self.categories.values()),
+            "n_unknown_category": self._n_unknown_category(),
             "n_unknown_id": self.n_unknown_id,
             "tokens": {"prompt_tokens": self.prompt_tokens, "completion_tokens": self.completion_tokens},
             "categories": self._categories(),
+            **({"scores": {name: sum(of) / len(of) for name, of in self.scores.items()}} if self.scores else {}),
         }
+
+    def _n_unknown_category(self) -> int:
+        return sum(category not in self.known for category in self.categories.values()) if self.known else 0
 
     def _half_width(self, accuracy: float) -> float | None:
         if self.samples == 1:
@@ -205,8 +231,8 @@ class _Tally:
         return round(100 * sum(chances) / len(self.categories), 2)
 
     def _categories(self) -> dict[str, dict[str, Any]]:
-        """The eight categories in their order, then whatever else the data name."""
-        asked: dict[str, int] = dict.fromkeys(CATEGORIES, 0)
+        """The known categories in their order, then whatever else the data name."""
+        asked: dict[str, int] = dict.fromkeys(self.known, 0)
         right: dict[str, int] = {}
         for identity, category in self.categories.items():
             asked[category] = asked.get(category, 0) + self.samples

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from jobs.tasks import answers, judge_json
+from jobs.tasks.task import Verdict
 from jobs.tasks.verdict_words import LABEL, denies, is_announced, is_quoted, is_template, mentions, yes_or_no
 
 YesNo = Literal["yes", "no"]
@@ -30,16 +31,6 @@ NOTHING = ("", "none", "null", "なし")  # of an extracted answer
 TEXTS = ("arguments", "parameters", "input")  # keys of calls whose values may be JSON in a text
 _INVISIBLE = " \t\r\n\ufeff\u200b\u200e\u200f\u2060\xad"  # marks that editors and tokenizers leave
 MAX_DEPTH = 6  # of objects around a verdict: {"tool_calls": [{"function": {"arguments": …}}]}
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What a judge says of one answer."""
-
-    verdict: YesNo
-    extracted_answer: str | None  # None: the response holds no final answer
-    reasoning: str
-    confidence: int | None  # percent, as stated; None: not stated
 
 
 @dataclass(frozen=True, slots=True)

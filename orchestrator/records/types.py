@@ -1,7 +1,7 @@
 """Defines what a run's records hold, by which keys they are found, and which of them settle what is wanted."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, NotRequired, TypedDict
 
 import orjson
@@ -106,6 +106,7 @@ class Question:
     wanted: Wanted
     messages: list[dict[str, Any]]
     prompt_sha256: str
+    options: dict[str, Any] = field(default_factory=dict)  # of this request alone, beside those of all
 
 
 class JudgeIdentity(TypedDict):
@@ -116,12 +117,12 @@ class JudgeIdentity(TypedDict):
 
 
 class Judgement(TypedDict):
-    """A verdict on one answer; `unjudged` where none could be had."""
+    """A verdict on one answer; `scored` where only `scores` say it, `unjudged` where none could be had."""
 
     id: str
     sample: int
     prediction: str  # digest of the prediction that was judged
-    verdict: Literal["yes", "no", "unjudged"]
+    verdict: Literal["yes", "no", "scored", "unjudged"]
     reason: str | None  # why it is unjudged
     extracted_answer: str | None
     reasoning: str | None
@@ -133,6 +134,7 @@ class Judgement(TypedDict):
     reference: NotRequired[str]  # digest of the question and the reference answer that it was judged by
     provenance: NotRequired[Provenance]
     adapted: NotRequired[list[str]]  # what the judge's refusals made us change, from the trial verdict on
+    scores: NotRequired[dict[str, float]]  # by name, where the task gives an answer several
 
 
 def digest(value: object) -> str:

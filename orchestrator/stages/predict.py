@@ -64,7 +64,7 @@ class PredictWorker:
 
     async def _ask(self, row: dict[str, Any]) -> None:
         question = self._config.build(row)
-        outcome = await self._client.ask(question.messages, self.options(row))
+        outcome = await self._client.ask(question.messages, self.options(row) | question.options)
         await self._outbox.put(self._record(question, outcome))
 
     def options(self, row: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,12 @@ from pathlib import Path
 import pytest
 
 from cluster.folder.ledger import End, Ledger, RayJob, parse_jobs
+from cluster.schedulers import slurm_states
+
+
+def lost(state: str | None) -> bool:
+    """Whether Slurm's word for a job's end, or its silence, blames nothing in the job."""
+    return state is None or slurm_states.job("1", state, "None").lost
 
 
 @pytest.fixture
@@ -111,7 +117,7 @@ def test_a_foreign_line_is_passed_over(path: Path, line: bytes) -> None:
     ledger.note(ray_job("RUNNING"))
     assert ids(Ledger(path, "2")) == ["a"]
     assert Ledger(path, "2").successor(of="1") == "2"
-    assert Ledger(path, "2").goes_on("1", "TIMEOUT")
+    assert Ledger(path, "2").goes_on("1", lost=True)
     assert Ledger(path, "2").start() == 1
 
 
@@ -130,7 +136,7 @@ class TestGoesOn:
         ledger.start()
         ledger.end(why)
         for state in ("NODE_FAIL", "FAILED", "CANCELLED", "TIMEOUT", None):  # whatever Slurm makes of it
-            assert Ledger(path, "2").goes_on("1", state) is expected
+            assert Ledger(path, "2").goes_on("1", lost=lost(state)) is expected
 
     @pytest.mark.parametrize(
         ("state", "expected"),
@@ -141,22 +147,22 @@ class TestGoesOn:
     )
     def test_by_slurms_word_where_it_was_killed(self, path: Path, state: str | None, expected: bool) -> None:
         Ledger(path, "1").start()
-        assert Ledger(path, "2").goes_on("1", state) is expected
+        assert Ledger(path, "2").goes_on("1", lost=lost(state)) is expected
 
     def test_not_in_another_clusters_ledger(self, path: Path) -> None:
-        assert not Ledger(path, "2").goes_on("1", "NODE_FAIL")  # none: the cluster is being started anew
+        assert not Ledger(path, "2").goes_on("1", lost=True)  # none: the cluster is being started anew
         other = Ledger(path, "7")
         other.start()
         other.end("walltime")
-        assert not Ledger(path, "2").goes_on("1", "NODE_FAIL")
+        assert not Ledger(path, "2").goes_on("1", lost=True)
 
     def test_each_batch_job_of_a_chain_has_its_own_end(self, path: Path) -> None:
         Ledger(path, "1").start()
         Ledger(path, "1").end("walltime")
         Ledger(path, "2").start()
         Ledger(path, "2").end("down")
-        assert Ledger(path, "").goes_on("1", "FAILED")
-        assert not Ledger(path, "").goes_on("2", "FAILED")
+        assert Ledger(path, "").goes_on("1", lost=False)
+        assert not Ledger(path, "").goes_on("2", lost=False)
 
 
 def test_the_chain_of_successors(path: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.commands import this_machine as local
+from cluster.commands import this_machine
 from cluster.errors import ClusterError
 from cluster.machine.ports import BLOCK, PAIRWISE, SERVICES, ephemeral_floor, plan_ports, reserve_ports
 from cluster.machine.processes import end_processes, is_running, processes_of, start_time
@@ -182,7 +182,7 @@ def test_clusters_of_one_name_in_two_homes_come_up_at_once(tmp_path: Path) -> No
 def test_a_failed_start_shows_the_end_of_the_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
     broken = [sys.executable, "-c", "raise SystemExit('no such luck')"]
-    monkeypatch.setattr(local, "ray_command", lambda *_: broken)
+    monkeypatch.setattr(this_machine, "ray_command", lambda *_: broken)
     with pytest.raises(ClusterError, match="no such luck"):
-        local.up("local")
+        this_machine.up("local")
     assert read_state("local") is None

@@ -16,7 +16,7 @@ from mini_slurm import MiniSlurm
 from slurm_harness import REPOSITORY, Finished, Kosen
 
 from cluster.errors import ProfileError
-from cluster.schedulers import slurm as slurm_commands
+from cluster.schedulers import slurm_commands
 
 pytestmark = pytest.mark.slow
 
@@ -49,7 +49,7 @@ def assert_sentence(done: Finished, code: int, *parts: str) -> None:
         ("up --site slurm gpus_per_node=-1", BAD_ARGUMENTS, ["gpus_per_node='-1'"]),
         ("up --site slurm env.MY_API_KEY=x", BAD_ARGUMENTS, ["MY_API_KEY", "secrets.env"]),
         ("up --site slurm time=5:00", BAD_ARGUMENTS, ["grace=300", "time=5:00"]),
-        ("up --site local time=5:00", BAD_ARGUMENTS, ["time is for a Slurm site"]),
+        ("up --site local time=5:00", BAD_ARGUMENTS, ["time is for a site with a scheduler"]),
         ("up --site slurm P04", BAD_ARGUMENTS, ["'P04'", "key=value"]),
         ("up --site nowhere", BAD_ARGUMENTS, ["nowhere.yaml", "local, osk, slurm"]),
         ("up --site slurm --nodes 0", BAD_ARGUMENTS, ["--nodes=0", "at least one node"]),
@@ -147,7 +147,7 @@ def queued(kosen: Kosen) -> Iterator[Kosen]:
     os.killpg(waiting.pid, signal.SIGINT)
     _, err = waiting.communicate(timeout=20)
     assert waiting.returncode == 130
-    assert "BeginTime" in err and "no longer waiting" in err  # Slurm's own word for why
+    assert "BeginTime" in err and "stopped waiting" in err  # Slurm's own word for why
     assert "PENDING" in "".join(kosen.jobs())  # it goes on
     assert kosen.cluster("down", "--name", "c").returncode == 0
     assert kosen.jobs() == []

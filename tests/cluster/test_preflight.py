@@ -278,7 +278,7 @@ def tournament(hosts: str, bad: dict[str, object], *broken: str) -> list[Result]
     ],
 )
 def test_the_node_common_to_the_bad_pairs_is_named(hosts: str, bad: dict[str, object], severity: str) -> None:
-    (finding,) = judge_pairs(tournament(hosts, bad, "b"), list(hosts))
+    (finding,) = judge_pairs(tournament(hosts, bad, "b"), list(hosts), "sbatch=[--exclude={}]")
     assert (finding.severity, finding.node) == (severity, "b")
     assert "--exclude=b" in finding.advice
 

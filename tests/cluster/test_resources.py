@@ -15,15 +15,24 @@ from cluster.machine.resources import (
     OBJECT_STORE_LOCAL,
     OBJECT_STORE_SHARE,
     RAY_RESERVE,
+    Resources,
     count_gpus,
     from_allocation,
     gpu_device_files,
     local_resources,
     memory_limit,
 )
+from cluster.schedulers.slurm import Slurm
 
 GIB = 1024**3
 V1 = Path("/sys/fs/cgroup/memory")
+JOB = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n1", "SLURMD_NODENAME": "n1"}
+
+
+def given_by_slurm(variables: dict[str, str], *, exclusive: bool = True) -> Resources:
+    """A node's share, as the node's process finds it in a Slurm job."""
+    found = Slurm().allocation(JOB | variables)
+    return from_allocation(variables, cpus=found.cpus, gpus=found.gpus, memory=found.memory, exclusive=exclusive)
 
 
 @pytest.mark.parametrize(
@@ -31,14 +40,14 @@ V1 = Path("/sys/fs/cgroup/memory")
     [("0,1,2", 3), ("", 0), ("-1", 0), ("NoDevFiles", 0), ("0,-1,1", 1), ("GPU-a,GPU-b", 2), ("MIG-1", 1)],
 )
 def test_visible_gpus_win_over_slurms_count(visible: str, count: int) -> None:
-    assert count_gpus({"CUDA_VISIBLE_DEVICES": visible, "SLURM_GPUS_ON_NODE": "8"}) == count
+    assert given_by_slurm({"CUDA_VISIBLE_DEVICES": visible, "SLURM_GPUS_ON_NODE": "8"}).gpus == count
 
 
 def test_gpus_come_from_slurm_and_then_from_the_device_files() -> None:
-    assert count_gpus({"SLURM_GPUS_ON_NODE": "4"}) == 4
-    assert count_gpus({"SLURM_GPUS_ON_NODE": "h100:8"}) == 8
-    assert count_gpus({"SLURM_GPUS_ON_NODE": "a100:4,h100-sxm:2"}) == 6
-    assert count_gpus({"SLURM_GPUS_ON_NODE": "(null)"}) == len(gpu_device_files())
+    assert given_by_slurm({"SLURM_GPUS_ON_NODE": "4"}).gpus == 4
+    assert given_by_slurm({"SLURM_GPUS_ON_NODE": "h100:8"}).gpus == 8
+    assert given_by_slurm({"SLURM_GPUS_ON_NODE": "a100:4,h100-sxm:2"}).gpus == 6
+    assert given_by_slurm({"SLURM_GPUS_ON_NODE": "(null)"}).gpus == len(gpu_device_files())
     assert count_gpus({}) == len(gpu_device_files())
 
 
@@ -56,7 +65,7 @@ def test_a_device_file_that_may_not_be_opened_is_no_gpu_of_ours(option: str, cou
 
 
 def test_cpus_come_from_slurm_and_then_from_the_affinity() -> None:
-    assert from_allocation({"SLURM_CPUS_ON_NODE": "3"}).cpus == 3
+    assert given_by_slurm({"SLURM_CPUS_ON_NODE": "3"}).cpus == 3
     code = "from cluster.machine.resources import from_allocation; print(from_allocation({}).cpus)"
     first = str(min(os.sched_getaffinity(0)))
     done = subprocess.run(
@@ -74,14 +83,14 @@ def test_cpus_come_from_slurm_and_then_from_the_affinity() -> None:
     ],
 )
 def test_memory_is_the_allocations(given: dict[str, str]) -> None:
-    found = from_allocation(given)
+    found = given_by_slurm(given)
     assert found.object_store <= OBJECT_STORE_SHARE * GIB
     assert found.memory == GIB - found.object_store - GIB // 4  # of a small node, Ray's reserve is a quarter
 
 
 @pytest.mark.parametrize("given", [{}, {"SLURM_MEM_PER_NODE": "0"}, {"SLURM_MEM_PER_NODE": str(2**40)}])
 def test_without_a_limit_the_machine_is_the_limit(given: dict[str, str]) -> None:
-    found = from_allocation(given)
+    found = given_by_slurm(given)
     total = memory_limit()
     assert found.object_store >= OBJECT_STORE_LEAST
     assert found.memory == total - found.object_store - min(RAY_RESERVE, total // 4)

@@ -79,7 +79,7 @@ def test_output_is_streamed_and_the_follower_may_leave(kosen: Kosen) -> None:
     follower.send_signal(signal.SIGINT)
     _, said = follower.communicate(timeout=20)
     assert follower.returncode == 130
-    assert "what was submitted goes on" in said
+    assert "the job keeps running" in said
     [job] = kosen.jobs()
     assert "RUNNING" in job
     (kosen.home / "go").touch()

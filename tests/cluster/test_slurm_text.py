@@ -9,8 +9,8 @@ import pytest
 
 from benchmarks.fuzz_slurm import SEEDS, check, variant
 from cluster.errors import ClusterError
-from cluster.schedulers import slurm, slurm_states, slurm_text
-from cluster.schedulers.slurm import Job
+from cluster.schedulers import base, slurm_states, slurm_text
+from cluster.schedulers import slurm_commands as slurm
 
 BANNER = "*** Welcome to the cluster! Quota: 500 GB of 1000 ***\nmaintenance on 2026-12-01, 24/7 hotline 4242 or 17\n"
 
@@ -202,13 +202,13 @@ BurstBufferStageIn AccountingPolicy JobArrayTaskLimit"""
 
 @pytest.mark.parametrize("reason", [*NEVER.split(), "PartitionNodeLimit,_and_more", "QOSMaxGRESPerJob(gres/gpu)"])
 def test_what_one_job_may_not_have_never_starts(reason: str) -> None:
-    assert Job("7", "PENDING", reason, [], None).never_starts
-    assert not Job("7", "RUNNING", reason, [], None).never_starts
+    assert slurm_states.job("7", "PENDING", reason).never_starts
+    assert not slurm_states.job("7", "RUNNING", reason).never_starts
 
 
 @pytest.mark.parametrize("reason", [*PASSES.split(), "ReqNodeNotAvail,_UnavailableNodes:n1"])
 def test_what_others_have_now_passes(reason: str) -> None:
-    job = Job("7", "PENDING", reason, [], None)
+    job = slurm_states.job("7", "PENDING", reason)
     assert job.waits and not job.never_starts and not job.held
 
 
@@ -222,7 +222,7 @@ def test_what_others_have_now_passes(reason: str) -> None:
     ],
 )
 def test_what_a_person_holds_is_held(state: str, reason: str) -> None:
-    assert Job("7", state, reason, [], None).held
+    assert slurm_states.job("7", state, reason).held
 
 
 STATES = {  # of all versions up to 25.11
@@ -236,7 +236,7 @@ STATES = {  # of all versions up to 25.11
 
 @pytest.mark.parametrize(("kind", "state"), [(kind, s) for kind, states in STATES.items() for s in states.split()])
 def test_every_state_is_of_one_kind(kind: str, state: str) -> None:
-    job = Job("7", state, "None", [], None)
+    job = slurm_states.job("7", state, "None")
     assert [k for k in STATES if getattr(job, k)] == [kind]
 
 
@@ -257,7 +257,7 @@ def test_what_asks_slurm_raises_cluster_errors_only(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(slurm, "_call", answer)
     for name in ("SHORT_PATIENCE", "SHORT_PAUSE"):
-        monkeypatch.setattr(slurm, name, 0.0)
+        monkeypatch.setattr(base, name, 0.0)
     asked = Counter[str]()
     for _ in range(2_000):
         for ask in (lambda: slurm.job("7"), lambda: slurm.submit(tmp_path), lambda: slurm.hostnames("n[1-2]")):

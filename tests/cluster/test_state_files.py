@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from cluster.__main__ import main
+from cluster.folder.job_files import helpers
 from cluster.machine import temp_dirs as temp
-from cluster.state import ClusterState, cluster_dir, helpers, is_damaged, known, read_state, write_state
+from cluster.state import ClusterState, cluster_dir, is_damaged, known, read_state, write_state
 
 REPOSITORY = Path(__file__).parents[2]
 STATE: dict[str, Any] = {
@@ -113,7 +114,7 @@ def test_a_name_that_is_none_takes_nothing_down(home: Path, capsys: pytest.Captu
     folder = write(json.dumps(STATE | {"name": "local"}), "local")
     for verb in (["down"], ["status"], ["up", "--site", "local", "--dry-run"], ["up", "--heal"]):
         assert main([*verb, f"--name={name}"]) == 2
-        assert "is no name for a cluster" in capsys.readouterr().err
+        assert "is not a valid cluster name" in capsys.readouterr().err
     assert (folder / "state.json").exists()
 
 
@@ -125,7 +126,7 @@ def test_down_leaves_a_folder_that_is_not_ours(home: Path, tmp_path: Path) -> No
     write(json.dumps(STATE | {"temp_dir": str(theirs / "r")}))
     done = command(home, "down", "--name", "c")
     assert done.returncode == 0, done.stderr
-    assert "no folder of Kosen's" in done.stderr and "Traceback" not in done.stderr
+    assert "not a folder of Kosen's" in done.stderr and "Traceback" not in done.stderr
     assert (theirs / "chapter.tex").read_text() == "years of work"
     assert read_state("c") is None
 

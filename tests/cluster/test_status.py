@@ -1,7 +1,5 @@
 """What status says of a cluster: whole, short of a node, silent, without its job, and a real one."""
 
-import dataclasses
-import json
 import re
 import socket
 import time
@@ -11,21 +9,23 @@ from typing import Any
 import pytest
 from scripted_cluster import SECRET, TOKEN, Answering, ScriptedSlurm, ray_node
 
-from cluster.commands import this_machine as local
-from cluster.commands.status import Status, exit_code, gather, render
+from cluster.commands import this_machine
+from cluster.commands.status import Status, exit_code, gather
+from cluster.commands.status_text import as_json, render
+from cluster.folder.job_files import add_helper
 from cluster.probes.exporter import scrape
-from cluster.state import ClusterState, add_helper, write_token
+from cluster.state import ClusterState, write_token
 
 
 def both_texts(status: Status) -> str:
-    return render(status) + json.dumps(dataclasses.asdict(status))
+    return render(status) + as_json(status)
 
 
 def test_a_whole_cluster_is_shown_from_both_sides(answering: Answering, scripted_slurm: ScriptedSlurm) -> None:
     # n2's raylet died and came back: Ray lists both, the dead one last
     status = gather(answering([ray_node(1), ray_node(2, start=5), ray_node(2, "DEAD", start=1)]))
     assert (status.verdict, exit_code(status), status.advice) == ("ready", 0, [])
-    assert [(node.name, node.ray, node.slurm) for node in status.nodes] == [
+    assert [(node.name, node.ray, node.scheduler) for node in status.nodes] == [
         ("n1", "alive", "alloc"),
         ("n2", "alive", "down*"),
     ]
@@ -70,7 +70,7 @@ def test_a_replacement_that_a_helper_job_brought_counts(answering: Answering, sc
     status = gather(state)
     assert [(node.name, node.ray) for node in status.nodes] == [("n1", "alive"), ("n9", "missing"), ("n2", "alive")]
     assert status.verdict == "ready"
-    assert status.slurm_jobs and [one.id for one in status.slurm_jobs] == ["7", "8"]
+    assert status.batch_jobs and [one.id for one in status.batch_jobs] == ["7", "8"]
 
 
 def test_what_was_not_reported_is_not_measured(answering: Answering, scripted_slurm: ScriptedSlurm) -> None:
@@ -88,8 +88,8 @@ def test_a_cluster_that_hangs_is_given_up_in_time(answering: Answering, scripted
         status = gather(state)
         assert time.monotonic() - start < 5
     assert (status.verdict, exit_code(status)) == ("not answering", 4)
-    assert (status.jobs, status.applications, status.slurm_jobs) == (None, None, None)
-    assert all(node.ray is None and node.slurm is None for node in status.nodes)
+    assert (status.jobs, status.applications, status.batch_jobs) == (None, None, None)
+    assert all(node.ray is None and node.scheduler is None for node in status.nodes)
     text = render(status)
     assert "does NOT ANSWER" in text and "scontrol ping" in text and "make cluster-down NAME=c" in text
 
@@ -140,14 +140,14 @@ def test_a_real_cluster_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     try:
-        state, _ = local.up("real")
+        state, _ = this_machine.up("real")
         status, figures = _as_soon_as_reported(state)
     finally:
-        local.down("real")
+        this_machine.down("real")
     node = status.nodes[0]
     assert (status.verdict, exit_code(status), node.ray) == ("ready", 0, "alive")
     assert node.cpus and node.memory_total_mib and node.memory_used_mib and node.cpu_percent is not None
-    assert (status.jobs, status.applications, status.slurm_jobs) == ([], [], None)
+    assert (status.jobs, status.applications, status.batch_jobs) == ([], [], None)
     assert "Slurm" not in render(status)
     assert set(figures[""]) == {"cpu_utilization", "mem_used", "mem_total", "mem_available"}
     assert exit_code(gather(state)) == 4  # it is down by now

@@ -3,7 +3,10 @@
 import pytest
 
 from cluster.head.restart_workers import PATIENCE, TRIES, Repair
-from cluster.schedulers.step import Step, cpus_per_node
+from cluster.schedulers.base import NodeState, Step
+from cluster.schedulers.slurm_states import is_usable
+from cluster.schedulers.slurm_step import cpus_per_node
+from cluster.schedulers.step import LaunchedStep
 
 
 @pytest.mark.parametrize(
@@ -15,7 +18,7 @@ def test_every_host_has_its_own_number_of_cpus(text: str, counts: list[int]) -> 
     assert list(found.values()) == counts
 
 
-class Ended(Step):
+class Ended(LaunchedStep):
     """A step whose processes are gone already."""
 
     def __init__(self) -> None:
@@ -37,7 +40,7 @@ def test_a_missing_node_gets_a_few_steps_and_only_while_slurm_has_it(
         started.append(host)
         return Ended()
 
-    repair = Repair(start, lambda hosts: dict.fromkeys(hosts, state))
+    repair = Repair(start, lambda hosts: dict.fromkeys(hosts, NodeState(state, is_usable(state))))
     repair.tick(["n1"])
     now = PATIENCE + 1
     assert repair.tick(["n1"]) == []

@@ -7,12 +7,15 @@ from pathlib import Path
 import pytest
 from scripted_cluster import Answering, ScriptedSlurm, ray_node
 
-from cluster.commands import batch_system as up
-from cluster.commands import heal
+from cluster.commands import batch_system, heal
+from cluster.commands.batch_system import BatchSystem
 from cluster.folder.events import EventLog, read_events
-from cluster.schedulers import slurm as slurm_commands
-from cluster.state import add_helper, cluster_dir, read_state, write_state
+from cluster.folder.job_files import add_helper
+from cluster.schedulers import base
+from cluster.schedulers.base import scheduler_of
+from cluster.state import cluster_dir, read_state, write_state
 
+SLURM = scheduler_of("slurm")
 HELPER = """
 case $4 in 8) echo JobId=8 JobState={state} Reason=Resources NodeList={nodes};; *) echo JobId=7 JobState=RUNNING;; esac
 """
@@ -62,7 +65,7 @@ def test_a_controller_that_is_away_for_a_while_ends_no_wait(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(up, "SLURM_POLL", 0.1)
+    monkeypatch.setattr(batch_system, "QUEUE_POLL", 0.1)
     mark = tmp_path / "asked"
     scripted_slurm(SILENT_ONCE.format(mark=mark, then="PENDING"))
     said: list[str] = []
@@ -72,7 +75,7 @@ def test_a_controller_that_is_away_for_a_while_ends_no_wait(
         if mark.exists() and "does not answer" not in line:
             write_state(answering([]))
 
-    assert up.wait_ready("c", "7", say).phase == "ready"
+    assert BatchSystem(SLURM).wait_ready("c", "7", say).phase == "ready"
     assert said == ["queued: Slurm does not answer", "queued"]
 
     mark.unlink()
@@ -81,16 +84,16 @@ def test_a_controller_that_is_away_for_a_while_ends_no_wait(
     log.parent.mkdir()
     log.write_text("what it printed\n")
     EventLog(cluster_dir("c") / "events.jsonl", "7").write("ended", code=3)
-    assert up.follow("c", "7", said.append) == 3
+    assert BatchSystem(SLURM).follow("c", "7", said.append) == 3
     assert capfd.readouterr().out == "what it printed\n"
 
 
 def test_a_controller_that_never_answers_ends_the_wait(scripted_slurm: ScriptedSlurm) -> None:
     scripted_slurm("echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1")
-    observer = slurm_commands.Observer(patience=0.3)
+    observer = base.Observer(SLURM, patience=0.3)
     seen = observer.look("7")
-    assert seen and seen.state == slurm_commands.UNKNOWN and not seen.ended
-    with pytest.raises(slurm_commands.Silent, match="scontrol ping"):
+    assert seen and seen.state == base.UNKNOWN and not seen.ended
+    with pytest.raises(base.Silent, match="scontrol ping"):
         observer.ask("7", pause=lambda _: time.sleep(0.1))
 
 

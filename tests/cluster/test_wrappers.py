@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from cluster.commands import batch_system as up
+from cluster.commands import batch_system
+from cluster.commands.batch_system import BatchSystem
 from cluster.errors import ClusterError, ProfileError
-from cluster.schedulers import slurm
+from cluster.schedulers import base
+from cluster.schedulers import slurm_commands as slurm
+from cluster.schedulers.base import scheduler_of
 from cluster.state import ClusterState, cluster_dir, read_state, write_state
 
 Commands = Callable[..., Path]
+up = BatchSystem(scheduler_of("slurm"))
 
 
 @pytest.fixture
@@ -24,9 +28,9 @@ def commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Commands:
     monkeypatch.setenv("PATH", f"{folder}:/usr/bin:/bin")
     monkeypatch.setenv("KOSEN_HOME", str(tmp_path / "home"))
     for name, seconds in (("PAUSE", 0.05), ("SHORT_PAUSE", 0.05), ("SHORT_PATIENCE", 1.0)):
-        monkeypatch.setattr(slurm, name, seconds)
-    for name, seconds in (("POLL", 0.05), ("SLURM_POLL", 0.05)):
-        monkeypatch.setattr(up, name, seconds)
+        monkeypatch.setattr(base, name, seconds)
+    for name, seconds in (("POLL", 0.05), ("QUEUE_POLL", 0.05)):
+        monkeypatch.setattr(batch_system, name, seconds)
 
     def make(**scripts: str) -> Path:
         calls.touch()
@@ -135,7 +139,7 @@ def test_a_job_whose_answer_was_lost_is_not_submitted_twice(commands: Commands, 
 def test_a_controller_that_stays_away_is_not_the_profiles_fault(commands: Commands, script: Path, said: str) -> None:
     commands(sbatch=f"echo '{said}' >&2; exit 1", squeue=f"echo '{said}' >&2; exit 1")
     started = time.monotonic()
-    with pytest.raises(slurm.Silent, match="scontrol ping") as raised:
+    with pytest.raises(base.Silent, match="scontrol ping") as raised:
         slurm.submit(script)
     assert raised.value.exit_code == 4
     assert time.monotonic() - started < 5
@@ -148,7 +152,7 @@ def test_a_host_list_waits_for_the_configuration(commands: Commands, tmp_path: P
     assert slurm.hostnames("n[1-2]") == ["n1", "n2"]
     (tmp_path / "tried").unlink()
     commands(scontrol="echo 'scontrol: fatal: Could not establish a configuration source' >&2; exit 1")
-    with pytest.raises(slurm.Silent):
+    with pytest.raises(base.Silent):
         slurm.hostnames("n[1-2]")
 
 
@@ -170,7 +174,7 @@ def test_a_job_is_seen_through_a_wrapper(commands: Commands, shown: str, state: 
 @pytest.mark.parametrize("shown", ["echo Welcome", "true", "echo JobId=7", "echo JobId=8 JobState=RUNNING", "exit 3"])
 def test_an_answer_without_the_job_is_none(commands: Commands, shown: str) -> None:
     commands(scontrol=shown)
-    with pytest.raises(slurm.Silent):
+    with pytest.raises(base.Silent):
         slurm.job("7")
 
 
@@ -201,7 +205,7 @@ def test_what_never_starts_is_cancelled_and_said_at_once(commands: Commands, rea
 def test_what_never_starts_and_cannot_be_cancelled_is_not_forgotten(commands: Commands) -> None:
     commands(scontrol=job_in("PENDING", "InvalidQOS"), scancel="echo Connection refused >&2; exit 1")
     cluster(phase="queued")
-    with pytest.raises(slurm.Silent):
+    with pytest.raises(base.Silent):
         up.wait_ready("c", "7", lambda _: None)
     assert read_state("c") is not None
 
@@ -235,7 +239,7 @@ def test_a_job_that_ended_ends_the_wait(commands: Commands, state: str) -> None:
 def test_every_other_wait_has_an_end(commands: Commands, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
     commands(scontrol=job_in(state))
     cluster(phase="queued")
-    monkeypatch.setattr(up, "QUEUE_TIMEOUT", 0.5)
+    monkeypatch.setattr(batch_system, "QUEUE_TIMEOUT", 0.5)
     said: list[str] = []
     with pytest.raises(ClusterError, match=f"job 7 is {state}"):
         up.wait_ready("c", "7", said.append)
@@ -282,12 +286,12 @@ def test_down_does_not_call_down_what_it_did_not_see_end(commands: Commands) -> 
         "cluster 'c' is gone: Slurm does not know job 7 (any more), and has none of its scripts in the queue"
     )
     cluster(BANNER_ID)
-    with pytest.raises(ClusterError, match=r"no job's id.*squeue --me"):
+    with pytest.raises(ClusterError, match=r"not a job's id.*squeue --me"):
         up.down("c")
     assert read_state("c") is not None
     cluster("7")
     commands(squeue="echo Connection refused >&2; exit 1")
-    with pytest.raises(slurm.Silent):
+    with pytest.raises(base.Silent):
         up.down("c")
     assert read_state("c") is not None
 
@@ -300,6 +304,6 @@ def test_down_waits_for_a_controller_and_forgets_nothing(commands: Commands, tmp
     assert up.down("c") == "cluster 'c' is down (job 7)"
     cluster()
     commands(scontrol="echo 'Socket timed out on send/recv operation' >&2; exit 1")
-    with pytest.raises(slurm.Silent):
+    with pytest.raises(base.Silent):
         up.down("c")
     assert json.loads((cluster_dir("c") / "state.json").read_text())["job_id"] == "7"

@@ -15,6 +15,7 @@ from jobs.demo.exam import EXAM, FAMILIES, make_exam, questions, write_exam
 from jobs.demo.model import BATCH_SIZE, TRAINING, make_start, training_conversations
 from jobs.demo.muon import MuonAdamW
 from jobs.tasks import hle
+from jobs.tasks.prompt_files import load_prompt
 from orchestrator.errors import SpecError
 from orchestrator.spec import load_spec
 from orchestrator.training.spec import SftSpec
@@ -119,9 +120,9 @@ def test_a_conversation_is_tokenized_whole_and_short(made: Path, tokenizer: Any)
 
 
 def test_the_exam_asks_in_the_words_of_the_training(rows: list[dict[str, Any]], made: Path, tokenizer: Any) -> None:
-    system, _ = hle.load_prompt("hle_system.txt")
+    system, _ = load_prompt("hle_system.txt")
     [item, *_] = hle.items_from_rows(rows[:1])
-    asked = hle.messages(item, system)
+    asked = hle.TASK.messages(item, system)
     assert asked[0] == training_conversations(steps=1)[0][0]
     answered = [*asked, {"role": "assistant", "content": "Answer: 2"}]
     start = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)

@@ -13,6 +13,7 @@ from jobs.demo import __main__ as demo
 from jobs.demo.sums import N_EXAM, answer, exam_row, explain, question, split, sums
 from jobs.tasks import hle
 from jobs.tasks.answers import equivalent, read_answer
+from jobs.tasks.prompt_files import load_prompt
 from orchestrator.errors import SpecError
 from orchestrator.spec import load_spec
 from orchestrator.training.spec import PpoSpec, SftSpec
@@ -52,10 +53,10 @@ def test_the_exam_is_read_and_judged_by_rule(task: Path) -> None:
 
 
 def test_the_exam_asks_in_the_words_of_the_training(task: Path) -> None:
-    spec_prompt, _ = hle.load_prompt(ROOT / "conf" / "demo" / "sums.txt")
+    spec_prompt, _ = load_prompt(ROOT / "conf" / "demo" / "sums.txt")
     [item, *_] = hle.items_from_rows(records(task / "exam.jsonl"))
     trained = records(task / "sft.jsonl")[0]["messages"]
-    asked = hle.messages(item, spec_prompt)
+    asked = hle.TASK.messages(item, spec_prompt)
     assert asked[0] == trained[0] == records(task / "rl.jsonl")[0]["prompt"][0]
     assert asked[1]["role"] == trained[1]["role"] == "user"
 

@@ -12,7 +12,8 @@ import pytest
 from harness import numbered, run, write_exam
 from scripted_server import ScriptedServer
 
-from jobs.exam.spec import ExamSpec, Requests, judge_identity, judge_wish, load_items, request_options, row_of
+from jobs.exam.requests import Requests, load_items, row_of
+from jobs.exam.spec import ExamSpec, judge_identity, judge_wish, request_options
 from orchestrator.spec import load_spec
 
 IMAGE = "data:image/png;base64,iVBORw0KGgo="

@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from jobs.exam import leaderboard
 from jobs.exam.figures import outcome
-from jobs.exam.leaderboard import Answer
-from jobs.tasks import hle, metrics
+from jobs.exam.leaderboard import write_leaderboard
+from jobs.tasks import hle
+from jobs.tasks.official_layout import export_judgements, export_predictions
+from jobs.tasks.task import Answer, Item, Results
 from orchestrator.errors import StorageFailed
 
 ITEMS = {
-    name: hle.Item(name, f"{name}?", "42", "exactMatch", category)
+    name: Item(name, f"{name}?", "42", "exactMatch", category)
     for name, category in (("q0", "Math"), ("q1", "Physics"), ("q2", "Astrology"))
 }
 
@@ -34,12 +35,19 @@ ANSWERS = [answer("q0", "yes"), answer("q1", "unjudged"), answer("q2", "no"), an
 
 
 def figures() -> dict[str, Any]:
-    categories = {name: item.category for name, item in ITEMS.items()}
-    return metrics.score(categories, 1, (outcome(*pair) for pair in ANSWERS))
+    return hle.TASK.figures(ITEMS, 1, (outcome(*pair) for pair in ANSWERS))
+
+
+def results(answers: Any, samples: int = 1, items: Any = ITEMS) -> Results:
+    return Results("org/tiny", samples, items, lambda: answers)
+
+
+def write(folder: Path, answers: Any, figures: dict[str, Any], items: Any = ITEMS) -> Path:
+    return write_leaderboard(folder, results(answers, items=items), figures, hle.CATEGORIES)
 
 
 def test_leaderboard_folder(tmp_path: Path) -> None:
-    folder = leaderboard.write_leaderboard(tmp_path, "org/tiny", ITEMS, ANSWERS, figures() | {"wall_seconds": 1.5})
+    folder = write(tmp_path, ANSWERS, figures() | {"wall_seconds": 1.5})
     datetime.strptime(folder.name, "%Y_%m_%d_%H_%M_%S")
     assert sorted(path.name for path in folder.iterdir()) == ["results.jsonl", "summary.json"]
     rows = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
@@ -61,19 +69,19 @@ def test_leaderboard_folder(tmp_path: Path) -> None:
 
 
 def test_older_leaderboards_are_kept(tmp_path: Path) -> None:
-    folders = [leaderboard.write_leaderboard(tmp_path, "m", ITEMS, ANSWERS, figures()) for _ in range(5)]
+    folders = [write(tmp_path, ANSWERS, figures()) for _ in range(5)]
     assert len(set(folders)) == 5 == len(list((tmp_path / "leaderboard").iterdir()))
 
 
 def test_official_files(tmp_path: Path) -> None:
     answers = [*ANSWERS, answer("q3", None, response=None)]
-    (path,) = leaderboard.export_predictions(tmp_path, "org/tiny", answers)
+    (path,) = export_predictions("hle", tmp_path, results(answers))
     assert path == tmp_path / "predictions/hle_tiny.json"
     usage = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
     expected = {"model": "org/tiny", "response": "Answer: 42", "usage": usage}
     assert json.loads(path.read_text()) == dict.fromkeys(("q0", "q1", "q2", "q9"), expected)
 
-    (path,) = leaderboard.export_judgements(tmp_path, "org/tiny", ITEMS, answers)
+    (path,) = export_judgements("hle", tmp_path, results(answers))
     assert path == tmp_path / "judged/judged_hle_tiny.json"
     entries = json.loads(path.read_text())
     assert list(entries) == ["q0", "q2"]
@@ -83,7 +91,7 @@ def test_official_files(tmp_path: Path) -> None:
 
 def test_a_file_a_sample(tmp_path: Path) -> None:
     answers = [answer("q0", "yes"), answer("q0", "no", sample=1), answer("q1", "no", sample=1)]
-    first, second, third = leaderboard.export_judgements(tmp_path, "org/tiny", ITEMS, answers, samples=3)
+    first, second, third = export_judgements("hle", tmp_path, results(answers, samples=3))
     assert [path.name for path in (first, second)] == ["judged_hle_tiny.json", "judged_hle_tiny_s1.json"]
     assert list(json.loads(first.read_text())) == ["q0"]
     assert list(json.loads(second.read_text())) == ["q0", "q1"]
@@ -91,7 +99,8 @@ def test_a_file_a_sample(tmp_path: Path) -> None:
 
 
 def test_texts_that_are_no_unicode_and_a_failing_source(tmp_path: Path) -> None:
-    (path,) = leaderboard.export_predictions(tmp_path, "tiny", [answer("q0", None, response='half \ud83d "x"\n東京')])
+    odd = results([answer("q0", None, response='half \ud83d "x"\n東京')])
+    (path,) = export_predictions("hle", tmp_path, odd)
     before = path.read_bytes()
     assert json.loads(before)["q0"]["response"] == 'half \ud83d "x"\n東京'
 
@@ -100,7 +109,7 @@ def test_texts_that_are_no_unicode_and_a_failing_source(tmp_path: Path) -> None:
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):
-        leaderboard.export_predictions(tmp_path, "tiny", broken())
+        export_predictions("hle", tmp_path, results(broken()))
     assert path.read_bytes() == before
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
@@ -108,11 +117,11 @@ def test_texts_that_are_no_unicode_and_a_failing_source(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageFailed, match="cannot write"):
-        leaderboard.write_leaderboard(tmp_path / "file", "m", ITEMS, ANSWERS, figures())
+        write(tmp_path / "file", ANSWERS, figures())
 
 
 def test_no_folder_is_left_where_it_cannot_be_filled(tmp_path: Path) -> None:
-    before = leaderboard.write_leaderboard(tmp_path / "old", "m", ITEMS, ANSWERS, figures())
+    before = write(tmp_path / "old", ANSWERS, figures())
 
     def full_disk() -> Any:
         yield ANSWERS[0]
@@ -120,18 +129,17 @@ def test_no_folder_is_left_where_it_cannot_be_filled(tmp_path: Path) -> None:
 
     for run in ("new", "old"):
         with pytest.raises(StorageFailed, match="is full"):
-            leaderboard.write_leaderboard(tmp_path / run, "m", ITEMS, full_disk(), figures())
+            write(tmp_path / run, full_disk(), figures())
     assert list((tmp_path / "old/leaderboard").iterdir()) == [before]
     assert not (tmp_path / "new/leaderboard").exists()
 
 
 def test_the_teams_fields_are_of_the_judged_answers(tmp_path: Path) -> None:
     """As the teams' code writes them: 136 right of 1,106 judged is 12.3 %, whatever was asked; categories unrounded."""
-    items = {f"q{i}": hle.Item(f"q{i}", "?", "42", "exactMatch", "Math" if i % 3 else "Physics") for i in range(2158)}
+    items = {f"q{i}": Item(f"q{i}", "?", "42", "exactMatch", "Math" if i % 3 else "Physics") for i in range(2158)}
     answers = [answer(f"q{i}", "yes" if i < 136 else "no") for i in range(1106)]
-    categories = {name: item.category for name, item in items.items()}
-    scores = metrics.score(categories, 1, (outcome(*pair) for pair in answers))
-    folder = leaderboard.write_leaderboard(tmp_path, "m", items, answers, scores)
+    scores = hle.TASK.figures(items, 1, (outcome(*pair) for pair in answers))
+    folder = write(tmp_path, answers, scores, items)
     summary = json.loads((folder / "summary.json").read_text())
     assert (summary["overall_accuracy"], summary["num_questions"]) == (12.3, 1106)
     assert summary["accuracy"] == 6.3 and summary["n_total"] == 2158

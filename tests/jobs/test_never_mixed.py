@@ -124,7 +124,8 @@ def test_records_of_an_earlier_version_count_and_it_is_said(scripted_server: Scr
 
 def as_before(folder: Path, exam: Path, server: ScriptedServer) -> None:
     """As earlier versions wrote them: no provenance, no reference, a fingerprint of name, messages and sampling."""
-    from jobs.exam.spec import ExamSpec, Requests, load_items
+    from jobs.exam.requests import Requests, load_items
+    from jobs.exam.spec import ExamSpec
 
     spec = ExamSpec(model=server.model, dataset=str(exam), base_url=server.base_url)
     legacy = {item.id: Requests(spec).wanted(item)[0].legacy for item in load_items(spec)}

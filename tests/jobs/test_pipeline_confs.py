@@ -56,7 +56,7 @@ def test_a_step_has_what_its_job_wants(steps: list[Step]) -> None:
         check_job(step.job)
         spec = arguments_of(step)
         if isinstance(spec, ExamSpec):
-            load_prompt(spec.system_prompt, "hle_system.txt")
+            load_prompt(spec.system_prompt, "")
         own = getattr(spec, "run" if step.job in ("sft", "ppo", "evaluate") else "out", None) or spec["out"]
         assert Path(own).is_relative_to(step.folder)
 

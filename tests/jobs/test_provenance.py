@@ -9,7 +9,8 @@ from scripted_server import ScriptedServer
 from tiny_model import make_tiny_model
 
 from jobs.exam import provenance
-from jobs.exam.spec import ExamSpec, load_items
+from jobs.exam.requests import load_items
+from jobs.exam.spec import ExamSpec
 from orchestrator.errors import SpecError
 from orchestrator.serving.identity import Served, deciding
 

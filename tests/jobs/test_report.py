@@ -13,7 +13,8 @@ import pytest
 from harness import Said, numbered, seconds_to_end, start_python, wait_for, write_exam
 
 from jobs import score
-from jobs.exam.spec import ExamSpec, Requests, judge_identity, load_items
+from jobs.exam.requests import Requests, load_items
+from jobs.exam.spec import ExamSpec, judge_identity
 from orchestrator.records.types import prediction_digest
 
 QUESTIONS = 4

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ProfileError
-from cluster.profile import load_site
+from cluster.schedulers.sites import load_site
 from orchestrator.errors import StorageFailed
 from orchestrator.events import Events
 from orchestrator.files import write_as_open_as, write_atomic

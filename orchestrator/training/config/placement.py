@@ -229,7 +229,7 @@ def lacking(spec: TrainingSpec, placement: Placement, nodes: Sequence[Node], bef
 
 
 def _names(nodes: Sequence[Node]) -> set[str]:
-    """Slurm's names have no domain, where a host's own may have one."""
+    """A scheduler's names have no domain, where a host's own may have one."""
     return {node.name.partition(".")[0] for node in nodes}
 
 

@@ -43,7 +43,7 @@ PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds before the next attempt; the pause d
 JOB_STOP_SECONDS = 60.0  # what Ray grants a job of ours to stop, where the cluster does not say otherwise
 STOP_SHARE = 5 / 6  # of those, for the trainer's checkpoint; the rest is for the end of both
 # Seconds that lost nodes may take to return, in all until there is a newer checkpoint. A node that reboots is back in
-# less than 5 minutes; a replacement may take longer in Slurm's queue, but then others could use what stands idle here.
+# less than 5 minutes; a replacement may take longer in a queue, but then others could use what stands idle here.
 RETURN_SECONDS = 900.0
 TELL_SECONDS = 60.0  # between two lines on what is waited for
 

@@ -9,7 +9,13 @@ import pytest
 
 from jobs.tasks import exact_match, gsm8k, hle
 from jobs.tasks.answers import equivalent, read_answer
+from jobs.tasks.task import Item
+from orchestrator.records.types import digest
 
+ROWS = [
+    {"question": "Two and two?", "answer": "2 + 2 = <<2+2=4>>4\n#### 4"},
+    {"question": "A price?", "answer": "#### $1,234"},
+]
 OFFICIAL = Path(__file__).parents[4] / "shared" / "data" / "gsm8k" / "example_model_solutions.jsonl.gz"
 
 
@@ -165,8 +171,8 @@ def test_the_reward_is_the_exams_reading(solution: str, truth: Any, expected: fl
     exam = equivalent(read_answer(solution)[0] or "", gold, "exactMatch")  # with the rule as judge
     assert exam == expected
     for reference in (gold, str(truth).rpartition("####")[2].strip()):  # as prepared, and as others may prepare it
-        item = hle.Item("1", "How many?", reference, "exactMatch", "Math")
-        assert (hle.rule_verdict(item, solution).verdict == "yes") == expected
+        item = Item("1", "How many?", reference, "exactMatch", "Math")
+        assert (hle.TASK.score(item, [solution]).verdict == "yes") == expected
 
 
 @pytest.mark.parametrize(
@@ -185,8 +191,8 @@ def test_the_reward_is_the_exams_reading(solution: str, truth: Any, expected: fl
     ],
 )
 def test_other_exams_keep_their_units(response: str, gold: str, right: bool) -> None:
-    item = hle.Item("1", "How far?", gold, "exactMatch", "Math")
-    assert (hle.rule_verdict(item, response).verdict == "yes") == right
+    item = Item("1", "How far?", gold, "exactMatch", "Math")
+    assert (hle.TASK.score(item, [response]).verdict == "yes") == right
 
 
 @pytest.mark.parametrize(
@@ -271,3 +277,16 @@ def test_official_verdicts_on_the_answers_of_four_models() -> None:
             if bool(gsm8k.reward("tests", solution, gold)) != row[model]["is_correct"]:
                 wrong.append((row[model]["solution"][-60:], gold[-20:], row[model]["is_correct"]))
     assert len(rows) == 1319 and not wrong, wrong[:10]
+
+
+def test_the_exam_asks_as_the_training_does_and_judges_as_it_rewards() -> None:
+    first, second = gsm8k.TASK.items([ROWS[0], ROWS[1] | {"id": 7}])
+    problem = gsm8k.Problem.read(ROWS[0])
+    assert gsm8k.TASK.messages(first, "") == problem.prompt()
+    assert (first.answer, second.answer, second.id) == ("4", "1234", "7")
+    assert first.id == digest(problem.question), "as jobs.prepare has it in exam.jsonl"
+    for response in ("#### 4", "#### 4 apples", "Answer: 4", "#### 5", "", "<think>#### 4"):
+        verdict = gsm8k.TASK.score(first, [response]).verdict
+        assert float(verdict == "yes") == gsm8k.reward("", response, ROWS[0]["answer"])
+    with pytest.raises(ValueError, match="row 2: it has no text answer"):
+        gsm8k.TASK.items([ROWS[0], {"question": "?"}])

@@ -10,14 +10,19 @@ from typing import Any
 
 import pytest
 
+from jobs.exam.requests import select
 from jobs.tasks import hle
-from jobs.tasks.verdicts import Verdict, parse_verdict
+from jobs.tasks.prompt_files import load_prompt
+from jobs.tasks.task import Item, Verdict
+from jobs.tasks.verdicts import parse_verdict
+from jobs.tasks.yes_no_judge import VERDICT_SCHEMA, YesNoJudge
 
 ROW = {"id": "a", "question": "1+1?", "answer": "2", "answer_type": "exactMatch", "category": "Math", "image": ""}
 
 
-def make_item(**changes: str) -> hle.Item:
-    return hle.Item(**(ROW | changes))
+def make_item(**changes: str) -> Item:
+    fields: dict[str, Any] = ROW | changes
+    return Item(**fields)
 
 
 def test_items_from_rows_keeps_the_fields_and_ignores_others() -> None:
@@ -178,10 +183,10 @@ ITEMS = [
 
 
 def test_select_filters_before_it_counts() -> None:
-    assert [item.id for item in hle.select(ITEMS, max_samples=2)] == ["q2", "q3"]
-    assert [item.id for item in hle.select(ITEMS, multimodal=True, max_samples=2)] == ["q1", "q2"]
-    assert [item.id for item in hle.select(ITEMS, categories=["Math"], max_samples=1)] == ["q3"]
-    assert [item.id for item in hle.select(ITEMS, question_ids=["q4", "q2"])] == ["q2", "q4"]
+    assert [item.id for item in select(ITEMS, max_samples=2)] == ["q2", "q3"]
+    assert [item.id for item in select(ITEMS, multimodal=True, max_samples=2)] == ["q1", "q2"]
+    assert [item.id for item in select(ITEMS, categories=["Math"], max_samples=1)] == ["q3"]
+    assert [item.id for item in select(ITEMS, question_ids=["q4", "q2"])] == ["q2", "q4"]
 
 
 @pytest.mark.parametrize(
@@ -194,24 +199,24 @@ def test_select_filters_before_it_counts() -> None:
 )
 def test_select_names_what_is_wrong(selection: dict[str, Any], expected: str) -> None:
     with pytest.raises(ValueError) as caught:
-        hle.select(ITEMS, **selection)
+        select(ITEMS, **selection)
     assert expected in str(caught.value)
 
 
 def test_select_that_leaves_nothing() -> None:
     with pytest.raises(ValueError, match="none of 1 questions"):
-        hle.select(ITEMS[:1])
+        select(ITEMS[:1])
 
 
 def test_messages_are_plain_text_without_an_image() -> None:
-    assert hle.messages(ITEMS[1], "Be brief.") == [
+    assert hle.TASK.messages(ITEMS[1], "Be brief.") == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "1+1?"},
     ]
 
 
 def test_messages_with_an_image() -> None:
-    content = hle.messages(ITEMS[0], "Be brief.")[1]["content"]
+    content = hle.TASK.messages(ITEMS[0], "Be brief.")[1]["content"]
     assert content[0] == {"type": "text", "text": "1+1?"}
     assert content[1] == {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
 
@@ -219,7 +224,7 @@ def test_messages_with_an_image() -> None:
 def test_judge_messages_substitute_once() -> None:
     item = make_item(question="Is {response} in {x}?", answer="{question}")
     template = "Q {question} R {response} A {correct_answer} {other}"
-    (message,) = hle.judge_messages(item, "{correct_answer} \\1", template)
+    (message,) = YesNoJudge().messages(item, ["{correct_answer} \\1"], template)
     assert message["role"] == "user"
     assert message["content"] == "Q Is {response} in {x}? R {correct_answer} \\1 A {question} {other}"
 
@@ -228,37 +233,37 @@ def test_judge_messages_substitute_once() -> None:
 def test_judge_template_without_a_placeholder(name: str) -> None:
     template = "{question} {response} {correct_answer}".replace(f"{{{name}}}", "")
     with pytest.raises(ValueError, match=f"has no {{{name}}}"):
-        hle.judge_messages(make_item(), "4", template)
+        YesNoJudge().messages(make_item(), ["4"], template)
 
 
 def test_shipped_prompts_have_hle_labels() -> None:
-    system, digest = hle.load_prompt("hle_system.txt")
+    system, digest = load_prompt("hle_system.txt")
     assert digest == hashlib.sha256(system.encode()).hexdigest()
     assert [line.split(":")[0] for line in system.splitlines()[1:]] == ["Explanation", "Answer", "Confidence"]
-    judge, _ = hle.load_prompt("hle_judge.txt")
+    judge, _ = load_prompt("hle_judge.txt")
     labels = ["[question]:", "[response]:", "extracted_final_answer:", "[correct_answer]:"]
     labels += ["reasoning:", "correct:", "confidence:"]
     places = [judge.index(f"\n{label}") for label in labels]
     assert places == sorted(places)
-    (message,) = hle.judge_messages(make_item(), "Answer: 2", judge)
+    (message,) = YesNoJudge().messages(make_item(), ["Answer: 2"], judge)
     assert "{" not in message["content"]
 
 
 def test_prompts_by_path(tmp_path: Path) -> None:
     path = tmp_path / "mine.txt"
     path.write_text("  回答せよ\n\n", encoding="utf-8")
-    assert hle.load_prompt(path) == ("回答せよ", hashlib.sha256("回答せよ".encode()).hexdigest())
+    assert load_prompt(path) == ("回答せよ", hashlib.sha256("回答せよ".encode()).hexdigest())
     (tmp_path / "empty.txt").write_text(" \n")
     (tmp_path / "latin.txt").write_bytes(b"\xe9\xe8")
     for name, expected in {"empty.txt": "is empty", "latin.txt": "not UTF-8", "none.txt": "hle_judge.txt"}.items():
         with pytest.raises(ValueError, match=expected):
-            hle.load_prompt(str(tmp_path / name))
+            load_prompt(str(tmp_path / name))
     with pytest.raises(ValueError, match="cannot read"):
-        hle.load_prompt(tmp_path)
+        load_prompt(tmp_path)
 
 
 def test_schema_is_what_openai_calls_strict() -> None:
-    schema = hle.VERDICT_SCHEMA
+    schema = VERDICT_SCHEMA
     assert schema["additionalProperties"] is False
     assert schema["required"] == list(schema["properties"])
     assert schema["properties"]["correct"]["enum"] == ["yes", "no"]
@@ -336,9 +341,9 @@ def test_parse_verdict_never_guesses(text: str) -> None:
 
 def test_rule_verdict() -> None:
     item = make_item()
-    assert hle.rule_verdict(item, "Answer: 2.0\nConfidence: 70%").verdict == "yes"
-    assert hle.rule_verdict(item, "Answer: 3\nConfidence: 70%") == Verdict(
+    assert hle.TASK.score(item, ["Answer: 2.0\nConfidence: 70%"]).verdict == "yes"
+    assert hle.TASK.score(item, ["Answer: 3\nConfidence: 70%"]) == Verdict(
         "no", "3", "not equal to the reference after normalising", 70
     )
-    silent = hle.rule_verdict(item, "2, I think. Confidence: 70%")
+    silent = hle.TASK.score(item, ["2, I think. Confidence: 70%"])
     assert (silent.verdict, silent.extracted_answer, silent.confidence) == ("no", None, None)

@@ -4,11 +4,13 @@ import math
 import random
 import statistics
 import tracemalloc
+from functools import partial
 from typing import Literal
 
 import numpy as np
 import pytest
 
+from jobs.tasks import metrics
 from jobs.tasks.calibration import calibration_error, calibration_error_official
 from jobs.tasks.hle import CATEGORIES
 from jobs.tasks.metrics import (
@@ -16,10 +18,11 @@ from jobs.tasks.metrics import (
     clustered_half_width,
     effective_questions,
     pass_at_k,
-    score,
     wald_half_width,
     wilson_interval,
 )
+
+score = partial(metrics.score, known=CATEGORIES)
 
 
 def plain_calibration(confidences: list[float], correct: list[bool], *, all_bins: bool) -> float:

@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from jobs.tasks.verdicts import Verdict, parse_verdict
+from jobs.tasks.task import Verdict
+from jobs.tasks.verdicts import parse_verdict
 
 YES = '{"extracted_final_answer": "5", "reasoning": "same", "correct": "yes", "confidence": 80, "strict": true}'
 

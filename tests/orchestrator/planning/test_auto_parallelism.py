@@ -9,8 +9,9 @@ import pytest
 from planning_configs import QWEN_8B, QWEN_32B
 
 from jobs.exam import provenance
+from jobs.exam.requests import Requests
 from jobs.exam.run import Run, find_endpoint, find_judge, window
-from jobs.exam.spec import ExamSpec, Requests
+from jobs.exam.spec import ExamSpec
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import SpecError
 from orchestrator.events import Events

@@ -1,0 +1,58 @@
+"""Writes JSON files whole or not at all, an entry at a time."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from orchestrator.errors import storage_error
+
+AddEntry = Callable[[str, Any], None]
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` to `path` as indented JSON, whole or not at all."""
+    with replacing(path) as file:
+        file.write(json.dumps(content, ensure_ascii=False, indent=4) + "\n")
+
+
+def dumps(content: Any) -> str:
+    return json.dumps(content, ensure_ascii=False)
+
+
+@contextmanager
+def json_object(path: Path) -> Iterator[AddEntry]:
+    """Writes one JSON object, an entry a line, without ever holding more than one entry."""
+    with replacing(path) as file:
+        separator = "{\n"
+
+        def add(key: str, value: Any) -> None:
+            nonlocal separator
+            file.write(f"{separator}{dumps(key)}: {dumps(value)}")
+            separator = ",\n"
+
+        yield add
+        file.write("\n}\n" if separator == ",\n" else "{}\n")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """A text file that takes the place of `path` when it is complete."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        # Half of a surrogate pair, which models do emit, is not UTF-8; its backslash form is right in JSON.
+        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            yield file
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def storage(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise storage_error(error, run) from None

@@ -4,7 +4,16 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 from jobs.tasks import prompt_files
 from jobs.tasks.registry import DEFAULT_TASK, code_of, find_task
@@ -20,6 +29,7 @@ from orchestrator.spec import Budget, PriceSpec, Provider, SpecModel, WandbSpec
 
 RULE_JUDGE = "rule"
 RULE_FILES = (Path(thoughts.__file__),)  # beside those of the task
+OF_THE_TASK = ("dataset", "split", "samples")  # keys whose defaults are the task's
 TEMPLATED: tuple[Provider, ...] = ("vllm", "compatible")  # servers that take chat_template_kwargs; others refuse them
 
 
@@ -67,8 +77,18 @@ class ExamSpec(SpecModel):
         if not isinstance(named, str):
             return values
         task = find_task(named)
-        own = {key: getattr(task, key) for key in ("dataset", "split", "samples")}
+        own = {key: getattr(task, key) for key in OF_THE_TASK}
         return {key: value for key, value in own.items() if value != cls.model_fields[key].default} | values
+
+    @model_serializer(mode="wrap")
+    def _pass_over_defaults_of_the_task(
+        self, dump: SerializerFunctionWrapHandler, info: SerializationInfo
+    ) -> dict[str, Any]:
+        told: dict[str, Any] = dump(self)
+        if info.exclude_defaults:
+            task = find_task(self.task)
+            told = {key: value for key, value in told.items() if key not in OF_THE_TASK or value != getattr(task, key)}
+        return told
 
     @model_validator(mode="after")
     def _samples_differ(self) -> "ExamSpec":

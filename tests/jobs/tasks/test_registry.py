@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tasks.toys import ROWS, TOY
+from toys import ROWS, TOY
 
 from jobs import evaluate
 from jobs.exam.requests import Requests, item_of, load_items, row_of

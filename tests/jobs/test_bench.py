@@ -111,7 +111,7 @@ class TestOnACluster:
             Collectives(backend="gloo", transfers=[]).write(folder)
 
         for name, measure in (("compute", compute), ("collectives", collectives)):
-            monkeypatch.setitem(sys.modules, f"jobs.benchmarking.{name}", SimpleNamespace(measure=measure))
+            monkeypatch.setitem(sys.modules, f"jobs.benchmarking.parts.{name}", SimpleNamespace(measure=measure))
         given = ["parts=[collectives,compute]", f"run={tmp_path}"]
         assert bench.main(given) == 3
         assert calls == ["compute on cpu of local", "collectives"]

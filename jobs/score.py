@@ -51,10 +51,7 @@ def _score_files(argv: Sequence[str]) -> int:
     if not (arguments.judged and arguments.dataset):
         raise SpecError("give --judged FILE and --dataset FILE; python -m jobs.score --help shows all arguments")
     figures = score_official(arguments.judged, arguments.dataset, arguments.out, arguments.task)
-    if arguments.json:
-        print_json(figures)
-    else:
-        print_figures(figures)
+    (print_json if arguments.json else print_figures)(figures)
     return COMPLETE if is_complete(figures) else INCOMPLETE
 
 

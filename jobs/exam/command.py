@@ -181,12 +181,12 @@ def _gold_warnings(spec: ExamSpec, items: list[Item]) -> Iterator[str]:
 def _describe_endpoint(spec: ExamSpec) -> str:
     """The endpoint that the job would use now: the one that answers, or the deployment that it would start."""
     from orchestrator.endpoints.discovery import Unreachable, check, is_this_host
-    from orchestrator.serving import deploy as serving
+    from orchestrator.serving import deploy
 
     endpoint = _model_wish(spec).endpoint()
-    deployment = f"would deploy {serving.describe(spec.model, spec.serving, known_gpus())}"
+    deployment = f"would deploy {deploy.describe(spec.model, spec.serving, known_gpus())}"
     if endpoint is None:
-        serving.check_model(find_path(spec.model))
+        deploy.check_model(find_path(spec.model))
         return deployment
     try:
         found = check(endpoint, "model")

@@ -42,7 +42,7 @@ from orchestrator.records.pulse import SILENT
 from orchestrator.records.types import Stage, digest
 from orchestrator.records.writer import Judges, Progress
 from orchestrator.records.writer_client import call, open_writer
-from orchestrator.serving import deploy as serving
+from orchestrator.serving import deploy
 from orchestrator.serving.identity import Served
 from orchestrator.serving.options import max_num_seqs
 from orchestrator.serving.spec import ServingSpec
@@ -112,7 +112,7 @@ def open_run(spec: ExamSpec, items: list[Item], served: Served | None = None) ->
                 raise
             finally:
                 for endpoint in run.deployed:
-                    serving.release(endpoint, cluster, wait=wait)
+                    deploy.release(endpoint, cluster, wait=wait)
 
 
 def _begin(run: Run, served: Served, judge: Served | None) -> None:
@@ -192,7 +192,7 @@ def _share_key(run: Run, endpoint: Endpoint | None) -> Endpoint | None:
 def _deploy(run: Run, wish: Wish, options: ServingSpec) -> Endpoint:
     started, model = time.monotonic(), find_path(wish.model)
     settled = _settle(run, model, wish, options)
-    endpoint = serving.deploy(model, settled, run.cluster, progress=say)
+    endpoint = deploy.deploy(model, settled, run.cluster, progress=say)
     run.deployed[endpoint] = settled
     run.events.add(
         "endpoint_ready",
@@ -347,7 +347,7 @@ def window(run: Run, endpoint: Endpoint, provider: Provider, given: int | Litera
     if given != "auto":
         return given, given
     if settled := run.deployed.get(endpoint):
-        return serving.opening(settled, run.cluster.gpus), serving.capacity(settled, run.cluster.gpus)
+        return deploy.opening(settled, run.cluster.gpus), deploy.capacity(settled, run.cluster.gpus)
     return (START, API_WINDOW) if provider in ("openai", "deepinfra") else (DEFAULT_WINDOW, DEFAULT_WINDOW)
 
 

@@ -75,7 +75,8 @@ def _exam(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:
         yield Need("model", spec.model)
     if spec.judge and spec.judge_provider == "vllm" and not spec.judge_base_url:
         yield Need("model", spec.judge)
-    yield Need("data", spec.dataset, spec.split, find_task(spec.task).columns)
+    if spec.dataset:  # a task of one's own may have no default
+        yield Need("data", spec.dataset, spec.split, find_task(spec.task).columns)
 
 
 def _sft(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:

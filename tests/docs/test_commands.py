@@ -7,6 +7,7 @@ for the commands that `make -n` prints.
 
 import importlib
 import json
+import os
 import re
 import shlex
 import shutil
@@ -14,6 +15,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
@@ -65,8 +67,8 @@ FOUND = [(page.relative_to(REPOSITORY).as_posix(), line) for page in PAGES for l
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as the pages assume it, without a cluster, a key or the internet."""
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder as the pages assume it, without a cluster, a key or the internet; the environment stays as it was."""
     monkeypatch.setenv("KOSEN_HOME", str(tmp_path / "kosen"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for name in ("RAY_ADDRESS", "KOSEN_CLUSTER", "OPENAI_API_KEY", "MAKEFLAGS", "MAKELEVEL"):
@@ -82,7 +84,8 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     _write("runs/hle_Qwen3-8B/events.jsonl", {})
     _write("runs/bench_h200/spec.yaml", {})
     _write_model(Path("runs/sft_Qwen3-1.7B/exports/global_step_58"))
-    return tmp_path
+    with patch.dict(os.environ):
+        yield
 
 
 def _write(name: str, content: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from harness import ROOT, records
 from scripted_server import ScriptedServer
-from tasks.toys import ROWS, TOY
+from toys import ROWS, TOY
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

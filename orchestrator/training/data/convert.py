@@ -107,16 +107,7 @@ def convert_ppo(
     }
 
     def known(columns: Sequence[str]) -> Shape:
-        found = verl_shape(columns) or question_shape(columns, question_key, answer_key)
-        if found is None:
-            missing = [key for key in (question_key, answer_key) if key and key not in columns]
-            raise SpecError(
-                f"the rows of {source} have the columns {some(columns)}"
-                + (f", and no {' and no '.join(missing)}. " if missing else ". ")
-                + "Expected verl's data_source, prompt, reward_model; question, answer; prompt, response; or give "
-                "question_key= and answer_key="
-            )
-        return found
+        return _shape_for_ppo(source, columns, question_key, answer_key)
 
     def finish(read: Row | Question, number: int) -> tuple[Row, list[Message]]:
         if isinstance(read, Question):
@@ -130,6 +121,19 @@ def convert_ppo(
         return row, row["prompt"]
 
     return _convert(_Conversion(source, split, options, shape_of or known, finish), out)
+
+
+def _shape_for_ppo(source: str, columns: Sequence[str], question_key: str | None, answer_key: str | None) -> Shape:
+    found = verl_shape(columns) or question_shape(columns, question_key, answer_key)
+    if found is None:
+        missing = [key for key in (question_key, answer_key) if key and key not in columns]
+        raise SpecError(
+            f"the rows of {source} have the columns {some(columns)}"
+            + (f", and no {' and no '.join(missing)}. " if missing else ". ")
+            + "Expected verl's data_source, prompt, reward_model; question, answer; prompt, response; or give "
+            "question_key= and answer_key="
+        )
+    return found
 
 
 def rl_row(
@@ -174,7 +178,7 @@ def _convert(to: _Conversion, out: Path | None) -> Report:
     }
     fingerprint = orjson.loads(orjson.dumps(fingerprint))
     done = read_report(out)
-    if done and done.fingerprint == fingerprint:
+    if done and _without_modules(done.fingerprint) == _without_modules(fingerprint):
         return done
     from orchestrator.training.data.parquet import write_messages, write_rows
 
@@ -213,6 +217,12 @@ def _sift(to: _Conversion, limit: int | None) -> tuple[Sieve, Iterator[list[tupl
 
 def _name(function: object) -> str | None:
     return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}" if function else None
+
+
+def _without_modules(fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """For a comparison: a function that has moved to another module since converts as it did."""
+    functions = {key: fingerprint[key].rpartition(".")[2] for key in ("format", "gold") if fingerprint.get(key)}
+    return {**fingerprint, **functions}
 
 
 def _reports(folder: Path) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Finding tasks: by name in the folder, by path, as YAML; what is said of wrong ones; what their verdicts depend on."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,32 @@ def test_what_an_item_carries_reaches_the_actors_and_its_keys() -> None:
         assert item_of(json.loads(json.dumps(row_of(item) | {"sample": 0}))) == item
     requests = Requests(ExamSpec(model="m"))
     assert requests.wanted(plain)[0].reference != requests.wanted(more)[0].reference
+
+
+TRAVEL = """
+import sys
+from pathlib import Path
+from ray import cloudpickle
+from jobs.exam.requests import item_of
+question, task, row = cloudpickle.loads(Path(sys.argv[1]).read_bytes())
+asked = question(row)
+print(asked.messages[-1]["content"], asked.options, task.score(item_of(row), ["Answer: cba"]).verdict)
+"""
+
+
+def test_a_task_of_ones_own_travels_to_processes_that_cannot_import_it(tmp_path: Path) -> None:
+    from ray import cloudpickle
+
+    path = tmp_path / "toy.py"
+    spec = ExamSpec(task=write(path, TOY), model="m", dataset=write(tmp_path / "words.jsonl", ROWS))
+    task, item = find_task(spec.task), load_items(spec)[0]
+    registry.ship(task)
+    sent = cloudpickle.dumps((Requests(spec).question, task, row_of(item) | {"sample": 0}))
+    path.unlink()
+    (tmp_path / "sent").write_bytes(sent)
+    command = [sys.executable, "-c", TRAVEL, str(tmp_path / "sent")]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=120)
+    assert done.stdout == "Backwards, say: cba {'temperature': 0.25} yes\n", done.stderr
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 from tiny_model import make_tiny_model
 
+from jobs.tasks.gsm8k_rows import gsm8k_conversations
 from orchestrator.errors import SpecError
 from orchestrator.training.data import convert
 from orchestrator.training.data.convert import convert_ppo, convert_sft, read_report
@@ -219,6 +220,20 @@ def test_the_same_is_not_done_twice(tmp_path: Path) -> None:
     out.unlink()
     convert_sft(source, out, max_length=9)
     assert out.exists()
+
+
+def test_rows_made_before_their_reader_moved_are_not_made_again(tmp_path: Path) -> None:
+    source = write(tmp_path, {"question": "q", "answer": "a #### 1"})
+    out = tmp_path / "train.parquet"
+    report = convert_sft(source, out, shape_of=gsm8k_conversations)
+    module = gsm8k_conversations.__module__
+    for earlier, is_same in (("jobs.prepare.gsm8k_conversations", True), ("jobs.prepare.another_reader", False)):
+        reports = (tmp_path / "report.json").read_text()
+        (tmp_path / "report.json").write_text(reports.replace(f"{module}.gsm8k_conversations", earlier))
+        written = out.stat().st_mtime_ns
+        assert convert_sft(source, out, shape_of=gsm8k_conversations).kept == report.kept == 1
+        assert (out.stat().st_mtime_ns == written) is is_same
+        (tmp_path / "report.json").write_text(reports)
 
 
 def test_questions_for_ppo_are_verls_rows(tmp_path: Path, model: str) -> None:

@@ -10,6 +10,9 @@ import re
 import sys
 import time
 from collections import Counter
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from cluster.schedulers import slurm_states, slurm_text
 

@@ -17,6 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from jobs.tasks import hle
 from jobs.tasks.verdicts import parse_verdict
 from orchestrator.data.source import read_rows

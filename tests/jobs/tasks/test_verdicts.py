@@ -336,6 +336,8 @@ def test_confidence(value: str, expected: int | None) -> None:
         '{"extracted_final_answer": "5", "reasoning": "correct: yes"}',
         '{"response": {"correct": "yes"}}',
         "I think that the answer is correct: it matches.",
+        "correct: yes\n<think>\n<correct>yes</correct>\ncorrect: no",
+        "correct: yes\n<think>\nquoted\\ncorrect: no",
     ],
 )
 def test_what_is_no_verdict(text: str) -> None:

@@ -21,7 +21,7 @@ from orchestrator.training.folder import TrainingFolder
 from orchestrator.training.spec import Algorithm, PpoSpec
 
 ESTIMATORS: dict[Algorithm, str] = {"ppo": "gae", "grpo": "grpo", "rloo": "rloo"}
-REWARDS = "pkg://orchestrator.training.rewards"
+REWARDS = "pkg://orchestrator.training.trainer.rewards"
 MOST_HELPERS = 8  # processes that carry prompts and answers, and as many that score them: verl's default
 POLICY = "actor_rollout_ref"
 

@@ -31,6 +31,10 @@ MADE: dict[Kind, tuple[str, ...]] = {
 }
 # What verl reads with `.get` though neither its files nor its dataclasses name it.
 UNNAMED = {"reward.custom_reward_function.reward_kwargs"}
+MOVED = {
+    "pkg://orchestrator.training.rewards": "pkg://orchestrator.training.trainer.rewards",
+    "jobs.demo_muon": "jobs.demo.muon",
+}
 EPOCHS = "after_each_epoch"  # the one text that verl's SFT takes for a number of steps
 
 
@@ -72,6 +76,16 @@ def defaults(kind: Kind) -> DictConfig:
 def write(folder: Path, config: DictConfig, kosen: Mapping[str, Any]) -> None:
     """Write `folder`/verl.yaml: verl's keys, and in the group `kosen` what our drivers read and take off again."""
     write_atomic(folder / "verl.yaml", OmegaConf.to_yaml(config) + OmegaConf.to_yaml({"kosen": dict(kosen)}))
+
+
+def read(path: Path) -> DictConfig:
+    """Reads a configuration of an earlier call, also of one before modules that it names have moved."""
+    text = path.read_text(encoding="utf-8")
+    for before, now in MOVED.items():
+        text = text.replace(before, now)
+    config = OmegaConf.create(text)
+    assert isinstance(config, DictConfig)
+    return config
 
 
 def differences(kind: Kind, config: DictConfig) -> dict[str, Any]:

@@ -295,7 +295,7 @@ def _checkpoint(folder: TrainingFolder) -> tuple[int, Any] | None:
     from orchestrator.training.checkpoints.checkpoints import newest_good
 
     step = newest_good(folder.checkpoints)
-    return (step, OmegaConf.load(folder.verl_config)) if step is not None and folder.verl_config.exists() else None
+    return (step, verl_config.read(folder.verl_config)) if step is not None and folder.verl_config.exists() else None
 
 
 def _check_finished(folder: TrainingFolder, config: DictConfig) -> None:
@@ -305,8 +305,7 @@ def _check_finished(folder: TrainingFolder, config: DictConfig) -> None:
     done = read_mark(folder)
     if done is None or config.trainer.total_training_steps > done:
         return  # more steps with other settings are a second stage, which is what the user asked for
-    before = OmegaConf.load(folder.verl_config)
-    assert isinstance(before, DictConfig)
+    before = verl_config.read(folder.verl_config)
     before.pop("kosen", None)
     changed = {key: pair for key, pair in verl_config.changes(before, config).items() if not key.startswith(NO_MATTER)}
     for key, (was, now) in changed.items():

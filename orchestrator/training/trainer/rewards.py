@@ -1,8 +1,9 @@
 """Reward functions for verl's PPO: a function of a file or a module, or a model that judges.
 
-verl loads them by name (`reward.custom_reward_function.path=pkg://orchestrator.training.rewards`) and calls them in its
-reward workers with `data_source`, `solution_str`, `ground_truth` and `extra_info`, and what `reward_kwargs` holds. It
-would swallow their exceptions and train on: so each failure is written into the run folder, where the trainer looks.
+verl loads them by name (`reward.custom_reward_function.path`; see training/config/ppo_config.py) and calls them in
+its reward workers with `data_source`, `solution_str`, `ground_truth` and `extra_info`, and what `reward_kwargs`
+holds. It would swallow their exceptions and train on: so each failure is written into the run folder, where the
+trainer looks.
 """
 
 import asyncio

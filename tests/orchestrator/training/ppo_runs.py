@@ -59,7 +59,7 @@ def make_ppo_run(data: Path, path: Path, *overrides: str, reward: str = "digits"
         config = compose("ppo_trainer", [*_overrides(data, path), *overrides])
     resolved: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     resolved["reward"]["custom_reward_function"] = {
-        "path": "pkg://orchestrator.training.rewards",
+        "path": "pkg://orchestrator.training.trainer.rewards",
         "name": "user_function",
         "reward_kwargs": {"path": str(data / "rewards.py"), "name": reward, "arguments": arguments},
     }

@@ -238,3 +238,13 @@ def test_micro_batches_divide_the_share_of_a_worker() -> None:
     assert sft("batch_size=96", "micro_batch_size=40", placement=GPUS).data.micro_batch_size_per_gpu == 6
     config = ppo("batch_size=32", "rollout.n=3", "micro_batch_size=4", placement=GPUS)
     assert config.actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu == 3
+
+
+def test_a_configuration_of_before_the_modules_moved_is_the_same(tmp_path: Path) -> None:
+    config = ppo("reward=gsm8k")
+    verl_config.write(tmp_path, config, {})
+    file = tmp_path / "verl.yaml"
+    file.write_text(file.read_text().replace("training.trainer.rewards", "training.rewards"))
+    earlier = verl_config.read(file)
+    earlier.pop("kosen")
+    assert verl_config.changes(earlier, config) == {}

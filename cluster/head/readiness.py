@@ -21,6 +21,7 @@ from cluster.probes.gpus import read_gpus
 
 GPU_SECONDS = 20.0  # for nvidia-smi, which preflight has woken by now
 PROBE_SECONDS = 90.0  # a first worker process takes some seconds to start, tens on a cold file system
+CONNECT_PAUSE = 1.0  # seconds between two tries to reach the head
 AT_ONCE = 32  # agents that are asked at the same time; a silent one takes 3 seconds
 
 
@@ -108,11 +109,26 @@ def _doubles(uuids: dict[str, list[str] | None]) -> list[str]:
     return [f"{uuid} is seen {len(names)} times, on {', '.join(names)}" for uuid, names in owners.items() if names[1:]]
 
 
+def connect(address: str, ip: str, deadline: float) -> None:
+    """Connects to the head, which may need longer to start than this process to import Ray. Raises ConnectionError."""
+    options = {"namespace": "kosen-ready", "log_to_driver": False, "logging_level": "ERROR", "_node_ip_address": ip}
+    while True:
+        try:
+            ray.init(address=address, **options)
+        except ConnectionError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(CONNECT_PAUSE)
+        else:
+            return
+
+
 def main(argv: list[str]) -> int:
     address, file, seconds, ip = argv
     expected: list[Expected] = json.loads(Path(file).read_text(encoding="utf-8"))["nodes"]
-    ray.init(address=address, namespace="kosen-ready", log_to_driver=False, logging_level="ERROR", _node_ip_address=ip)
-    ids, problems = wait_for_nodes(expected, time.monotonic() + float(seconds))
+    deadline = time.monotonic() + float(seconds)
+    connect(address, ip, deadline)
+    ids, problems = wait_for_nodes(expected, deadline)
     uuids: dict[str, list[str] | None] = {}
     if not problems:
         uuids, problems = probe(expected, ids)

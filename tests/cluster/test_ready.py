@@ -1,5 +1,6 @@
 """What the probe of a ready cluster says of GPUs: a driver that does not answer is not a node without GPUs."""
 
+import time
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,20 @@ def test_a_gpu_too_few_is_counted_and_no_driver_is_fine(tmp_path: Path, monkeypa
     line = 'case $1 in *gpu=*) echo "0, NVIDIA H200, GPU-a, 580.1, 143771, 0, 0, 0x0";; esac'
     assert wrong(tmp_path, line, monkeypatch) == ["a worker on node1 sees 1 GPUs, expected 2"]
     assert wrong(tmp_path, "exit 9", monkeypatch) == []
+
+
+def test_a_head_that_starts_later_than_the_probe_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter([ConnectionError("no"), ConnectionError("no"), None])
+    tried: list[str] = []
+
+    def init(*, address: str, **_: object) -> None:
+        tried.append(address)
+        if error := next(answers, ConnectionError("gone")):
+            raise error
+
+    monkeypatch.setattr(ready.ray, "init", init)
+    monkeypatch.setattr(ready, "CONNECT_PAUSE", 0.0)
+    ready.connect("10.0.0.1:6379", "10.0.0.1", time.monotonic() + 60)
+    assert tried == ["10.0.0.1:6379"] * 3
+    with pytest.raises(ConnectionError):
+        ready.connect("10.0.0.1:6379", "10.0.0.1", time.monotonic() - 1)

@@ -42,7 +42,7 @@ def test_a_head_that_starts_later_than_the_probe_is_waited_for(monkeypatch: pyte
         if error := next(answers, ConnectionError("gone")):
             raise error
 
-    monkeypatch.setattr(ready.ray, "init", init)
+    monkeypatch.setattr("ray.init", init)
     monkeypatch.setattr(ready, "CONNECT_PAUSE", 0.0)
     ready.connect("10.0.0.1:6379", "10.0.0.1", time.monotonic() + 60)
     assert tried == ["10.0.0.1:6379"] * 3

@@ -27,7 +27,7 @@ from cluster.files import REPOSITORY
 
 SITES = REPOSITORY / "conf" / "sites"
 PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")  # http://user:password@proxy
-VARIABLE = re.compile(r"\$[{(A-Za-z_]|`")  # of a shell, its commands, or a resolver of OmegaConf
+VARIABLE = re.compile(r"\$(?:\{|[A-Za-z_])")  # of a shell, or a resolver of OmegaConf
 NO_PLACE = "a batch script is no place for it. Put it into ~/.kosen/secrets.env (chmod 600)"
 THIS_MACHINE = "local"  # the `scheduler` of a machine without one
 LOCAL_KEYS = ("scheduler", "env", "interface", "ports", "temp_dir", "run_mode")

@@ -309,8 +309,6 @@ def test_any_other_option_is_sbatchs_matter(option: str) -> None:
         ("venv=$HOME/kosen/.venv", "not expanded"),
         ("env.A=$HOME/x", "not expanded"),
         ("modules=[$CUDA]", "not expanded"),
-        ("env.A=$(id)", "not expanded"),
-        ("env.A='`id`'", "not expanded"),
         ('modules=["a\\nb"]', "one line"),
         ('venv="/a\\nb"', "one line"),
         ('conda="a\\nb"', "one line"),

@@ -42,8 +42,8 @@ LEFT_OUT = {
         "*training_args.bin",
     ),
     "a log": (
-        *("wandb/*", "*/wandb/*", "logs/*", "*/logs/*", "*.log", "*.log.*", "*events.out.tfevents*", "*nohup.out"),
-        *("*slurm-*.out", "*.err", "*.stdout", "*.stderr", "*_history"),
+        *("wandb/*", "*/wandb/*", "logs/*", "*/logs/*", "*.log", "*.log.*", "*events.out.tfevents*"),
+        *("*.out", "*.o[0-9]*", "*.e[0-9]*", "*.err", "*.stdout", "*.stderr", "*_history"),
         *("mlruns/*", "*/mlruns/*", "lightning_logs/*", "*/lightning_logs/*", "swanlog/*", ".neptune/*", ".aim/*"),
     ),
     "of this machine": (

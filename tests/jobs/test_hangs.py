@@ -39,7 +39,7 @@ def arguments(server: ScriptedServer, exam: Path, folder: Path, *more: str) -> l
 
 def patched(limits: str, *arguments: str) -> subprocess.Popen[str]:
     """`jobs.evaluate` with other limits: assignments to modules of ours."""
-    modules = "from orchestrator import liveness, patience, pulse; from jobs import evaluate, judging, run"
+    modules = "from orchestrator.steering import liveness; from jobs import evaluate; from jobs.exam import run"
     code = f"import sys; {modules}; {limits}; evaluate.run_command(lambda: evaluate.main(sys.argv[1:]))"
     return start_python("-c", code, *arguments)
 

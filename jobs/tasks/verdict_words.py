@@ -72,11 +72,11 @@ def is_template(value: Any) -> bool:
 
 
 _CHOICE = r"['\"’”]?\s*(?:/|\||or\b|when\b|if\b)"  # what the prompt, echoed, says of the label
-_SAYS = rf"(?:(?P<no>(?:{_NO}|n){_LATIN_END})|(?P<yes>(?:{_YES}|y){_LATIN_END}(?!{_CHOICE})))"
+_VALUE = rf"(?:(?P<no>(?:{_NO}|n){_LATIN_END})|(?P<yes>(?:{_YES}|y){_LATIN_END}(?!{_CHOICE})))"
 _MENTION = re.compile(
     rf"(?:(?<![A-Za-z])|(?<=\\n)){LABEL}[\\\"'`”’*_\]】?]*+"
     r"(?:\s*(?:[:：=|>]|->|=>|→|⇒)|\s+(?:is|was|must be|should be)\s|(?<=\?)\s)"
-    rf"[\\\"'`“‘*_\[({{<\s]*+(?!{LABEL}[\"'`*_]*+\s*[:：=]){_SAYS}"  # <correct>yes</correct> \n correct: no
+    rf"[\\\"'`“‘*_\[({{<\s]*+(?!{LABEL}[\"'`*_]*+\s*[:：=]){_VALUE}"  # <correct>yes</correct> \n correct: no
     r"|^[^\w\n]{0,20}(?:(?P<yes_alone>yes|正解|はい)|(?P<no_alone>no|incorrect|wrong|不正解|いいえ))"
     r"[^\w\n]{0,20}(?:$|(?<=[.,!。、])\s)"
     r"|^(?!.*(?:extracted|\|[ \t*_`]*yes\b)).*?\|[ \t*_`]*(?P<no_cell>no)[ \t*_`]*(?=\||$)",  # of a broken table

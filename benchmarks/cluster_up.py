@@ -2,7 +2,7 @@
 
     python benchmarks/cluster_up.py [--runs 5] [--nodes 2 4]
 
-Needs root: it makes a small Slurm cluster of namespaces on this machine (tests/cluster/mini_slurm.py), whose nodes
+Needs root: it makes a small Slurm cluster of namespaces on this machine (tests/support/mini_slurm.py), whose nodes
 share the machine's cores. The seeds' way is `ray start` with their sleeps: 30 s for the head, 15 s a worker, 30 s for
 all to settle.
 Ready means for ours: checked, measured, every node and job agent answering; for theirs: the script says so.
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "cluster")]
+sys.path.insert(0, str(ROOT))
 
-from mini_slurm import MiniSlurm  # noqa: E402
-from slurm_harness import Kosen  # noqa: E402
+from tests.support.mini_slurm import MiniSlurm  # noqa: E402
+from tests.support.slurm_harness import Kosen  # noqa: E402
 
 SEEDS = """#!/bin/bash
 #SBATCH --ntasks-per-node=1 --cpus-per-task=4 --output={log}

@@ -18,14 +18,13 @@ from typing import Any
 import orjson
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-from odd_replies import SEEDS  # noqa: E402
+sys.path.insert(0, str(ROOT))
 
 from orchestrator.asking.adapting import Change, adapt  # noqa: E402
 from orchestrator.asking.replies import COUNT_LIMIT, Reply, read_reply  # noqa: E402
 from orchestrator.asking.retry import Fault, fault_of_refusal, parse_retry_after  # noqa: E402
 from orchestrator.endpoints.refusals import Refusal, read_message, read_refusal  # noqa: E402
+from tests.support.odd_replies import SEEDS  # noqa: E402
 
 STATUSES = (400, 401, 402, 403, 404, 408, 422, 429, 498, 500, 503, 529)
 WORDS = ["", "stop", "length", "error", "content", "<think>", "</think>", "analysis", "429", "400", "system role"]

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import AutoTokenizer, Qwen3Config, Qwen3ForCausalLM
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tiny_model import write_tokenizer
+from tests.support.tiny_model import write_tokenizer
 
 PEAK = 989e12  # FLOP/s of an H100 or H200, dense bfloat16 (NVIDIA's data sheet without sparsity)
 VOCABULARY = 151_936  # Qwen3's, so that the head costs what it does in the real model

@@ -35,15 +35,15 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "tests" / "orchestrator" / "training")]
+sys.path.insert(0, str(ROOT))
 
-from harness import local_cluster, run, wait_for  # noqa: E402
 from omegaconf import OmegaConf  # noqa: E402
-from ppo_runs import make_ppo_data, make_ppo_run  # noqa: E402
-from sft_runs import make_sft_data, make_sft_run, sft_overrides, write_rows  # noqa: E402
 
 from orchestrator.training.environment import worker_env  # noqa: E402
 from orchestrator.training.folder import TrainingFolder, read_journal  # noqa: E402
+from tests.support.harness import local_cluster, run, wait_for  # noqa: E402
+from tests.support.ppo_runs import make_ppo_data, make_ppo_run  # noqa: E402
+from tests.support.sft_runs import make_sft_data, make_sft_run, sft_overrides, write_rows  # noqa: E402
 
 SFT_BATCH = 32
 WARM_UP = 5  # steps

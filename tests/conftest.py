@@ -1,17 +1,13 @@
 """Fixtures for all tests."""
 
 import signal
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))  # tests import their scripted server from every folder
-
-from harness import local_cluster
-from scripted_server import ScriptedServer
+from tests.support.harness import local_cluster
+from tests.support.scripted_server import ScriptedServer
 
 if TYPE_CHECKING:
     from orchestrator.ray_cluster.connect import Cluster

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mini_slurm import MiniSlurm, missing
-from scripted_cluster import TOKEN, Answering, Dashboard, ScriptedSlurm, answers
-from slurm_harness import Kosen, ended
 
+from cluster.files import REPOSITORY
 from cluster.state import ClusterState, write_token
+from tests.support.mini_slurm import MiniSlurm, missing
+from tests.support.scripted_cluster import TOKEN, Answering, Dashboard, ScriptedSlurm, answers
+from tests.support.slurm_harness import Kosen, ended
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 SESSIONS = 8  # test sessions at the same time on one machine
 
 

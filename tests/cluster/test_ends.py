@@ -1,7 +1,8 @@
 """How a cluster ends, and that nothing of it is left: processes, ports, folders, Slurm steps."""
 
 import pytest
-from slurm_harness import Kosen, kill_titled
+
+from tests.support.slurm_harness import Kosen, kill_titled
 
 pytestmark = pytest.mark.slow
 HEAD, WORKER = "node1", "node2"

@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from harness import numbered, records, write_exam
-from mini_slurm import MiniSlurm
-from namespaces import wait_until
-from scripted_server import ScriptedServer
-from slurm_harness import Kosen, ended, kill_titled
+
+from tests.support.harness import numbered, records, write_exam
+from tests.support.mini_slurm import MiniSlurm
+from tests.support.namespaces import wait_until
+from tests.support.scripted_server import ScriptedServer
+from tests.support.slurm_harness import Kosen, ended, kill_titled
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 WORKER = "node2"

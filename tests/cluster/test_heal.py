@@ -1,15 +1,12 @@
 """`cluster up --heal`: a replacement for a node that is lost for good."""
 
-import shutil
 import signal
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
-from mini_slurm import MiniSlurm
-from namespaces import wait_until
-from slurm_harness import Kosen
+
+from tests.support.namespaces import wait_until
+from tests.support.slurm_harness import Kosen, lost
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 WORKER = "node2"
@@ -24,20 +21,6 @@ class There:
 actors = [There.remote() for _ in range(2)]
 print(*sorted(ray.get([actor.where.remote() for actor in actors], timeout=60)))
 """
-
-
-@contextmanager
-def lost(slurm: MiniSlurm, node: str) -> Iterator[None]:
-    """The node is gone for good and Slurm knows; afterwards it is as after a repair, with an empty disk."""
-    slurm.crash(node)
-    try:
-        slurm.set_down(node, "test: lost")
-        yield
-    finally:
-        for entry in slurm.temp_entries(node):
-            shutil.rmtree(slurm.node_dir(node) / "tmp" / entry)
-        slurm.boot(node)
-        wait_until(lambda: "down" not in slurm.state(node), 30, f"{node} is {slurm.state(node)}")
 
 
 def await_degraded(kosen: Kosen) -> None:

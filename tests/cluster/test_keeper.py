@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from cluster.files import REPOSITORY
 from cluster.machine import logs
 from cluster.machine.logs import keep_logs
 from cluster.machine.processes import is_running, processes_of
 
-REPOSITORY = Path(__file__).parents[2]
 # A Ray that ignores TERM for as long as it may, kept as node.py keeps it.
 KEEP = """
 import signal, sys

@@ -15,11 +15,10 @@ import pytest
 
 from cluster.commands import this_machine
 from cluster.errors import ClusterError
+from cluster.files import REPOSITORY
 from cluster.machine.ports import BLOCK, PAIRWISE, SERVICES, ephemeral_floor, plan_ports, reserve_ports
 from cluster.machine.processes import end_processes, is_running, processes_of, start_time
 from cluster.state import ClusterState, cluster_dir, read_state, write_state, write_token
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def command(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":

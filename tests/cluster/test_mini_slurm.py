@@ -8,8 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from mini_slurm import LOGIN, MiniSlurm, MiniSlurmError, Process
-from namespaces import running_with, wait_until
+
+from cluster.files import REPOSITORY
+from tests.support.mini_slurm import LOGIN, MiniSlurm, MiniSlurmError, Process
+from tests.support.namespaces import running_with, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -122,12 +124,13 @@ def test_a_second_user_works_as_itself_and_reaches_python(slurm: MiniSlurm, shar
 
 
 def test_another_process_finds_the_cluster_by_its_directory(slurm: MiniSlurm) -> None:
-    command = [sys.executable, str(Path(__file__).with_name("mini_slurm.py")), "--directory", str(slurm.directory)]
-    done = subprocess.run(
-        [*command, "exec", "node2", "hostname"], capture_output=True, text=True, timeout=20, check=True
-    )
-    assert done.stdout == "node2\n"
-    assert subprocess.run([*command, "exec", "node2", "false"], timeout=20, check=False).returncode == 1
+    command = [sys.executable, "-m", "tests.support.mini_slurm", "--directory", str(slurm.directory), "exec", "node2"]
+
+    def run(name: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([*command, name], cwd=REPOSITORY, capture_output=True, text=True, timeout=20, check=False)
+
+    assert run("hostname").stdout == "node2\n"
+    assert run("false").returncode == 1
 
 
 def test_timeouts_can_be_changed_while_it_runs(slurm: MiniSlurm) -> None:

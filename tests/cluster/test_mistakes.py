@@ -12,11 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mini_slurm import MiniSlurm
-from slurm_harness import REPOSITORY, Finished, Kosen
 
 from cluster.errors import ProfileError
+from cluster.files import REPOSITORY
 from cluster.schedulers import slurm_commands
+from tests.support.mini_slurm import MiniSlurm
+from tests.support.slurm_harness import Finished, Kosen
 
 pytestmark = pytest.mark.slow
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mini_slurm import LOGIN, MiniSlurm
-from slurm_harness import REPOSITORY, UP_SECONDS, Finished, Kosen, ended
+
+from cluster.files import REPOSITORY
+from tests.support.mini_slurm import LOGIN, MiniSlurm
+from tests.support.slurm_harness import UP_SECONDS, Finished, Kosen, ended
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

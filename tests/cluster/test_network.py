@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from netns import Namespace, missing
 
 from cluster.errors import ClusterError
 from cluster.machine.network import Link, comm_environment, find_link, host_port, no_proxy, parse_host_port
+from tests.support.netns import Namespace, missing
 
 ASK = """
 import json, sys

@@ -11,13 +11,12 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from netns import Namespace, missing
 
-from cluster.files import publish
+from cluster.files import REPOSITORY, publish
 from cluster.preflight.slow_links import judge_pairs
 from cluster.probes.pairwise import read_results, rounds
+from tests.support.netns import Namespace, missing
 
-REPOSITORY = Path(__file__).parents[2]
 WHY_NOT = missing()
 needs_root = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 

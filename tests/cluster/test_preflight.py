@@ -10,8 +10,8 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from netns import missing
 
+from cluster.files import REPOSITORY
 from cluster.machine.network import Link
 from cluster.machine.ports import OPEN, plan_ports
 from cluster.preflight import checks as preflight
@@ -41,8 +41,8 @@ from cluster.probes.limits import Limits
 from cluster.probes.pairwise import Result
 from cluster.probes.storage import Space
 from cluster.profile import Site
+from tests.support.netns import missing
 
-REPOSITORY = Path(__file__).parents[2]
 GIB = 1024**3
 LOOPBACK = Link("127.0.0.1", "lo")
 PORTS = {"gcs": 20000, "worker_max": 20311}

@@ -10,8 +10,8 @@ import time
 from pathlib import Path
 
 import pytest
-from netns import missing
 
+from cluster.files import REPOSITORY
 from cluster.preflight.checks import check_gpus
 from cluster.probes.clock import ahead_of_files, ahead_of_host
 from cluster.probes.gpus import SLOWED, of_others, read_gpus, read_memory_use
@@ -19,8 +19,8 @@ from cluster.probes.limits import read_limits
 from cluster.probes.sockets import PATH_MOST, RAY_ADDS, socket_path_bytes
 from cluster.probes.stopwatch import batch_seconds
 from cluster.probes.storage import canary, space
+from tests.support.netns import missing
 
-REPOSITORY = Path(__file__).parents[2]
 WHY_NOT = missing()
 needs_root = pytest.mark.skipif(WHY_NOT is not None, reason=str(WHY_NOT))
 

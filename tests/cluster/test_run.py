@@ -8,11 +8,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness import numbered, write_exam
-from mini_slurm import MiniSlurm
-from namespaces import wait_until
-from scripted_server import ScriptedServer
-from slurm_harness import REPOSITORY, UP_SECONDS, Finished, Kosen
+
+from cluster.files import REPOSITORY
+from tests.support.harness import numbered, write_exam
+from tests.support.mini_slurm import MiniSlurm
+from tests.support.namespaces import wait_until
+from tests.support.scripted_server import ScriptedServer
+from tests.support.slurm_harness import UP_SECONDS, Finished, Kosen
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 PYTHON = sys.executable

@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import numbered, write_exam
-from mini_slurm import MiniSlurm
-from namespaces import wait_until
-from slurm_harness import REPOSITORY, UP_SECONDS, Finished, Kosen, ended
-from tiny_model import make_tiny_model
+
+from cluster.files import REPOSITORY
+from tests.support.harness import numbered, write_exam
+from tests.support.mini_slurm import MiniSlurm
+from tests.support.namespaces import wait_until
+from tests.support.slurm_harness import UP_SECONDS, Finished, Kosen, ended
+from tests.support.tiny_model import make_tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -45,7 +47,7 @@ TOKEN = "the cluster's token"
 SERVER_PORT = 9137
 SERVER = """
 import os, time
-from scripted_server import ScriptedServer
+from tests.support.scripted_server import ScriptedServer
 with ScriptedServer(api_key=os.environ["SERVED_KEY"], port={port}):
     time.sleep(240)
 """
@@ -280,7 +282,7 @@ def test_private_files_are_their_owners_only(running: Kosen) -> None:
 def model_servers(kosen: Kosen) -> Iterator[None]:
     """A scripted model on each node's loopback, which wants the key of the secrets file."""
     code = SERVER.format(port=SERVER_PORT)
-    environment = {"SERVED_KEY": IN_FILE["MY_SERVICE_KEY"], "PYTHONPATH": str(REPOSITORY / "tests")}
+    environment = {"SERVED_KEY": IN_FILE["MY_SERVICE_KEY"], "PYTHONPATH": str(REPOSITORY)}
     with ExitStack() as stack:
         for node in ("node1", "node2"):
             process = kosen.slurm.popen(node, [sys.executable, "-c", code], env=environment)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from cluster.__main__ import main
+from cluster.files import REPOSITORY
 from cluster.folder.job_files import helpers
 from cluster.machine import temp_dirs as temp
 from cluster.state import ClusterState, cluster_dir, is_damaged, known, read_state, write_state
 
-REPOSITORY = Path(__file__).parents[2]
 STATE: dict[str, Any] = {
     "name": "c",
     "phase": "ready",

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_cluster import SECRET, TOKEN, Answering, ScriptedSlurm, ray_node
 
 from cluster.commands import this_machine
 from cluster.commands.status import Status, exit_code, gather
@@ -15,6 +14,7 @@ from cluster.commands.status_text import as_json, render
 from cluster.folder.job_files import add_helper
 from cluster.probes.exporter import scrape
 from cluster.state import ClusterState, write_token
+from tests.support.scripted_cluster import SECRET, TOKEN, Answering, ScriptedSlurm, ray_node
 
 
 def both_texts(status: Status) -> str:

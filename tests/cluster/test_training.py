@@ -6,11 +6,12 @@ import sys
 from typing import Any
 
 import pytest
-from namespaces import wait_until
-from slurm_harness import REPOSITORY, Driver, Kosen
-from tiny_model import make_tiny_model, write_sums
 
+from cluster.files import REPOSITORY
 from orchestrator.training.folder import TrainingFolder, loss_curve, read_journal
+from tests.support.namespaces import wait_until
+from tests.support.slurm_harness import Driver, Kosen
+from tests.support.tiny_model import make_tiny_model, write_sums
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 WORKERS, STEPS = 6, 120  # a node of this cluster has 4 CPUs, so both are needed

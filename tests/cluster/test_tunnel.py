@@ -5,10 +5,10 @@ import subprocess
 from typing import Any
 
 import pytest
-from scripted_cluster import TOKEN, Answering
 
 from cluster.commands.tunnel import tunnel_lines
 from cluster.state import ClusterState, token_path
+from tests.support.scripted_cluster import TOKEN, Answering
 
 
 def ssh_line(state: ClusterState, login_host: str | None) -> str:

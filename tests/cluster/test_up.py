@@ -5,7 +5,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from slurm_harness import Kosen
+
+from tests.support.slurm_harness import Kosen
 
 pytestmark = pytest.mark.slow
 

@@ -5,7 +5,6 @@ import time
 from pathlib import Path
 
 import pytest
-from scripted_cluster import Answering, ScriptedSlurm, ray_node
 
 from cluster.commands import batch_system, heal
 from cluster.commands.batch_system import BatchSystem
@@ -14,6 +13,7 @@ from cluster.folder.job_files import add_helper
 from cluster.schedulers import base
 from cluster.schedulers.base import scheduler_of
 from cluster.state import cluster_dir, read_state, write_state
+from tests.support.scripted_cluster import Answering, ScriptedSlurm, ray_node
 
 SLURM = scheduler_of("slurm")
 HELPER = """

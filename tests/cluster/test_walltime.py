@@ -7,9 +7,9 @@ leaves time to come up, and a grace of 45 s made these tests take 83 and 89 s.
 from typing import Any
 
 import pytest
-from namespaces import wait_until
-from slurm_harness import UP_SECONDS, Kosen, kill_titled
-from test_heal import lost
+
+from tests.support.namespaces import wait_until
+from tests.support.slurm_harness import UP_SECONDS, Kosen, kill_titled, lost
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 HEAD = "node1"

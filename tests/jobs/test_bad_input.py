@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import call, numbered, records, run, write_exam
-from scripted_server import ScriptedServer
+
+from tests.support.harness import call, numbered, records, run, write_exam
+from tests.support.scripted_server import ScriptedServer
 
 ROW: dict[str, Any] = {
     "id": "a",

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness import run
 
 from jobs import bench
 from jobs.benchmarking.results import Collectives, Compute, DeviceRates
@@ -19,6 +18,7 @@ from jobs.benchmarking.spec import BenchSpec, Part
 from orchestrator.errors import ClusterNotReady, KosenError, SpecError
 from orchestrator.records.lock import Owner, RunLock
 from orchestrator.spec import load_spec
+from tests.support.harness import run
 
 
 @pytest.mark.parametrize(

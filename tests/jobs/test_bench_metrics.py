@@ -11,11 +11,11 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import wait_for
 
 from cluster.probes.counters import read_ports
 from jobs.benchmarking.parts.recorder import NodeReader, recording
 from orchestrator.ray_cluster.connect import connect
+from tests.support.harness import wait_for
 
 COLUMNS = {
     "gpu_metrics.csv": "timestamp,node,gpu_index,gpu_name,utilization_gpu,utilization_memory,"

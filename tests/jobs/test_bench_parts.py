@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ROOT
 
+from cluster.files import REPOSITORY
 from jobs.benchmarking.parts.collectives import write_seed_format
 from jobs.benchmarking.parts.nccl import environment
 from jobs.benchmarking.parts.nccl_tests import parse
@@ -48,7 +48,7 @@ TABLE = """
 
 def run_parts(folder: Path, *parts: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-c", MEASURE, str(folder), *parts]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, check=False)
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=200, check=False)
 
 
 @pytest.fixture(scope="module")

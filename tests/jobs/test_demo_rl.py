@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import ROOT, records, run
 
+from cluster.files import REPOSITORY
 from jobs.demo import __main__ as demo
 from jobs.demo.sums import N_EXAM, answer, exam_row, explain, question, split, sums
 from jobs.tasks import hle
@@ -17,6 +17,7 @@ from jobs.tasks.prompt_files import load_prompt
 from orchestrator.errors import SpecError
 from orchestrator.spec import load_spec
 from orchestrator.training.spec import PpoSpec, SftSpec
+from tests.support.harness import records, run
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +54,7 @@ def test_the_exam_is_read_and_judged_by_rule(task: Path) -> None:
 
 
 def test_the_exam_asks_in_the_words_of_the_training(task: Path) -> None:
-    spec_prompt, _ = load_prompt(ROOT / "conf" / "demo" / "sums.txt")
+    spec_prompt, _ = load_prompt(REPOSITORY / "conf" / "demo" / "sums.txt")
     [item, *_] = hle.items_from_rows(records(task / "exam.jsonl"))
     trained = records(task / "sft.jsonl")[0]["messages"]
     asked = hle.TASK.messages(item, spec_prompt)
@@ -65,8 +66,8 @@ def test_prompts_and_answers_fit_the_specs(task: Path) -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(task / "model")
-    sft = load_spec(SftSpec, ROOT / "conf" / "demo" / "rl-sft.yaml", [])
-    ppo = load_spec(PpoSpec, ROOT / "conf" / "demo" / "rl-ppo.yaml", [])
+    sft = load_spec(SftSpec, REPOSITORY / "conf" / "demo" / "rl-sft.yaml", [])
+    ppo = load_spec(PpoSpec, REPOSITORY / "conf" / "demo" / "rl-ppo.yaml", [])
     messages = records(task / "sft.jsonl")[0]["messages"]
     whole = tokenizer.apply_chat_template(messages)["input_ids"]
     asked = tokenizer.apply_chat_template(messages[:2], add_generation_prompt=True)["input_ids"]
@@ -107,7 +108,7 @@ def write(path: Path, rows: list[dict[str, Any]]) -> None:
 
 def shortened(folder: Path) -> Path:
     """The shipped pipeline with half of its steps of reinforcement learning, to save a minute."""
-    pipeline = yaml.safe_load((ROOT / "conf" / "pipelines" / "demo-rl.yaml").read_text(encoding="utf-8"))
+    pipeline = yaml.safe_load((REPOSITORY / "conf" / "pipelines" / "demo-rl.yaml").read_text(encoding="utf-8"))
     pipeline["steps"]["rl"]["arguments"].append("max_steps=9")
     file = folder / "pipeline.yaml"
     file.write_text(yaml.safe_dump(pipeline), encoding="utf-8")

@@ -6,12 +6,12 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from scripted_server import ScriptedServer
 
 from jobs import evaluate
 from jobs.exam.retired import retirement
 from jobs.exam.spec import ExamSpec
 from orchestrator.errors import SpecError
+from tests.support.scripted_server import ScriptedServer
 
 ROW: dict[str, Any] = {"id": "a", "question": "What is 2 + 2?", "answer": "4", "answer_type": "exactMatch"}
 ROW |= {"category": "Math", "image": ""}

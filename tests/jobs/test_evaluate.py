@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import cluster_processes, numbered, records, run, start, wait_for, write_exam
-from scripted_server import ScriptedServer
+
+from tests.support.harness import cluster_processes, numbered, records, run, start, wait_for, write_exam
+from tests.support.scripted_server import ScriptedServer
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

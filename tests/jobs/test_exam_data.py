@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from harness import numbered, run, write_exam
-from scripted_server import ScriptedServer
 
 from jobs.exam.requests import Requests, load_items, row_of
 from jobs.exam.spec import ExamSpec, judge_identity, judge_wish, request_options
 from orchestrator.spec import load_spec
+from tests.support.harness import numbered, run, write_exam
+from tests.support.scripted_server import ScriptedServer
 
 IMAGE = "data:image/png;base64,iVBORw0KGgo="
 ROWS: list[dict[str, Any]] = [

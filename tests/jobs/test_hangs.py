@@ -13,7 +13,9 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import (
+
+from orchestrator.ray_cluster import watch
+from tests.support.harness import (
     Said,
     cluster_processes,
     local_cluster,
@@ -26,10 +28,8 @@ from harness import (
     wait_for,
     write_exam,
 )
-from scripted_server import ScriptedServer
-from tiny_model import make_tiny_model
-
-from orchestrator.ray_cluster import watch
+from tests.support.scripted_server import ScriptedServer
+from tests.support.tiny_model import make_tiny_model
 
 
 def arguments(server: ScriptedServer, exam: Path, folder: Path, *more: str) -> list[str]:

@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import numbered, records, write_exam
 
 from jobs.exam import imported
 from jobs.exam.provenance import begin_session
 from jobs.exam.report import Records
 from orchestrator.errors import SpecError
+from tests.support.harness import numbered, records, write_exam
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from aiohttp import web
-from scripted_server import ScriptedServer, completion, error
 
 from jobs.exam import judging
 from jobs.exam.judging import AskedJudge, preflight
@@ -15,6 +14,7 @@ from orchestrator import secrets
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import JudgeUnavailable
 from orchestrator.spec import load_spec
+from tests.support.scripted_server import ScriptedServer, completion, error
 
 YES = '{"extracted_final_answer": "4", "reasoning": "same", "correct": "yes", "confidence": 90, "strict": true}'
 KEY = "sk-proj-0123456789abcdefghijklmnop"

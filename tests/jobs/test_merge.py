@@ -10,15 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from harness import ROOT, run
-from tiny_model import make_tiny_model
 from torch.distributed.tensor import DTensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cluster.files import REPOSITORY
 from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.checkpoints.merge_run import MARK
 from orchestrator.training.data.convert import convert_sft
 from orchestrator.training.environment import worker_env
+from tests.support.harness import run
+from tests.support.tiny_model import make_tiny_model
 
 SETTINGS = [
     "+model.override_config={attn_implementation:sdpa}",
@@ -76,7 +77,7 @@ def train(base: Path, folder: Path, *settings: str) -> Path:
         f"trainer.default_local_dir={folder}/checkpoints",
     ]
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    environment = os.environ | worker_env(cpu=True) | {"PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""}
+    environment = os.environ | worker_env(cpu=True) | {"PYTHONPATH": str(REPOSITORY), "CUDA_VISIBLE_DEVICES": ""}
     command = [*launch, "-m", "verl.trainer.sft_trainer", *SETTINGS, *places, *settings]
     done = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False

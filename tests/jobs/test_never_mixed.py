@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import call, numbered, records, write_exam
-from scripted_server import ScriptedServer
-from tiny_model import make_tiny_model
+
+from tests.support.harness import call, numbered, records, write_exam
+from tests.support.scripted_server import ScriptedServer
+from tests.support.tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

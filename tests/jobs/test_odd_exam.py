@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import odd_replies
 import orjson
 import pytest
-from harness import records, run, write_exam
-from odd_replies import Odd
-from scripted_server import ScriptedServer, last_user_text
+
+from tests.support import odd_replies
+from tests.support.harness import records, run, write_exam
+from tests.support.odd_replies import Odd
+from tests.support.scripted_server import ScriptedServer, last_user_text
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

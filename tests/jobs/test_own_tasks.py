@@ -8,14 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ROOT, records
-from scripted_server import ScriptedServer
-from toys import ROWS, TOY
+
+from cluster.files import REPOSITORY
+from tests.support.harness import records
+from tests.support.scripted_server import ScriptedServer
+from tests.support.toys import ROWS, TOY
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
-def evaluate(*arguments: str, code: Path = ROOT) -> str:
+def evaluate(*arguments: str, code: Path = REPOSITORY) -> str:
     """Run the job on the code in a folder; its exit code is 0."""
     command = [sys.executable, "-m", "jobs.evaluate", *arguments]
     done = subprocess.run(command, cwd=code, capture_output=True, text=True, timeout=300)
@@ -27,8 +29,8 @@ def evaluate(*arguments: str, code: Path = ROOT) -> str:
 def code(tmp_path: Path) -> Path:
     """A copy of the code, and one file more."""
     for room in ("cluster", "orchestrator", "jobs", "conf"):
-        shutil.copytree(ROOT / room, tmp_path / "code" / room, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", tmp_path / "code")
+        shutil.copytree(REPOSITORY / room, tmp_path / "code" / room, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "pyproject.toml", tmp_path / "code")
     (tmp_path / "code/jobs/tasks/backwards.py").write_text(TOY)
     return tmp_path / "code"
 
@@ -41,7 +43,7 @@ def test_a_task_of_one_file(scripted_server: ScriptedServer, tmp_path: Path, cod
     task = named if named == "backwards" else str(tmp_path / named)
     given = [f"task={task}", f"dataset={tmp_path / 'words.jsonl'}", "model=scripted", f"run={tmp_path / 'run'}"]
     given += [f"base_url={scripted_server.base_url}", "provider=compatible"]
-    where = code if named == "backwards" else ROOT
+    where = code if named == "backwards" else REPOSITORY
     assert "2 questions × 1 = 2 answers" in evaluate("--dry-run", *given, code=where)
     shown = evaluate(*given, code=where)
     assert "letters" in shown and "calibration" not in shown

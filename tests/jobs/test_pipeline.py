@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 import yaml
-from harness import numbered, records, run, start, wait_for, write_exam
-from scripted_server import ScriptedServer
+
+from tests.support.harness import numbered, records, run, start, wait_for, write_exam
+from tests.support.scripted_server import ScriptedServer
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.slow]
 

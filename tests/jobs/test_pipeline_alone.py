@@ -6,8 +6,9 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from harness import numbered, records, run, start, wait_for, write_exam
-from scripted_server import ScriptedServer
+
+from tests.support.harness import numbered, records, run, start, wait_for, write_exam
+from tests.support.scripted_server import ScriptedServer
 
 pytestmark = pytest.mark.slow
 

@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ROOT
 
+from cluster.files import REPOSITORY
 from jobs.demo import __main__ as demo
 from jobs.exam.spec import ExamSpec, load_prompt
 from jobs.pipeline import main
@@ -16,7 +16,7 @@ from orchestrator.spec import load_spec
 from orchestrator.training.checkpoints.merge_run import MergeSpec
 from orchestrator.training.spec import PpoSpec, SftSpec
 
-CONFS = sorted((ROOT / "conf" / "pipelines").glob("*.yaml"))
+CONFS = sorted((REPOSITORY / "conf" / "pipelines").glob("*.yaml"))
 SPECS: dict[str, Any] = {"evaluate": ExamSpec, "sft": SftSpec, "ppo": PpoSpec, "merge": MergeSpec}
 
 
@@ -47,7 +47,7 @@ def read_by(spec: Any) -> set[str]:
 
 @pytest.fixture(params=CONFS, ids=lambda path: path.stem)
 def steps(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(REPOSITORY)
     return plan(load_spec(PipelineSpec, request.param, []), tmp_path)
 
 
@@ -73,7 +73,7 @@ def test_what_a_step_reads_is_made_by_one_that_it_needs(steps: list[Step], tmp_p
 def test_a_dry_run_lists_the_steps_and_makes_nothing(
     conf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(REPOSITORY)
     monkeypatch.setenv("KOSEN_HOME", str(tmp_path / "home"))
     assert main(["--config", str(conf), "--dry-run", f"run={tmp_path / 'run'}"]) == 0
     listed = capsys.readouterr().out

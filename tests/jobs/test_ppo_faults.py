@@ -7,13 +7,13 @@ from pathlib import Path
 
 import psutil
 import pytest
-from harness import processes_titled, records, run, start, wait_for
-from test_training_faults import events, steps_done
-from tiny_model import make_tiny_model
 
 from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.environment import FOLDER_VARIABLE
 from orchestrator.training.folder import TrainingFolder, loss_curve
+from tests.support.harness import processes_titled, records, run, start, wait_for
+from tests.support.sft_runs import events, steps_done
+from tests.support.tiny_model import make_tiny_model
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.slow, pytest.mark.timeout(1800)]
 EPOCHS, STEPS_PER_EPOCH, BATCH = 2, 8, 4

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import run
-from tiny_model import make_tiny_model
+
+from tests.support.harness import run
+from tests.support.tiny_model import make_tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.usefixtures("cluster")]
 

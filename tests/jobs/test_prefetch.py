@@ -13,11 +13,12 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from harness import ROOT, run
 
+from cluster.files import REPOSITORY
 from jobs import prefetch
+from tests.support.harness import run
 
-CONFS = [path for path in sorted((ROOT / "conf").glob("**/*.yaml")) if "sites" not in path.parts]
+CONFS = [path for path in sorted((REPOSITORY / "conf").glob("**/*.yaml")) if "sites" not in path.parts]
 COMMIT = "1" * 40
 README = """---
 configs:
@@ -141,7 +142,7 @@ def without_network(*names: str) -> list[str]:
     """The rows of splits, the folders of models, as a job on a compute node finds them."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_ENDPOINT": "http://127.0.0.1:9"}
     command = [sys.executable, "-c", READ, *names]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=200)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, env=environment, timeout=200)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
 
@@ -203,7 +204,7 @@ def needs(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, str]
 def test_what_is_needed(
     arguments: list[str], expected: set[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(REPOSITORY)
     found = needs(capsys, *arguments)
     assert found.keys() == expected and set(found.values()) <= {"on the hub"}
 
@@ -212,7 +213,7 @@ def test_what_is_needed(
 def test_every_shipped_spec_is_told_by_its_keys(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(REPOSITORY)
     needs(capsys, "--config", str(config))
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from harness import call, run
 
 from jobs.prepare import main
 from jobs.tasks.gsm8k import INSTRUCTION
 from orchestrator.errors import SpecError, StorageFailed
+from tests.support.harness import call, run
 
 
 @pytest.fixture

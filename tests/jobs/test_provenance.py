@@ -4,15 +4,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import numbered, write_exam
-from scripted_server import ScriptedServer
-from tiny_model import make_tiny_model
 
 from jobs.exam import provenance
 from jobs.exam.requests import load_items
 from jobs.exam.spec import ExamSpec
 from orchestrator.errors import SpecError
 from orchestrator.serving.identity import Served, deciding
+from tests.support.harness import numbered, write_exam
+from tests.support.scripted_server import ScriptedServer
+from tests.support.tiny_model import make_tiny_model
 
 NOBODY = "http://127.0.0.1:9/v1"
 

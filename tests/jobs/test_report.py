@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import Said, numbered, seconds_to_end, start_python, wait_for, write_exam
 
 from jobs import score
 from jobs.exam.requests import Requests, load_items
 from jobs.exam.spec import ExamSpec, judge_identity
 from orchestrator.records.types import prediction_digest
+from tests.support.harness import Said, numbered, seconds_to_end, start_python, wait_for, write_exam
 
 QUESTIONS = 4
 

@@ -4,8 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from harness import cluster_processes, numbered, records, run, start, wait_for, write_exam
-from tiny_model import make_tiny_model
+
+from tests.support.harness import cluster_processes, numbered, records, run, start, wait_for, write_exam
+from tests.support.tiny_model import make_tiny_model
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

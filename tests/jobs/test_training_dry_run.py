@@ -5,16 +5,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ROOT, call
-from tiny_model import make_tiny_model
 
+from cluster.files import REPOSITORY
 from jobs import ppo, sft
 from orchestrator.errors import KosenError, SpecError
 from orchestrator.spec import load_spec
 from orchestrator.training.supervision.run import Recipe, Source
+from tests.support.harness import call
+from tests.support.tiny_model import make_tiny_model
 
-DEMO = f"dataset={ROOT}/conf/demo/exam.jsonl"
-DEMO_SPEC = ROOT / "conf" / "demo.yaml"
+DEMO = f"dataset={REPOSITORY}/conf/demo/exam.jsonl"
+DEMO_SPEC = REPOSITORY / "conf" / "demo.yaml"
 EXAM = [DEMO, "split=test", "judge=rule", "max_samples=3"]
 JOBS = {"sft": sft.main, "ppo": ppo.main}
 RECIPES: dict[str, Recipe[Any]] = {"sft": sft.RECIPE, "ppo": ppo.RECIPE}
@@ -28,7 +29,7 @@ def no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "conf").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_spec_is_valid(path: Path, tmp_path: Path) -> None:
     job = path.stem.partition("-")[0]
     if "\nsteps:" in path.read_text():

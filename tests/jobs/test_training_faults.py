@@ -1,18 +1,17 @@
 """Trainings whose parts are killed, whose disk is full, whose checkpoint is broken: they end where they would have."""
 
-import json
 import os
 import signal
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from harness import cluster_processes, run, start, wait_for
-from tiny_model import make_tiny_model, write_sums
 
-from orchestrator.training.folder import TrainingFolder, loss_curve, read_journal
+from orchestrator.training.folder import TrainingFolder, loss_curve
+from tests.support.harness import cluster_processes, run, start, wait_for
+from tests.support.sft_runs import events, steps_done
+from tests.support.tiny_model import make_tiny_model, write_sums
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 40  # eight epochs of five, so that what is killed is not done yet; a checkpoint every second step
@@ -50,15 +49,6 @@ def begin(base: Path, folder: Path, step: int) -> "subprocess.Popen[str]":
     wait_for(lambda: step in steps_done(folder) or job.poll() is not None, 300, f"step {step}")
     assert job.poll() is None, job.communicate()
     return job
-
-
-def steps_done(folder: Path) -> list[int]:
-    return [line["step"] for line in read_journal(TrainingFolder(folder)) if line["event"] == "step"]
-
-
-def events(folder: Path, name: str) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
-    return [line for line in lines if line["event"] == name]
 
 
 def assert_same_curve(folder: Path, undisturbed: dict[int, float]) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import run, start, wait_for
-from tiny_model import make_tiny_model, write_sums
-from wandb_files import history, records
 
 from orchestrator.training.folder import TrainingFolder, loss_curve, read_journal
+from tests.support.harness import run, start, wait_for
+from tests.support.tiny_model import make_tiny_model, write_sums
+from tests.support.wandb_files import history, records
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.slow, pytest.mark.timeout(900)]
 STEPS = 30  # six epochs of five, so that a signal comes before the end; a checkpoint every fifth step

@@ -11,15 +11,15 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from harness import run, start
 from safetensors.torch import save
-from scripted_hub import REPO, TOKEN, Hub
-from tiny_model import make_tiny_model
 
 from orchestrator.errors import SpecError
 from orchestrator.spec import load_spec
 from orchestrator.training.checkpoints.model_folder import survey
 from orchestrator.training.checkpoints.upload import UploadSpec
+from tests.support.harness import run, start
+from tests.support.scripted_hub import REPO, TOKEN, Hub
+from tests.support.tiny_model import make_tiny_model
 
 
 @pytest.fixture

@@ -9,14 +9,14 @@ from typing import Any
 
 import orjson
 import pytest
-from odd_replies import completion
-from scripted_server import ScriptedServer
 
 from orchestrator.asking import retry
 from orchestrator.asking.adapting import Change, adapt
 from orchestrator.asking.client import ChatClient, Outcome
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.endpoints.refusals import Refusal, read_refusal
+from tests.support.odd_replies import completion
+from tests.support.scripted_server import ScriptedServer
 
 OPTIONS: dict[str, Any] = {
     "temperature": 0.0,

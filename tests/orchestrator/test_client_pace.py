@@ -6,12 +6,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from asking import ask, use, user
-from scripted_server import ScriptedServer
 
 from orchestrator.asking import retry
 from orchestrator.asking.client import ChatClient, Outcome
 from orchestrator.endpoints.endpoint import Endpoint
+from tests.support.asking import ask, use, user
+from tests.support.scripted_server import ScriptedServer
 
 
 @pytest.fixture(autouse=True)

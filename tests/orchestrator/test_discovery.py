@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from scripted_server import ScriptedServer
 
 from orchestrator import secrets
 from orchestrator.endpoints import discovery
 from orchestrator.endpoints.discovery import Unreachable, check, client, is_this_host, locate, only_model, proxy_for
 from orchestrator.endpoints.endpoint import Endpoint, Wish
 from orchestrator.errors import EndpointDown, SpecError
+from tests.support.scripted_server import ScriptedServer
 
 HANG, DROP = b"hang", b"drop"
 

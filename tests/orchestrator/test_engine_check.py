@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from harness import ROOT
 
+from cluster.files import REPOSITORY
 from orchestrator.errors import SpecError
 from orchestrator.serving import check as engine_check
 from orchestrator.serving.check import check_options
@@ -126,7 +126,7 @@ def test_the_environment_stays_for_a_cluster_that_is_started_later() -> None:
         "check_options(ServingSpec(reasoning_parser='qwen3'))\n"
         "assert dict(os.environ) == before, set(os.environ.items()) ^ set(before.items())\n"
     )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, ""), done.stderr
 
 

@@ -5,13 +5,13 @@ import time
 from pathlib import Path
 
 import pytest
-from scripted_server import ScriptedServer
 
 from orchestrator.asking.client import ChatClient
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.records.types import Stage
 from orchestrator.records.writer_client import open_writer
 from orchestrator.steering.follower import OPENING, Follower
+from tests.support.scripted_server import ScriptedServer
 
 
 @pytest.mark.usefixtures("connected")

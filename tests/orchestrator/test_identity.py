@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_model import make_tiny_model, write_tokenizer
 
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.serving import identity
 from orchestrator.serving.spec import ServingSpec
+from tests.support.tiny_model import make_tiny_model, write_tokenizer
 
 
 @pytest.fixture(autouse=True)

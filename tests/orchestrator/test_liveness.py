@@ -10,7 +10,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from harness import Said, seconds_to_end, start_python, wait_for
 
 from orchestrator.concurrency import patience
 from orchestrator.errors import StorageFailed
@@ -18,6 +17,7 @@ from orchestrator.events import Events
 from orchestrator.records.pulse import SILENT, Beat, Heart, Life, Pulses, Traffic
 from orchestrator.steering import liveness
 from orchestrator.steering.liveness import ENDS, Silences, Watch
+from tests.support.harness import Said, seconds_to_end, start_python, wait_for
 
 ONE, TWO = Life("n1", 1, 1.0), Life("n2", 2, 2.0)
 

@@ -5,17 +5,17 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import odd_replies
 import orjson
 import pytest
-from odd_replies import GOOD, TEXT, Odd
-from scripted_server import ScriptedServer, last_user_text
 
 from orchestrator import secrets
 from orchestrator.asking import retry
 from orchestrator.asking.client import ChatClient, Outcome
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import EndpointDown
+from tests.support import odd_replies
+from tests.support.odd_replies import GOOD, TEXT, Odd
+from tests.support.scripted_server import ScriptedServer, last_user_text
 
 QUESTIONS = [f"q{number}" for number in range(12)]
 ODD_ONE = QUESTIONS[7]

@@ -4,14 +4,14 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from harness import records
-from scripted_server import ScriptedServer
 
 from jobs.benchmarking.parts.serving import question
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.records.writer_client import call, open_writer
 from orchestrator.stages.predict import PredictConfig, predict
 from orchestrator.stages.stage import Pick, RowStore, configure_ray_data
+from tests.support.harness import records
+from tests.support.scripted_server import ScriptedServer
 
 WINDOW, ROWS = 16, 480
 

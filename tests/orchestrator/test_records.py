@@ -14,37 +14,12 @@ from typing import Any
 
 import pytest
 
+from cluster.files import REPOSITORY
 from orchestrator.errors import RunLocked, StorageFailed
 from orchestrator.records.lock import Owner, RunLock
 from orchestrator.records.log import RecordLog, RecordReader
 from orchestrator.records.types import AnswerKey, Prediction, Wanted, answer_key, answer_keys, is_settled, verdict_key
-
-
-def prediction(identity: str, sample: int = 0, **fields: Any) -> Prediction:
-    record = {
-        "id": identity,
-        "sample": sample,
-        "status": "ok",
-        "reason": None,
-        "detail": None,
-        "response": "Answer: 4",
-        "reasoning": None,
-        "finish_reason": "stop",
-        "usage": {"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3},
-        "attempts": 1,
-        "started_at": "2026-11-20T00:00:00.000+00:00",
-        "seconds": 1.0,
-        "model": "m",
-        "endpoint": "http://localhost/v1",
-        "fingerprint": "f",
-        "spec": "s",
-        "prompt_sha256": "p",
-    }
-    return record | fields  # type: ignore[return-value]
-
-
-def open_log(path: Path) -> RecordLog[Prediction, AnswerKey]:
-    return RecordLog[Prediction, AnswerKey](path, answer_key, lambda record: (record["status"],))
+from tests.support.record_logs import open_log, prediction
 
 
 def key(identity: str, sample: int = 0, fingerprint: str = "f") -> AnswerKey:
@@ -268,14 +243,13 @@ def test_a_killed_writer_loses_nothing_that_append_returned_for(tmp_path: Path) 
     path = tmp_path / "predictions.jsonl"
     told = tmp_path / "told"
     code = (
-        "import sys; sys.path[:0] = sys.argv[3:]\n"
-        "from pathlib import Path\nfrom test_records import open_log, prediction\n"
+        "import sys\n"
+        "from pathlib import Path\nfrom tests.support.record_logs import open_log, prediction\n"
         "log = open_log(Path(sys.argv[1])); told = open(sys.argv[2], 'w')\n"
         "for i in range(10**9):\n"
         "    log.append([prediction(str(i), response='y' * 5000)]); print(i, file=told, flush=True)\n"
     )
-    places = [str(Path(__file__).parent), str(Path(__file__).parents[2])]
-    with subprocess.Popen([sys.executable, "-c", code, str(path), str(told), *places]) as process:
+    with subprocess.Popen([sys.executable, "-c", code, str(path), str(told)], cwd=REPOSITORY) as process:
         deadline = time.monotonic() + 60
         while (not told.exists() or told.read_text().count("\n") < 50) and time.monotonic() < deadline:
             time.sleep(0.01)

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-import odd_replies
 import orjson
 import pytest
-from odd_replies import GOOD, TEXT, Odd, completion
 
 from orchestrator import secrets
 from orchestrator.asking.replies import Reply, read_reply
@@ -13,6 +11,8 @@ from orchestrator.asking.retry import Fault
 from orchestrator.asking.thoughts import split_thought
 from orchestrator.endpoints.refusals import Refusal, read_message, read_refusal
 from orchestrator.records.types import Usage
+from tests.support import odd_replies
+from tests.support.odd_replies import GOOD, TEXT, Odd, completion
 
 
 def answer_of(body: bytes) -> Reply:

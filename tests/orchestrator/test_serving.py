@@ -13,8 +13,6 @@ from types import SimpleNamespace
 
 import psutil
 import pytest
-from scripted_server import ScriptedServer
-from tiny_model import make_tiny_model
 
 from cluster.files import REPOSITORY
 from orchestrator.asking.client import ChatClient
@@ -31,6 +29,8 @@ from orchestrator.steering import controller
 from orchestrator.steering.controller import steered
 from orchestrator.steering.engine_loads import live_replicas, read_pages, readings
 from orchestrator.steering.stalls import end_engine
+from tests.support.scripted_server import ScriptedServer
+from tests.support.tiny_model import make_tiny_model
 
 SITE_MODULES = "/of/a/site"  # what its `module load` may put on the path
 SPEC = ServingSpec(max_num_seqs=8, startup_timeout=200)

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from cluster.files import REPOSITORY
 from jobs.benchmarking.spec import BenchSpec
 from jobs.exam.spec import ExamSpec
 from orchestrator.errors import SpecError
 from orchestrator.spec import SpecModel, check_argument, load_spec, to_yaml
 from orchestrator.training.spec import PpoSpec, SftSpec
-
-ROOT = Path(__file__).parents[2]
 
 
 def load(*overrides: str, config: Path | None = None) -> ExamSpec:
@@ -238,7 +237,7 @@ def test_what_changed_is_shown_alone_and_reads_back_as_the_same(tmp_path: Path) 
     assert load(config=tmp_path / "spec.yaml") == spec
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "conf").glob("*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", sorted((REPOSITORY / "conf").glob("*.yaml")), ids=lambda path: path.name)
 def test_every_shipped_spec_is_valid(path: Path) -> None:
     schemas: dict[str, type[SpecModel]] = {"sft": SftSpec, "ppo": PpoSpec, "bench": BenchSpec}
     load_spec(schemas.get(path.stem.partition("-")[0], ExamSpec), path, [])  # raises what is wrong with it

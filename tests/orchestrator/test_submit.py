@@ -4,8 +4,9 @@ import re
 from pathlib import Path
 
 import pytest
-from harness import numbered, records, run, start, wait_for, write_exam
-from scripted_server import ScriptedServer
+
+from tests.support.harness import numbered, records, run, start, wait_for, write_exam
+from tests.support.scripted_server import ScriptedServer
 
 pytestmark = pytest.mark.usefixtures("cluster")
 

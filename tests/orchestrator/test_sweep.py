@@ -1,26 +1,22 @@
 """Collectives between real Gloo ranks: right results are seen, wrong ones too, and figures are nccl-tests'."""
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cluster.files import REPOSITORY
 from cluster.probes import sweep
 from cluster.probes.sweep import OPERATIONS, Operation, Timing, bus_factor, message_sizes
-
-RANKS = Path(__file__).with_name("sweep_ranks.py")
-ROOT = RANKS.parents[2]
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     done = subprocess.run(
-        [sys.executable, str(RANKS), str(tmp_path_factory.mktemp("ranks"))],
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        [sys.executable, "-m", "tests.support.sweep_ranks", str(tmp_path_factory.mktemp("ranks"))],
+        cwd=REPOSITORY,
         capture_output=True,
         text=True,
         timeout=120,

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import records
-from test_records import prediction
 
 from orchestrator.errors import StorageFailed
 from orchestrator.records import writer
 from orchestrator.records.lock import Owner
 from orchestrator.records.pulse import SILENT, Beat, Life, Traffic
 from orchestrator.records.types import Key, Wanted
+from tests.support.harness import records
+from tests.support.record_logs import prediction
 
 PLAIN: Any = writer.RecordWriter.__ray_metadata__.modified_class  # type: ignore[attr-defined]
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from toys import ROWS, TOY
 
 from jobs import evaluate
 from jobs.exam.requests import Requests, item_of, load_items, row_of
@@ -16,6 +15,7 @@ from jobs.tasks import registry
 from jobs.tasks.registry import code_of, find_task, task_names
 from jobs.tasks.task import Item
 from orchestrator.errors import SpecError
+from tests.support.toys import ROWS, TOY
 
 
 @pytest.fixture(autouse=True)

@@ -7,6 +7,7 @@ import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
+from cluster.files import REPOSITORY
 from jobs.exam.requests import Requests, row_of
 from jobs.exam.spec import ExamSpec, judge_identity, load_judge_prompt
 from jobs.tasks import hle
@@ -14,8 +15,7 @@ from jobs.tasks.task import Item
 from orchestrator.records.types import digest
 from orchestrator.serving.identity import Served
 
-ROOT = Path(__file__).parents[3]
-OWN = ROOT / "jobs" / "tasks" / "hle.py"
+OWN = REPOSITORY / "jobs" / "tasks" / "hle.py"
 # An example of a spec in help texts, and the default of the key `task`, which stands once.
 ALLOWED = re.compile(r'conf/hle\.yaml|^"hle"$')
 WORD = re.compile(r"(?<![a-z])hle(?![a-z])")
@@ -39,11 +39,11 @@ def mentions(path: Path) -> Iterator[str]:
         else:
             continue
         if WORD.search(text):
-            yield f"{path.relative_to(ROOT)}:{token.start[0]}: {text[:80]}"
+            yield f"{path.relative_to(REPOSITORY)}:{token.start[0]}: {text[:80]}"
 
 
 def test_only_its_own_file_knows_hle() -> None:
-    files = [path for room in ("jobs", "orchestrator", "cluster") for path in (ROOT / room).rglob("*.py")]
+    files = [path for room in ("jobs", "orchestrator", "cluster") for path in (REPOSITORY / room).rglob("*.py")]
     assert list(mentions(OWN)), "the search finds what it looks for"
     assert [found for path in files if path != OWN for found in mentions(path)] == []
     assert [path for path in files if WORD.search(path.stem) and path != OWN] == []

@@ -6,7 +6,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from planning_configs import QWEN_8B, QWEN_32B
 
 from jobs.exam import provenance
 from jobs.exam.requests import Requests
@@ -20,6 +19,7 @@ from orchestrator.ray_cluster.connect import Cluster
 from orchestrator.serving import deploy
 from orchestrator.serving.spec import ServingSpec
 from orchestrator.spec import load_spec, to_yaml
+from tests.support.planning_configs import QWEN_8B, QWEN_32B
 
 AUTO = ServingSpec(parallelism="auto")
 CONF = Path(__file__).parents[3] / "conf/hle.yaml"

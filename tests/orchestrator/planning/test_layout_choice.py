@@ -3,13 +3,21 @@
 from typing import Any
 
 import pytest
-from planning_configs import DEEPSEEK_V3, LLAMA_8B, LLAMA_405B, PUBLISHED, QWEN_30B_A3B, QWEN_32B, QWEN_235B_A22B
 
 from orchestrator.errors import SpecError
 from orchestrator.planning.choice import Candidate, Demand, Hardware, Plan, choose, weigh
 from orchestrator.planning.gpus import find_gpu
 from orchestrator.planning.shape import read_shape
 from orchestrator.planning.weights import read_weights
+from tests.support.planning_configs import (
+    DEEPSEEK_V3,
+    LLAMA_8B,
+    LLAMA_405B,
+    PUBLISHED,
+    QWEN_30B_A3B,
+    QWEN_32B,
+    QWEN_235B_A22B,
+)
 
 HARDWARE = [("h100", (8, 8)), ("h200", (8,)), ("a100-80gb", (4, 4, 4, 4)), ("l40s", (8, 8, 8)), ("h100", (8, 3))]
 

@@ -4,7 +4,11 @@ from typing import Any
 
 import pytest
 import torch
-from planning_configs import (
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from orchestrator.errors import SpecError
+from orchestrator.planning.shape import read_shape
+from tests.support.planning_configs import (
     DEEPSEEK_V3,
     LLAMA_8B,
     LLAMA_405B,
@@ -14,10 +18,6 @@ from planning_configs import (
     QWEN_30B_A3B,
     QWEN_32B,
 )
-from transformers import AutoConfig, AutoModelForCausalLM
-
-from orchestrator.errors import SpecError
-from orchestrator.planning.shape import read_shape
 
 
 @pytest.mark.parametrize(

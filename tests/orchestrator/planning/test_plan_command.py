@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planning_configs import LLAMA_405B, PUBLISHED, QWEN_32B
 
+from cluster.files import REPOSITORY
 from orchestrator import plan
 from orchestrator.errors import SpecError
-
-ROOT = Path(__file__).parents[3]
+from tests.support.planning_configs import LLAMA_405B, PUBLISHED, QWEN_32B
 
 
 @pytest.fixture(autouse=True)
@@ -124,7 +123,7 @@ def test_what_is_missing_is_asked_for(model: str, arguments: list[str], expected
 def test_a_model_that_fits_nowhere_ends_with_2_and_a_sentence(tmp_path: Path) -> None:
     model = folder(tmp_path / "Llama-3.1-405B", LLAMA_405B)
     command = [sys.executable, "-m", "orchestrator.plan", "--model", model, "--gpus", "8", "--gpu", "h100"]
-    done = subprocess.run(command, cwd=ROOT, env=dict(os.environ), capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, env=dict(os.environ), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ")
     assert "fits nowhere: 756.0 GiB of weights" in done.stderr

@@ -3,13 +3,13 @@
 from typing import Any
 
 import pytest
-from planning_configs import DEEPSEEK_V3, LLAMA_8B, LLAMA_405B, MIXTRAL, QWEN_8B
 
 from orchestrator.planning import roofline
 from orchestrator.planning.gpus import find_gpu
 from orchestrator.planning.roofline import Replica, enough_sequences, prefill_seconds, step_seconds, throughput
 from orchestrator.planning.shape import read_shape
 from orchestrator.planning.weights import read_weights
+from tests.support.planning_configs import DEEPSEEK_V3, LLAMA_8B, LLAMA_405B, MIXTRAL, QWEN_8B
 
 MEASURED = 9892  # output tokens/s: Qwen3-8B's shape, one H200, vLLM 0.25, 512 sequences, 520 + 256 tokens
 

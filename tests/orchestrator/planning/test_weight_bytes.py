@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from planning_configs import DEEPSEEK_V3, LLAMA_8B, QWEN_30B_A3B
 
 from orchestrator.errors import SpecError
 from orchestrator.planning.shape import read_shape
 from orchestrator.planning.weights import Weights, read_weights
+from tests.support.planning_configs import DEEPSEEK_V3, LLAMA_8B, QWEN_30B_A3B
 
 LINEAR = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)  # Llama-3.1-8B's layers, without norms
 REST = 8_030_261_248 - LINEAR

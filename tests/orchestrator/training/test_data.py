@@ -8,13 +8,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from omegaconf import OmegaConf
-from tiny_model import make_tiny_model
 
 from jobs.tasks.gsm8k_rows import gsm8k_conversations
 from orchestrator.errors import SpecError
 from orchestrator.training.data import convert
 from orchestrator.training.data.convert import convert_ppo, convert_sft, read_report
 from orchestrator.training.data.sieve import Report
+from tests.support.tiny_model import make_tiny_model
 
 Row = dict[str, Any]
 # A template with a system prompt of its own, and more in an answer that stands alone: both as in Qwen's.

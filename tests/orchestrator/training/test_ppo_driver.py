@@ -6,11 +6,11 @@ from statistics import mean
 from typing import Any
 
 import pytest
-from harness import records, run
-from ppo_runs import BATCH, STEPS_PER_EPOCH, make_ppo_data, make_ppo_run
 
 from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.folder import TrainingFolder, loss_curve, read_journal
+from tests.support.harness import records, run
+from tests.support.ppo_runs import BATCH, STEPS_PER_EPOCH, make_ppo_data, make_ppo_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ANSWERS = 4  # to each prompt

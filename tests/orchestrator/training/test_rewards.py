@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from scripted_server import ScriptedServer
 
 from jobs.ppo import RULES
 from orchestrator.training.environment import FOLDER_VARIABLE
 from orchestrator.training.folder import Journal, TrainingFolder
 from orchestrator.training.trainer import rewards
+from tests.support.scripted_server import ScriptedServer
 
 
 @pytest.fixture

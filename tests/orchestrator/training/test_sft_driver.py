@@ -9,11 +9,11 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import run, start, wait_for
-from sft_runs import BATCH, STEPS_PER_EPOCH, TRAIN_ROWS, VAL_ROWS, make_sft_data, make_sft_run
 
 from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.folder import TrainingFolder, loss_curve, read_journal
+from tests.support.harness import run, start, wait_for
+from tests.support.sft_runs import BATCH, STEPS_PER_EPOCH, TRAIN_ROWS, VAL_ROWS, make_sft_data, make_sft_run
 
 pytestmark = [pytest.mark.usefixtures("cluster"), pytest.mark.timeout(400)]
 

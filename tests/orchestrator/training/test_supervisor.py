@@ -13,13 +13,13 @@ from typing import Any
 
 import psutil
 import pytest
-from harness import ROOT, records, wait_for
-from scripted_trainer import LACK
 
+from cluster.files import REPOSITORY
 from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.folder import TrainingFolder, loss_curve
+from tests.support.harness import records, wait_for
+from tests.support.scripted_trainer import LACK
 
-HERE = Path(__file__).parent
 SILENCE = 3.0  # seconds after which a trainer counts as hung, where a test wants that
 LONG = 60.0
 
@@ -39,9 +39,9 @@ class Job:
 
     def start(self, timeout: float = LONG, **environment: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, str(HERE / "supervised.py"), str(self.folder.path), str(timeout)],
-            cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT)} | environment,
+            [sys.executable, "-m", "tests.support.supervised", str(self.folder.path), str(timeout)],
+            cwd=REPOSITORY,
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

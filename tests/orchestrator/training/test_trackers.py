@@ -8,12 +8,12 @@ from typing import Any
 import psutil
 import pytest
 import wandb
-from wandb_files import history
 
 from orchestrator.spec import WandbSpec
 from orchestrator.tracking import continued, unsent
 from orchestrator.training.environment import FOLDER_VARIABLE, worker_env
 from orchestrator.training.folder import Journal, TrainingFolder
+from tests.support.wandb_files import history
 
 OFFLINE = WandbSpec(project="sums", mode="offline")
 

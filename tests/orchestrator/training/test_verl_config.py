@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from omegaconf import OmegaConf
-from planning_configs import QWEN_8B, QWEN_32B
 
 from jobs.ppo import RULES
 from orchestrator.errors import SpecError
@@ -18,6 +17,7 @@ from orchestrator.training.config.ppo_config import ppo_keys
 from orchestrator.training.config.sft_config import sft_keys
 from orchestrator.training.folder import TrainingFolder
 from orchestrator.training.spec import PpoSpec, SftSpec
+from tests.support.planning_configs import QWEN_8B, QWEN_32B
 
 CPU = Placement("cpu", 1, 1, "a test")
 GPUS = Placement("cuda", 2, 8, "a test")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import ROOT
-from tiny_model import make_tiny_model
 
+from cluster.files import REPOSITORY
 from orchestrator.training.environment import FOLDER_VARIABLE, PLUGIN, worker_env
+from tests.support.tiny_model import make_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +64,7 @@ def test_cpu_platform_is_verls_own_there() -> None:
         "print(get_rollout_replica_class('hf_cpu').__name__)\n"
     )
     place = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), **worker_env(cpu=True), **place}
+    environment = {"PATH": "/usr/bin:/bin", "PYTHONPATH": str(REPOSITORY), **worker_env(cpu=True), **place}
     command = [sys.executable, "-W", "ignore", "-c", code]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.stdout.split("\n")[:3] == ["cpu False True", "(0, 0, 1) cpu:gloo", "HFReplica"], done.stderr

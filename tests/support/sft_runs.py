@@ -1,12 +1,13 @@
 """Small fine-tunings: a tiny model, a few rows that have a rule to learn, and verl's configuration for them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from tiny_model import make_tiny_model
 
-from orchestrator.training.folder import TrainingFolder
+from orchestrator.training.folder import TrainingFolder, read_journal
+from tests.support.tiny_model import make_tiny_model
 
 TRAIN_ROWS, VAL_ROWS, BATCH = 41, 16, 8  # five steps an epoch, and a row that fills no batch
 STEPS_PER_EPOCH = TRAIN_ROWS // BATCH
@@ -80,3 +81,12 @@ def make_sft_run(
     resolved["kosen"] = {"keep_checkpoints": keep_checkpoints}
     OmegaConf.save(OmegaConf.create(resolved), folder.verl_config)
     return folder
+
+
+def steps_done(folder: Path) -> list[int]:
+    return [line["step"] for line in read_journal(TrainingFolder(folder)) if line["event"] == "step"]
+
+
+def events(folder: Path, name: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (folder / "events.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == name]

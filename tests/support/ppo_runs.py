@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from tiny_model import make_tiny_model
 
 from orchestrator.training.folder import TrainingFolder
+from tests.support.tiny_model import make_tiny_model
 
 ROWS, BATCH = 26, 8  # three steps an epoch, and two rows that fill no batch
 STEPS_PER_EPOCH = ROWS // BATCH

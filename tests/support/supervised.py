@@ -1,9 +1,11 @@
-"""The job that the supervisor's tests run as a process: python supervised.py RUN_FOLDER TIMEOUT."""
+"""The job that the supervisor's tests run as a process: python -m tests.support.supervised RUN_FOLDER
+TIMEOUT."""
 
 import os
 import sys
 from pathlib import Path
 
+from cluster.files import REPOSITORY
 from orchestrator.errors import run_command
 from orchestrator.training.folder import TrainingFolder
 from orchestrator.training.supervision import supervisor
@@ -15,10 +17,10 @@ def main() -> int:
     supervisor.PAUSE = float(os.environ.get("SCRIPTED_PAUSE", "0.1"))
     supervisor.RETURN_SECONDS = float(os.environ.get("SCRIPTED_RETURN", "60"))
     supervisor.TELL_SECONDS = float(os.environ.get("SCRIPTED_TELL", "60"))
-    environment = {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = {"PYTHONPATH": str(REPOSITORY)}
     supervisor.supervise(
         folder,
-        "scripted_trainer",
+        "tests.support.scripted_trainer",
         timeout=float(sys.argv[2]),
         max_failures=3,
         environment=environment,

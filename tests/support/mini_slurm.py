@@ -1,13 +1,14 @@
-"""The small Slurm cluster from a shell: `python tests/cluster/mini_slurm.py up 4`, as root; `--help` has the rest."""
+"""The small Slurm cluster from a shell: `python -m tests.support.mini_slurm up 4`, as root; `--help` has the rest."""
 
 import argparse
 import sys
 from contextlib import suppress
 from pathlib import Path
 
-from namespaces import Process
-from slurm_cluster import USABLE, MiniSlurm, MiniSlurmError, missing
-from slurm_conf import LOGIN, Settings
+from cluster.files import REPOSITORY
+from tests.support.namespaces import Process
+from tests.support.slurm_cluster import USABLE, MiniSlurm, MiniSlurmError, missing
+from tests.support.slurm_conf import LOGIN, Settings
 
 __all__ = ["LOGIN", "MiniSlurm", "MiniSlurmError", "Process", "missing"]
 
@@ -31,11 +32,10 @@ def _arguments() -> argparse.Namespace:
 
 
 def _up(arguments: argparse.Namespace) -> int:
-    repository = Path(__file__).resolve().parents[2]
     slurm = MiniSlurm(
         nodes=arguments.nodes,
-        share=(*arguments.share, repository),
-        repository=repository,
+        share=(*arguments.share, REPOSITORY),
+        repository=REPOSITORY,
         directory=arguments.directory,
         net=arguments.net,
         prefix=arguments.prefix,

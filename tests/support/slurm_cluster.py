@@ -20,8 +20,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Self
 
-import public_python
-from namespaces import (
+from tests.support import public_python
+from tests.support.namespaces import (
     PATH,
     Process,
     alive,
@@ -32,7 +32,7 @@ from namespaces import (
     running_with,
     wait_until,
 )
-from slurm_conf import FOLDERS, LOGIN, Settings, slurm_conf, write_files
+from tests.support.slurm_conf import FOLDERS, LOGIN, Settings, slurm_conf, write_files
 
 PACKAGES = {
     "slurmctld": "slurmctld",

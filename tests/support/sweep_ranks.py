@@ -1,6 +1,6 @@
 """Three ranks over Gloo as processes of this machine; prints what rank 0 saw, as JSON, in three parts.
 
-python tests/orchestrator/sweep_ranks.py FOLDER runs every operation as it is, then with results of rank 1 that are
+python -m tests.support.sweep_ranks FOLDER runs every operation as it is, then with results of rank 1 that are
 wrong in one element, then with operations that send nothing; and the pairs of three nodes, of which b is faulty.
 """
 

@@ -17,9 +17,9 @@ from unittest.mock import patch
 
 import psutil
 
+from cluster.files import REPOSITORY
 from orchestrator import errors
 
-ROOT = Path(__file__).resolve().parents[1]
 CATEGORIES = ["Math", "Physics", "Chemistry", "Engineering", "Other"]
 
 
@@ -55,7 +55,7 @@ def start_python(*arguments: str) -> subprocess.Popen[str]:
     """A job in a process group of its own, so that killing it is one signal."""
     return subprocess.Popen(
         [sys.executable, *arguments],
-        cwd=ROOT,
+        cwd=REPOSITORY,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

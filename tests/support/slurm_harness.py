@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -11,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mini_slurm import LOGIN, MiniSlurm
-from namespaces import wait_until
+from cluster.files import REPOSITORY
+from tests.support.mini_slurm import LOGIN, MiniSlurm
+from tests.support.namespaces import wait_until
 
-REPOSITORY = Path(__file__).parents[2]
 GONE_SECONDS = 15.0  # after which nothing may be left of a cluster
 UP_SECONDS = 240.0  # 13 on two idle cores; tests of other sessions may keep them busy
 Finished = subprocess.CompletedProcess[str]
@@ -164,3 +165,17 @@ def ended(kosen: Kosen, names: Sequence[str] = ("c",)) -> Iterator[None]:
         for node in kosen.slurm.names:
             if kosen.slurm.state(node).rstrip("*") not in ("idle", "mixed", "allocated", "completing"):
                 kosen.slurm.resume(node)
+
+
+@contextmanager
+def lost(slurm: MiniSlurm, node: str) -> Iterator[None]:
+    """The node is gone for good and Slurm knows; afterwards it is as after a repair, with an empty disk."""
+    slurm.crash(node)
+    try:
+        slurm.set_down(node, "test: lost")
+        yield
+    finally:
+        for entry in slurm.temp_entries(node):
+            shutil.rmtree(slurm.node_dir(node) / "tmp" / entry)
+        slurm.boot(node)
+        wait_until(lambda: "down" not in slurm.state(node), 30, f"{node} is {slurm.state(node)}")

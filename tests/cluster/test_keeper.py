@@ -18,24 +18,24 @@ from cluster.machine.processes import is_running, processes_of
 KEEP = """
 import signal, sys
 from pathlib import Path
-from cluster.node import ray_keeper as keeper
-from cluster.node import agent as node
+from cluster.node import ray_keeper
+from cluster.node import agent
 from cluster.node.ray_keeper import Keeper
 from cluster.machine.ray_command import RayNode
 folder, stubborn = Path(sys.argv[1]), "trap '' TERM; touch $RAY_TMPDIR/up; while :; do sleep 0.1; done"
-keeper.ray_command = lambda _: ["sh", "-c", stubborn]
-keeper.is_listening = lambda *_: True
+ray_keeper.ray_command = lambda _: ["sh", "-c", stubborn]
+ray_keeper.is_listening = lambda *_: True
 ports = dict.fromkeys(["autoscaler_metrics", "dashboard_metrics"], 1)
 plan = lambda temp_dir, head: RayNode(ip="127.0.0.1", ports=ports, temp_dir=temp_dir, token=folder / "token", cpus=1,
                                       gpus=0, object_store=1, head=head)
-for number in keeper.STOP_SIGNALS:
-    signal.signal(number, node._stop)
+for number in ray_keeper.STOP_SIGNALS:
+    signal.signal(number, agent._stop)
 with (folder / "log").open("a") as log:
     kept = Keeper(plan, job_id="7", temp_root=str(folder / "tmp"), environment={"PATH": "/bin:/usr/bin"},
                   kept_logs=folder / "kept", log=log, tell=print)
     try:
         kept.keep_worker("127.0.0.1:1")
-    except node.Stop:
+    except agent.Stop:
         kept.end()
         print("clean", flush=True)
 """

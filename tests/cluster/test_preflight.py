@@ -14,7 +14,7 @@ import pytest
 from cluster.files import REPOSITORY
 from cluster.machine.network import Link
 from cluster.machine.ports import OPEN, plan_ports
-from cluster.preflight import checks as preflight
+from cluster.preflight import checks
 from cluster.preflight.checks import (
     Finding,
     NodeReport,
@@ -140,7 +140,7 @@ def test_a_missing_temp_dir_and_a_long_one(job_dir: Path) -> None:
 
 
 def test_a_folder_that_the_batch_host_does_not_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preflight, "CANARY_SECONDS", 0.2)
+    monkeypatch.setattr(checks, "CANARY_SECONDS", 0.2)
     arguments = {"site": Site(), "host": "n", "link": LOOPBACK, "ports": PORTS, "gpus": 0, "peers": []}
     found = {finding.check: finding for finding in check_node(job_dir=tmp_path, **arguments)}  # type: ignore[arg-type]
     assert found["shared folder"].severity == "error" and "canary.json did not appear" in found["shared folder"].seen

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.head import readiness as ready
+from cluster.head import readiness
 from cluster.head.readiness import Expected, Probe, _wrong
 
 NODE: Expected = {"name": "node1", "ip": "10.0.0.1", "gpus": 2, "agent_http": 1}
@@ -22,7 +22,7 @@ def wrong(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> list[st
 
 
 def test_a_driver_that_does_not_answer_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ready, "GPU_SECONDS", 0.3)
+    monkeypatch.setattr(readiness, "GPU_SECONDS", 0.3)
     [problem] = wrong(tmp_path, "exec sleep 60", monkeypatch)
     assert problem == "a worker on node1 cannot ask for its GPUs: nvidia-smi did not answer within 0.3 s"
 
@@ -43,8 +43,8 @@ def test_a_head_that_starts_later_than_the_probe_is_waited_for(monkeypatch: pyte
             raise error
 
     monkeypatch.setattr("ray.init", init)
-    monkeypatch.setattr(ready, "CONNECT_PAUSE", 0.0)
-    ready.connect("10.0.0.1:6379", "10.0.0.1", time.monotonic() + 60)
+    monkeypatch.setattr(readiness, "CONNECT_PAUSE", 0.0)
+    readiness.connect("10.0.0.1:6379", "10.0.0.1", time.monotonic() + 60)
     assert tried == ["10.0.0.1:6379"] * 3
     with pytest.raises(ConnectionError):
-        ready.connect("10.0.0.1:6379", "10.0.0.1", time.monotonic() - 1)
+        readiness.connect("10.0.0.1:6379", "10.0.0.1", time.monotonic() - 1)

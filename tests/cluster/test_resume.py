@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.folder.ledger import Ledger, RayJob
-from cluster.head import resubmit as resume
-from cluster.head.resubmit import resubmit
+from cluster.head import resubmit
 from cluster.state import ClusterState, write_token
 
 ANSWERS: dict[str, list[int]] = {}  # the statuses of a job's submissions, the last one for ever
@@ -49,7 +48,7 @@ def taken_up(state: ClusterState, folder: Path, pauses: list[float]) -> dict[str
     ledger = Ledger(folder / "ledger.jsonl", "1")
     for name in ANSWERS:
         ledger.note(RayJob(name, "true", "RUNNING"))
-    return resubmit(state, ledger, "/", pauses.append)
+    return resubmit.resubmit(state, ledger, "/", pauses.append)
 
 
 def test_a_job_that_is_refused_for_good_is_asked_once(state: ClusterState, tmp_path: Path) -> None:
@@ -61,7 +60,7 @@ def test_a_job_that_is_refused_for_good_is_asked_once(state: ClusterState, tmp_p
 
 
 def test_each_job_has_its_own_time(state: ClusterState, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resume, "AGENT_SECONDS", 0.2)
+    monkeypatch.setattr(resubmit, "AGENT_SECONDS", 0.2)
     ANSWERS.clear()
     ANSWERS.update(never=[500], later=[500, 200])
     assert taken_up(state, tmp_path, []) == {"resumed": ["later"], "refused": ["never"]}

@@ -9,8 +9,7 @@ import pytest
 
 from benchmarks.fuzz_slurm import SEEDS, check, variant
 from cluster.errors import ClusterError
-from cluster.schedulers import base, slurm_states, slurm_text
-from cluster.schedulers import slurm_commands as slurm
+from cluster.schedulers import base, slurm_commands, slurm_states, slurm_text
 
 BANNER = "*** Welcome to the cluster! Quota: 500 GB of 1000 ***\nmaintenance on 2026-12-01, 24/7 hotline 4242 or 17\n"
 
@@ -255,18 +254,22 @@ def test_what_asks_slurm_raises_cluster_errors_only(monkeypatch: pytest.MonkeyPa
     def answer(command: list[str], *_: object) -> "subprocess.CompletedProcess[str]":
         return subprocess.CompletedProcess(command, chance.choice((0, 0, 1)), variant(chance), variant(chance))
 
-    monkeypatch.setattr(slurm, "_call", answer)
+    monkeypatch.setattr(slurm_commands, "_call", answer)
     for name in ("SHORT_PATIENCE", "SHORT_PAUSE"):
         monkeypatch.setattr(base, name, 0.0)
     asked = Counter[str]()
     for _ in range(2_000):
-        for ask in (lambda: slurm.job("7"), lambda: slurm.submit(tmp_path), lambda: slurm.hostnames("n[1-2]")):
+        for ask in (
+            lambda: slurm_commands.job("7"),
+            lambda: slurm_commands.submit(tmp_path),
+            lambda: slurm_commands.hostnames("n[1-2]"),
+        ):
             try:
                 asked["answered" if ask() else "unknown"] += 1
             except ClusterError as error:
                 asked[type(error).__name__] += 1
-        slurm.node_states(["n1", "n2"])
-        slurm.signal_batch("7", "TERM")
+        slurm_commands.node_states(["n1", "n2"])
+        slurm_commands.signal_batch("7", "TERM")
     assert min(asked.values()) > 10 and set(asked) == {"answered", "unknown", "Silent", "ProfileError", "ClusterError"}
 
 

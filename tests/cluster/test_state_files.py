@@ -12,7 +12,7 @@ import pytest
 from cluster.__main__ import main
 from cluster.files import REPOSITORY
 from cluster.folder.job_files import helpers
-from cluster.machine import temp_dirs as temp
+from cluster.machine import temp_dirs
 from cluster.state import ClusterState, cluster_dir, is_damaged, known, read_state, write_state
 
 STATE: dict[str, Any] = {
@@ -132,7 +132,7 @@ def test_down_leaves_a_folder_that_is_not_ours(home: Path, tmp_path: Path) -> No
 
 
 def test_down_removes_its_own_folder(home: Path, tmp_path: Path) -> None:
-    ours = Path(temp.make_temp_dir(str(tmp_path), "ray-"))
+    ours = Path(temp_dirs.make_temp_dir(str(tmp_path), "ray-"))
     write(json.dumps(STATE | {"temp_dir": str(ours)}))
     done = command(home, "down", "--name", "c")
     assert (done.returncode, done.stderr) == (0, "cluster 'c' is down, 0 processes ended\n")
@@ -147,35 +147,35 @@ def unmarked(folder: Path) -> Path:
 def anothers_mark(folder: Path) -> Path:
     """A copy of a folder of ours, mark and all."""
     path = unmarked(folder)
-    (path.parent / temp.MARK).write_text(str(folder / "y"))
+    (path.parent / temp_dirs.MARK).write_text(str(folder / "y"))
     return path
 
 
 def link_to_ours(folder: Path) -> Path:
-    made = Path(temp.make_temp_dir(str(folder), "k-"))
+    made = Path(temp_dirs.make_temp_dir(str(folder), "k-"))
     (folder / "link").symlink_to(made.parent)
     return folder / "link" / "r"
 
 
 def not_the_inner_one(folder: Path) -> Path:
-    return Path(temp.make_temp_dir(str(folder), "k-")).parent
+    return Path(temp_dirs.make_temp_dir(str(folder), "k-")).parent
 
 
 @pytest.mark.parametrize("make", [unmarked, anothers_mark, link_to_ours, not_the_inner_one])
 def test_only_what_carries_our_mark_is_removed(tmp_path: Path, make: Any) -> None:
     path = make(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    assert temp.remove_temp_dir(str(path)) is False
+    assert temp_dirs.remove_temp_dir(str(path)) is False
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_the_sweep_leaves_what_only_has_our_name(tmp_path: Path) -> None:
     theirs = tmp_path / f"kosen-{os.getuid()}-notes"
     theirs.mkdir()
-    ours, lock = temp.new_temp_dir(str(tmp_path), "7")
-    assert temp.sweep(str(tmp_path)) == []  # it is in use
+    ours, lock = temp_dirs.new_temp_dir(str(tmp_path), "7")
+    assert temp_dirs.sweep(str(tmp_path)) == []  # it is in use
     lock.close()
-    assert temp.sweep(str(tmp_path)) == [Path(ours).parent.name]
+    assert temp_dirs.sweep(str(tmp_path)) == [Path(ours).parent.name]
     assert list(tmp_path.glob("kosen-*")) == [theirs] and list(theirs.iterdir()) == []
 
 

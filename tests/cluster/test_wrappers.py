@@ -11,8 +11,7 @@ import pytest
 from cluster.commands import batch_system
 from cluster.commands.batch_system import BatchSystem
 from cluster.errors import ClusterError, ProfileError
-from cluster.schedulers import base
-from cluster.schedulers import slurm_commands as slurm
+from cluster.schedulers import base, slurm_commands
 from cluster.schedulers.base import scheduler_of
 from cluster.state import ClusterState, cluster_dir, read_state, write_state
 
@@ -53,7 +52,7 @@ def script(tmp_path: Path) -> Path:
 
 def test_a_wrapped_sbatch_is_understood(commands: Commands, script: Path) -> None:
     calls = commands(sbatch=r"printf 'Welcome \xe9\n\n2 messages\n'; printf '\033[32m4711\033[0m\n'; echo bye 7 >&2")
-    assert slurm.submit(script) == "4711"
+    assert slurm_commands.submit(script) == "4711"
     assert calls.read_text().count("\n") == 1  # nobody else had to be asked
 
 
@@ -79,14 +78,14 @@ def test_a_job_that_sbatch_does_not_name_is_found_in_the_queue(
     commands: Commands, script: Path, tmp_path: Path, sbatch: str
 ) -> None:
     commands(sbatch=sbatch, squeue=QUEUE.format(calls=tmp_path / "calls", script=script))
-    assert slurm.submit(script) == "4711"
+    assert slurm_commands.submit(script) == "4711"
 
 
 def test_a_job_with_a_comment_of_its_own_is_found_by_its_script(commands: Commands, script: Path) -> None:
     script.write_text("#!/bin/bash\n#SBATCH --comment=project-x\ntrue\n")
     queue = f"echo '4709|COMPLETED|project-x|{script}'; echo '4711|PENDING|project-x|{script}'; echo '5|RUNNING|x|/y'"
     calls = commands(sbatch="true", squeue=queue)
-    assert slurm.submit(script) == "4711"
+    assert slurm_commands.submit(script) == "4711"
     assert "--comment" not in calls.read_text()
 
 
@@ -94,7 +93,7 @@ def test_a_job_with_a_comment_of_its_own_is_found_by_its_script(commands: Comman
 def test_a_job_that_nobody_can_name_is_an_error_in_sbatchs_words(commands: Commands, script: Path, queue: str) -> None:
     commands(sbatch="echo Your quota is 500 GB; echo see you >&2", squeue=queue)
     with pytest.raises(ClusterError, match="Your quota is 500 GB") as raised:
-        slurm.submit(script)
+        slurm_commands.submit(script)
     assert "see you" in str(raised.value) and "squeue" in str(raised.value)
     assert raised.value.exit_code == 4
 
@@ -103,7 +102,7 @@ def test_a_job_that_nobody_can_name_is_an_error_in_sbatchs_words(commands: Comma
 def test_a_refusal_is_in_sbatchs_words(commands: Commands, script: Path, stream: str) -> None:
     calls = commands(sbatch=f"echo 'sbatch: error: invalid partition specified: P99' >&{stream}; exit 1", squeue="true")
     with pytest.raises(ProfileError, match="invalid partition specified: P99"):
-        slurm.submit(script)
+        slurm_commands.submit(script)
     assert sum(line.startswith("sbatch") for line in calls.read_text().splitlines()) == 1
 
 
@@ -122,7 +121,7 @@ def test_a_controller_that_comes_back_takes_the_job(
 ) -> None:
     once = f"[ -e {tmp_path}/tried ] && echo 4711 && exit; touch {tmp_path}/tried; echo '{said}' >&2; exit 1"
     calls = commands(sbatch=once, squeue="true")
-    assert slurm.submit(script) == "4711"
+    assert slurm_commands.submit(script) == "4711"
     marks = [line.split("--comment=")[1].split()[0] for line in calls.read_text().splitlines() if "--comment" in line]
     assert len(marks) == 2 and marks[0] == marks[1]
 
@@ -131,7 +130,7 @@ def test_a_job_whose_answer_was_lost_is_not_submitted_twice(commands: Commands, 
     queue = QUEUE.format(calls=tmp_path / "calls", script=script)
     away = f"[ -e {tmp_path}/asked ] || {{ touch {tmp_path}/asked; echo 'Connection refused' >&2; exit 1; }}\n"
     calls = commands(sbatch="echo 'Socket timed out on send/recv operation' >&2; exit 1", squeue=away + queue)
-    assert slurm.submit(script) == "4711"
+    assert slurm_commands.submit(script) == "4711"
     assert sum(line.startswith("sbatch") for line in calls.read_text().splitlines()) == 1
 
 
@@ -140,7 +139,7 @@ def test_a_controller_that_stays_away_is_not_the_profiles_fault(commands: Comman
     commands(sbatch=f"echo '{said}' >&2; exit 1", squeue=f"echo '{said}' >&2; exit 1")
     started = time.monotonic()
     with pytest.raises(base.Silent, match="scontrol ping") as raised:
-        slurm.submit(script)
+        slurm_commands.submit(script)
     assert raised.value.exit_code == 4
     assert time.monotonic() - started < 5
 
@@ -149,11 +148,11 @@ def test_a_host_list_waits_for_the_configuration(commands: Commands, tmp_path: P
     """Of a login node that has no configuration file: scontrol asks the controller for it."""
     once = f"if [ -e {tmp_path}/tried ]; then echo Hello; echo n1; echo n2; exit; fi; touch {tmp_path}/tried"
     commands(scontrol=f"{once}; echo 'scontrol: fatal: Could not establish a configuration source' >&2; exit 1")
-    assert slurm.hostnames("n[1-2]") == ["n1", "n2"]
+    assert slurm_commands.hostnames("n[1-2]") == ["n1", "n2"]
     (tmp_path / "tried").unlink()
     commands(scontrol="echo 'scontrol: fatal: Could not establish a configuration source' >&2; exit 1")
     with pytest.raises(base.Silent):
-        slurm.hostnames("n[1-2]")
+        slurm_commands.hostnames("n[1-2]")
 
 
 @pytest.mark.parametrize(
@@ -167,7 +166,7 @@ def test_a_host_list_waits_for_the_configuration(commands: Commands, tmp_path: P
 )
 def test_a_job_is_seen_through_a_wrapper(commands: Commands, shown: str, state: str | None) -> None:
     commands(scontrol=shown)
-    seen = slurm.job("7")
+    seen = slurm_commands.job("7")
     assert (seen.state if seen else None) == state
 
 
@@ -175,7 +174,7 @@ def test_a_job_is_seen_through_a_wrapper(commands: Commands, shown: str, state: 
 def test_an_answer_without_the_job_is_none(commands: Commands, shown: str) -> None:
     commands(scontrol=shown)
     with pytest.raises(base.Silent):
-        slurm.job("7")
+        slurm_commands.job("7")
 
 
 # waiting for a job, and taking it down

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from jobs.demo import model as demo_model
+from jobs.demo import model
 from jobs.demo.exam import EXAM, FAMILIES, make_exam, questions, write_exam
 from jobs.demo.model import BATCH_SIZE, TRAINING, make_start, training_conversations
 from jobs.demo.muon import MuonAdamW
@@ -171,7 +171,7 @@ def test_what_failed_half_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(demo_model, "save_model", interrupt)
+    monkeypatch.setattr(model, "save_model", interrupt)
     with pytest.raises(KeyboardInterrupt):
         make_start(tmp_path, steps=1)
     assert not list(tmp_path.iterdir())

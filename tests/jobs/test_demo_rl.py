@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from cluster.files import REPOSITORY
-from jobs.demo import __main__ as demo
+from jobs.demo.__main__ import main
 from jobs.demo.sums import N_EXAM, answer, exam_row, explain, question, split, sums
 from jobs.tasks import hle
 from jobs.tasks.answers import equivalent, read_answer
@@ -23,7 +23,7 @@ from tests.support.harness import records, run
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("task")
-    assert demo.main(["sums", "--out", str(folder)]) == 0
+    assert main(["sums", "--out", str(folder)]) == 0
     return folder
 
 

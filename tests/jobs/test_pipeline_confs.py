@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 
 from cluster.files import REPOSITORY
-from jobs.demo import __main__ as demo
+from jobs import pipeline
+from jobs.demo import __main__
 from jobs.exam.spec import ExamSpec, load_prompt
-from jobs.pipeline import main
 from jobs.tasks.preparing import TASKS
 from orchestrator.pipelines.plan import PipelineSpec, Step, plan
 from orchestrator.ray_cluster.jobs_api import check_job
@@ -75,12 +75,12 @@ def test_a_dry_run_lists_the_steps_and_makes_nothing(
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     monkeypatch.setenv("KOSEN_HOME", str(tmp_path / "home"))
-    assert main(["--config", str(conf), "--dry-run", f"run={tmp_path / 'run'}"]) == 0
+    assert pipeline.main(["--config", str(conf), "--dry-run", f"run={tmp_path / 'run'}"]) == 0
     listed = capsys.readouterr().out
     assert all(name in listed for name in load_spec(PipelineSpec, conf, []).steps)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_demo_writes_what_its_pipeline_expects(tmp_path: Path) -> None:
-    assert demo.main(["sums", "--out", str(tmp_path)]) == 0
+    assert __main__.main(["sums", "--out", str(tmp_path)]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"model", "sft.jsonl", "rl.jsonl", "exam.jsonl"}

@@ -242,7 +242,7 @@ from pathlib import Path
 from jobs import predict, score
 from jobs.exam import leaderboard
 from orchestrator.concurrency import patience
-from orchestrator.records import log as records
+from orchestrator.records import log
 from orchestrator.errors import run_command
 
 def hang(*_):
@@ -259,7 +259,7 @@ def reporting(folder: Folder, fault: str) -> subprocess.Popen[str]:
     return start_python("-c", code, f"dataset={folder.exam}", "model=m", "judge=rule", f"run={folder.path}")
 
 
-@pytest.mark.parametrize("fault", ["Path.replace = hang", "records.parse_line = hang"])
+@pytest.mark.parametrize("fault", ["Path.replace = hang", "log.parse_line = hang"])
 def test_a_disk_that_hangs_under_the_report_is_said_and_ctrl_c_works(fault: str, tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.write()

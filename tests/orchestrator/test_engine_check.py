@@ -10,7 +10,7 @@ import pytest
 
 from cluster.files import REPOSITORY
 from orchestrator.errors import SpecError
-from orchestrator.serving import check as engine_check
+from orchestrator.serving import check
 from orchestrator.serving.check import check_options
 from orchestrator.serving.identity import GENERATION_KEYS
 from orchestrator.serving.spec import ServingSpec
@@ -149,5 +149,5 @@ def test_vllm_reads_just_these_keys_of_a_generation_config() -> None:
 
 def test_a_loader_of_another_package_may_have_any_name(monkeypatch: pytest.MonkeyPatch) -> None:
     plugin = EntryPoint("loader", "elsewhere:register", "vllm.general_plugins")
-    monkeypatch.setattr(engine_check, "entry_points", lambda group: [plugin])
+    monkeypatch.setattr(check, "entry_points", lambda group: [plugin])
     check_options(ServingSpec(engine_kwargs={"load_format": "elsewhere"}))

@@ -192,3 +192,15 @@ def test_a_state_survives_being_written(home: Path) -> None:
     state = ClusterState("c", "degraded", "slurm", "7", [], "h:1", "u", {"gcs": 1}, "/r", "t", problem="without n2")
     write_state(state)
     assert read_state("c") == state
+
+
+def test_a_state_of_before_the_rooms_is_understood(capsys: pytest.CaptureFixture[str]) -> None:
+    """As commit d10e50b wrote it, on another host that shares the home folder."""
+    write((Path(__file__).parent / "kept" / "state.json").read_bytes(), "local")
+    state = read_state("local")
+    assert state and state.nodes[0]["cpus"] == 16 and state.ports["serve"] == 26032
+    assert main(["status", "--name", "local"]) == 4
+    assert "NOT ANSWER" in capsys.readouterr().out
+    assert main(["down", "--name", "local"]) == 4
+    assert "runs on lab-box" in capsys.readouterr().err
+    assert known() == ["local"]

@@ -10,14 +10,13 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from cluster.commands.backend import Backend, backend_of
 from cluster.commands.heal import heal, wait_healed
 from cluster.commands.status import exit_code, gather
 from cluster.commands.status_text import as_json, render
 from cluster.commands.tunnel import tunnel_lines
-from cluster.errors import ClusterError, ProfileError
+from cluster.errors import INTERRUPTED, ClusterError, KosenError, Parser, ProfileError
 from cluster.folder.request import Mode, Request
 from cluster.machine.network import no_proxy
 from cluster.profile import THIS_MACHINE
@@ -27,15 +26,7 @@ from cluster.state import ClusterState, client_variables, cluster_dir, is_damage
 from cluster.streams import guarded
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
-DETACHED = 130
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
-
-
-class Parser(argparse.ArgumentParser):
-    """Complains like everything else here: one sentence, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ProfileError(f"{message}; {self.prog} --help shows all arguments")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parse(list(sys.argv[1:] if argv is None else argv))
         return int(args.function(args))
-    except ClusterError as error:
+    except KosenError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
@@ -53,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ClusterError.exit_code
     except KeyboardInterrupt:
         print("stopped waiting; the job keeps running: make cluster-status, make cluster-down", file=sys.stderr)
-        return DETACHED
+        return INTERRUPTED
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:

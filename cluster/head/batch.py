@@ -21,7 +21,7 @@ from cluster.folder.job_files import helpers
 from cluster.folder.ledger import End, open_ledger
 from cluster.folder.reports import node_reports
 from cluster.head.bringup import BringUp
-from cluster.head.job import CLUSTER_FAILED, BatchJob, Ended, batch_job
+from cluster.head.job import BatchJob, Ended, batch_job
 from cluster.head.monitor import Monitor
 from cluster.head.restart_workers import Repair
 from cluster.head.resubmit import resubmit
@@ -57,9 +57,9 @@ class Batch:
         except Ended as ended:
             return self._end(ended)
         except (ClusterError, OSError) as error:
-            return self._end(Ended("failed", CLUSTER_FAILED, str(error)))
+            return self._end(Ended("failed", ClusterError.exit_code, str(error)))
         except BaseException as error:  # a fault of ours must not leave a cluster behind
-            self._end(Ended("failed", CLUSTER_FAILED, f"a fault in Kosen: {error!r}"))
+            self._end(Ended("failed", ClusterError.exit_code, f"a fault in Kosen: {error!r}"))
             raise
 
     def _goes_on(self, predecessor: str) -> bool:

@@ -6,7 +6,7 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-from cluster.errors import ClusterError
+from cluster.errors import INTERRUPTED, ClusterError
 from cluster.folder.events import EventLog
 from cluster.folder.job_files import job_dir
 from cluster.folder.ledger import End
@@ -15,8 +15,6 @@ from cluster.folder.request import Request, load_request
 from cluster.schedulers.base import Scheduler, Step, scheduler_of
 from cluster.state import ClusterState, cluster_dir, read_state, token_path
 
-CLUSTER_FAILED = 4
-INTERRUPTED = 130
 EARLY = 60  # seconds that a scheduler may send the signal of the walltime before its time
 
 
@@ -50,7 +48,7 @@ class BatchJob:
         if self._signals:
             raise self._reason_of_signal(self._signals[0])
         if self.head and self.head.poll() is not None:
-            raise Ended("failed", CLUSTER_FAILED, self._head_problem())
+            raise Ended("failed", ClusterError.exit_code, self._head_problem())
 
     def start_step(self, hosts: list[str], module: str, *role: str) -> Step:
         arguments = [*role, self.name, self.job_id]

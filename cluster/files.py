@@ -1,8 +1,11 @@
-"""Where this code lies, and small files that readers on other nodes never see half of."""
+"""Where this code lies, small files that readers on other nodes never see half of, and locks that are waited for."""
 
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +40,26 @@ def read_published(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return found if isinstance(found, dict) else None
+
+
+@contextmanager
+def locked(
+    path: Path, seconds: float, late: Exception, *, shared: bool = False, take: Callable[..., object] = fcntl.flock
+) -> Iterator[None]:
+    """Hold the lock on the file `path`, which is made where there is none; the kernel frees that of a killed process.
+
+    Raises `late` where others hold it for `seconds`. `take` is fcntl.lockf for a lock that holds between the nodes on
+    every shared file system; those that are mounted with local locks keep a flock to the node.
+    """
+    kind = fcntl.LOCK_SH if shared else fcntl.LOCK_EX
+    deadline = time.monotonic() + seconds
+    with path.open("a") as file:
+        while True:
+            try:
+                take(file, kind | fcntl.LOCK_NB)
+                break
+            except (BlockingIOError, PermissionError):  # POSIX allows either for a lock that is taken
+                if time.monotonic() > deadline:
+                    raise late from None
+                time.sleep(0.1)
+        yield

@@ -3,7 +3,6 @@
 A cluster is known by its state file, ~/.kosen/clusters/<name>/state.json. Whoever wrote it, a job sees the same.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -11,7 +10,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,7 +20,7 @@ import psutil
 import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from cluster.files import REPOSITORY
+from cluster.files import REPOSITORY, locked
 from orchestrator import secrets
 from orchestrator.errors import ClusterNotReady, SpecError, interrupt_on_sigterm
 from orchestrator.ray_cluster.find import (
@@ -185,16 +183,8 @@ def _lease(name: str) -> Iterator[None]:
     """A shared lock, which `down --if-unused` respects. The kernel gives it back when this process dies."""
     folder = clusters_dir() / name
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    deadline = time.monotonic() + LEASE_TIMEOUT
-    with (folder / "lease").open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ClusterNotReady(f"cluster {name!r} is going down since {LEASE_TIMEOUT:.0f} s") from None
-                time.sleep(0.1)
+    late = ClusterNotReady(f"cluster {name!r} is going down since {LEASE_TIMEOUT:.0f} s")
+    with locked(folder / "lease", LEASE_TIMEOUT, late, shared=True):
         yield
 
 

@@ -22,7 +22,7 @@ from cluster.machine.network import no_proxy
 from cluster.profile import THIS_MACHINE
 from cluster.schedulers.base import known_schedulers
 from cluster.schedulers.sites import load_site
-from cluster.state import ClusterState, client_variables, cluster_dir, is_damaged, known, read_state
+from cluster.state import UP, ClusterState, client_variables, cluster_dir, is_damaged, known, read_state
 from cluster.streams import guarded
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
@@ -162,7 +162,7 @@ def _tunnel(args: argparse.Namespace) -> int:
 
 def _reachable(name: str | None) -> ClusterState:
     state = _state(name)
-    if state.phase not in ("ready", "degraded"):
+    if state.phase not in UP:
         raise ClusterError(
             f"cluster {state.name!r} is {state.phase}; there is nothing to reach yet. make cluster-status"
         )
@@ -173,7 +173,7 @@ def _env(args: argparse.Namespace) -> int:
     state = _reachable(args.name)
     variables = client_variables(state)
     if any(key.lower() in PROXIES for key in os.environ):  # Ray's own commands would ask the proxy for the cluster
-        names = [name for node in state.nodes for name in (node["name"], node["ip"])]
+        names = [name for node in state.nodes for name in (node.name, node.ip)]
         variables |= no_proxy(os.environ, names)
     for key, value in variables.items():
         print(f"export {key}={shlex.quote(value)}")

@@ -1,4 +1,4 @@
-"""Where this code lies, small files that readers on other nodes never see half of, and locks that are waited for."""
+"""Paths, small files that readers on other nodes never see half of, and locks that are waited for."""
 
 import fcntl
 import json
@@ -9,7 +9,30 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from cluster.errors import SpecError
+
 REPOSITORY = Path(__file__).resolve().parents[1]  # the one place that counts folders
+NAME_BYTES = 255  # of a file's name, on every file system that we know of
+PATH_BYTES = 4095  # of a path, on Linux
+
+
+def kosen_home() -> Path:
+    """~/.kosen, with the clusters' states and the user's secrets; KOSEN_HOME moves it. Raises SpecError."""
+    return expanded(os.environ.get("KOSEN_HOME", "~/.kosen")).absolute()
+
+
+def expanded(text: str | Path) -> Path:
+    """The path, with the home folder that ~ or ~user stands for. Raises SpecError for what can be no path here."""
+    try:
+        path = Path(text).expanduser()
+    except RuntimeError:
+        user = Path(text).parts[0]
+        raise SpecError(f"{text} is no path here: there is no home folder {user}. Give an absolute path") from None
+    name = os.fsencode(path)
+    if b"\0" in name or len(name) > PATH_BYTES or max(map(len, name.split(b"/"))) > NAME_BYTES:
+        shown = str(text).replace("\0", "?")
+        raise SpecError(f"{shown[:100]}… is no path: it is too long, or has a zero byte")
+    return path
 
 
 def replace(path: Path, text: str, mode: int) -> None:

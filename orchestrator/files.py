@@ -10,11 +10,9 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.errors import SpecError, storage_error
+from orchestrator.errors import storage_error
 
 RUN_MODE = 0o700
-NAME_BYTES = 255  # of a file's name, on every file system that we know of
-PATH_BYTES = 4095  # of a path, on Linux
 
 
 def make_run_folder(folder: Path, mode: int = RUN_MODE) -> None:
@@ -60,17 +58,3 @@ def write_atomic(path: Path, text: str) -> None:
 def utc_now() -> str:
     """The time as ISO 8601 in UTC, to the millisecond, as run folders write it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def expanded(text: str | Path) -> Path:
-    """The path, with the home folder that ~ or ~user stands for. Raises SpecError for what can be no path here."""
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError:
-        user = Path(text).parts[0]
-        raise SpecError(f"{text} is no path here: there is no home folder {user}. Give an absolute path") from None
-    name = os.fsencode(path)
-    if b"\0" in name or len(name) > PATH_BYTES or max(map(len, name.split(b"/"))) > NAME_BYTES:
-        shown = str(text).replace("\0", "?")
-        raise SpecError(f"{shown[:100]}… is no path: it is too long, or has a zero byte")
-    return path

@@ -22,7 +22,7 @@ from cluster.machine.logs import tail
 from cluster.profile import THIS_MACHINE
 from cluster.schedulers.base import Job, Observer, Scheduler, ask_briefly
 from cluster.schedulers.script import write_dry_run, write_script
-from cluster.state import ClusterState, cluster_dir, forget, read_state, write_state, write_token
+from cluster.state import UP, ClusterState, cluster_dir, forget, read_state, write_state, write_token
 
 QUEUE_TIMEOUT = 1800.0  # seconds that `up` watches a queue; the job stays in it
 END_TIMEOUT = 90.0  # seconds for a job to end after it was asked to; then it is cancelled, which its scheduler enforces
@@ -67,7 +67,7 @@ class BatchSystem:
 
     def describe(self, state: ClusterState) -> list[str]:
         """How to use a cluster that is ready, one line each."""
-        gpus = sum(node["gpus"] for node in state.nodes)
+        gpus = sum(node.gpus for node in state.nodes)
         what = f"{len(state.nodes)} nodes, {gpus} GPUs, Ray at {state.ray_address}"
         return [
             f"cluster {state.name!r} is {state.phase}: {what}",
@@ -148,7 +148,7 @@ class BatchSystem:
         asked, job = -QUEUE_POLL, None
         while True:
             state = read_state(name)
-            if state and state.job_id == job_id and state.phase in ("ready", "degraded"):
+            if state and state.job_id == job_id and state.phase in UP:
                 return state
             if time.monotonic() - asked > QUEUE_POLL:
                 asked, job = time.monotonic(), observer.look(job_id)
@@ -173,7 +173,7 @@ class BatchSystem:
         if job and not job.ended:
             return
         state = read_state(name)
-        if state and state.job_id == job_id and state.phase in ("ready", "degraded"):
+        if state and state.job_id == job_id and state.phase in UP:
             return
         log = batch_log(name, job_id)
         if state and state.job_id == job_id and state.problem:

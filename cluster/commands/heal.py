@@ -12,7 +12,7 @@ from cluster.folder.lock import locked
 from cluster.folder.request import load_request
 from cluster.schedulers.base import Job, Observer, Scheduler, scheduler_of
 from cluster.schedulers.script import save_script
-from cluster.state import ClusterState, cluster_dir, read_state, token_path
+from cluster.state import UP, ClusterState, cluster_dir, read_state, token_path
 
 POLL = 2.0  # seconds between looks at the dashboard and at the replacement's job
 
@@ -75,7 +75,7 @@ def _standing(scheduler: Scheduler, helper: Job | None) -> str:
 
 def _running(name: str) -> ClusterState:
     state = read_state(name)
-    if state is None or state.phase not in ("ready", "degraded"):
+    if state is None or state.phase not in UP:
         raise ClusterError(f"there is no running cluster {name!r} to heal. Start one: make cluster-up NAME={name}")
     return state
 
@@ -88,7 +88,7 @@ def _alive(state: ClusterState) -> list[str] | None:
 
 def _coming(scheduler: Scheduler, state: ClusterState, alive: list[str]) -> str | None:
     """The newest job of an earlier `--heal` that waits, or whose nodes have not all joined yet."""
-    there = {node["name"] for node in state.nodes if node["ip"] in alive}
+    there = {node.name for node in state.nodes if node.ip in alive}
     jobs = [job for job_id in helpers(state.name) if (job := scheduler.job(job_id)) and not job.ended]
     coming = [job.id for job in jobs if job.waits or not there.issuperset(job.nodes)]
     return coming[-1] if coming else None
@@ -105,6 +105,6 @@ def _submit(scheduler: Scheduler, state: ClusterState, missing: int) -> str:
     return scheduler.submit(
         script,
         # On shared nodes a scheduler may offer what is free on a node of the cluster, where a second Ray cannot be.
-        avoid=[node["name"] for node in state.nodes],
+        avoid=[node.name for node in state.nodes],
         minutes=-(-left // 60) if left is not None else None,  # whole ones; it ends with the cluster
     )

@@ -140,7 +140,7 @@ def run(request: Request) -> int:
     """
     state, _ = up(request.name, ephemeral=True, site=request.site)
     environment = {**os.environ, **client_variables(state)}
-    exporter = {state.host: host_port(state.nodes[0]["ip"], state.ports["metrics_export"])}
+    exporter = {state.host: host_port(state.nodes[0].ip, state.ports["metrics_export"])}
     try:
         with recording(cluster_dir(request.name) / "logs", exporter):
             return shell_code(subprocess.call(request.command, cwd=request.cwd, env=environment))
@@ -211,7 +211,7 @@ def _start(name: str, ports: dict[str, int], ephemeral: bool, site: Site) -> Clu
         ports=state.ports,
         temp_dir=str(state.temp_dir),
         token=token,
-        cpus=state.nodes[0]["cpus"],
+        cpus=_cpus(resources),
         gpus=resources.gpus,
         object_store=resources.object_store,
     )
@@ -232,7 +232,7 @@ def _start(name: str, ports: dict[str, int], ephemeral: bool, site: Site) -> Clu
     except BaseException:  # Ctrl-C too: a half-started cluster is of no use to anyone
         _remove(state)
         raise
-    nodes: list[Node] = [{**state.nodes[0], "ip": ip}]
+    nodes = [dataclasses.replace(state.nodes[0], ip=ip)]
     state = dataclasses.replace(state, phase="ready", ray_address=f"{ip}:{state.ports['gcs']}", nodes=nodes)
     write_state(state)
     return state
@@ -250,7 +250,7 @@ def _first_state(name: str, ports: dict[str, int], ephemeral: bool, resources: R
         phase="starting",
         scheduler=THIS_MACHINE,
         job_id=None,
-        nodes=[{"name": host, "ip": HOST, "cpus": max(MIN_CPUS, resources.cpus), "gpus": resources.gpus}],
+        nodes=[Node(name=host, ip=HOST, cpus=_cpus(resources), gpus=resources.gpus)],
         ray_address=f"{HOST}:{ports['gcs']}",
         dashboard_url=f"http://{HOST}:{ports['dashboard']}",
         ports=ports,
@@ -261,6 +261,11 @@ def _first_state(name: str, ports: dict[str, int], ephemeral: bool, resources: R
         temp_dir=_new_temp_dir(name, site.temp_dir),
         host=host,
     )
+
+
+def _cpus(resources: Resources) -> int:
+    """What Ray is told to have."""
+    return max(MIN_CPUS, resources.cpus)
 
 
 def _new_temp_dir(name: str, root: str) -> str:

@@ -148,7 +148,7 @@ class Batch:
         self.job.events.write("command_started")
 
     def _command_environment(self, state: ClusterState) -> dict[str, str]:
-        nodes = [name for node in state.nodes for name in (node["name"], node["ip"])]
+        nodes = [name for node in state.nodes for name in (node.name, node.ip)]
         found = {"PYTHONUNBUFFERED": "1", **os.environ}  # its output is followed
         return {**found, **no_proxy(found, nodes), **client_variables(state)}
 

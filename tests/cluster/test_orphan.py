@@ -7,7 +7,7 @@ import pytest
 from cluster.folder.ledger import open_ledger
 from cluster.node.head_watchdog import _give_up
 from cluster.schedulers.slurm import Slurm
-from cluster.state import ClusterState, read_state, token_path, write_state, write_token
+from cluster.state import ClusterState, Node, read_state, token_path, write_state, write_token
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str
     done: list[tuple[str, bool]] = []
     monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
     monkeypatch.setattr(Slurm, "cancel", lambda _, job_id: done.append((job_id, token_path("c").exists())))
-    nodes = [{"name": "node1", "ip": "10.0.0.1", "cpus": 1, "gpus": 0}]
-    write_state(ClusterState("c", "ready", "slurm", "7", nodes, "", "", {}, "", "", host="node1"))  # type: ignore[arg-type]
+    nodes = [Node("node1", "10.0.0.1", cpus=1, gpus=0)]
+    write_state(ClusterState("c", "ready", "slurm", "7", nodes, "", "", {}, "", "", host="node1"))
     write_token("c", "secret")
     return done
 

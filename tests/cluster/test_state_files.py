@@ -12,7 +12,7 @@ import pytest
 from cluster.__main__ import main
 from cluster.folder.job_files import helpers
 from cluster.machine import temp_dirs as temp
-from cluster.state import ClusterState, cluster_dir, is_damaged, known, read_state, write_state
+from cluster.state import ClusterState, cluster_dir, is_damaged, known, load_state, read_state, write_state
 
 REPOSITORY = Path(__file__).parents[2]
 STATE: dict[str, Any] = {
@@ -107,6 +107,18 @@ def test_every_command_has_a_sentence_for_an_odd_state(home: Path, text: bytes) 
         assert (done.returncode, done.stdout) == (4, "")
         assert said in done.stderr and "Traceback" not in done.stderr
     assert (folder / "state.json").exists()
+
+
+def test_a_home_that_can_be_none_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("KOSEN_HOME", "~nobody-here/kosen")
+    assert main(["status"]) == 2
+    assert capsys.readouterr().err.startswith("error: ~nobody-here/kosen is no path here: there is no home folder")
+
+
+def test_a_state_that_names_no_job_is_not_one_to_end() -> None:
+    """Jobs read it; `down` would forget what it cannot cancel."""
+    write(json.dumps({name: value for name, value in STATE.items() if name != "job_id"}))
+    assert load_state("c") and read_state("c") is None and is_damaged("c")
 
 
 @pytest.mark.parametrize("name", ["", " ", ".", "..", "../local", "-x", "local\n", "a/b", "a" * 42, "ä", "local "])

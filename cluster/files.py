@@ -5,9 +5,9 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from cluster.errors import SpecError
 
@@ -35,14 +35,31 @@ def expanded(text: str | Path) -> Path:
     return path
 
 
+@contextmanager
+def replacing(path: Path, mode: int, *, draft: str | None = None, errors: str = "strict") -> Iterator[IO[str]]:
+    """A text file that takes the place of `path` when the block ends: a reader never sees half of it.
+
+    It has `mode`, less the umask, from its first byte on, and is removed where the block or the disk fails. The end of
+    its name until then is `draft`, else this process's id, which keeps the drafts of several writers apart. `errors`
+    is for what is not UTF-8, as `open` has it.
+    """
+    partial = path.with_name(f".{path.name}.{os.getpid() if draft is None else draft}")
+    try:
+        descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
+        with open(descriptor, "w", encoding="utf-8", errors=errors) as file:  # noqa: PTH123 - for the mode
+            yield file
+        partial.replace(path)
+    except BaseException:
+        with suppress(OSError):  # there is none, in a folder that is a file
+            partial.unlink()
+        raise
+
+
 def replace(path: Path, text: str, mode: int) -> None:
-    """Write a file by rename; it has `mode` from its first byte on."""
+    """Write a small file of a private folder, which is made where there is none. Raises OSError."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123 - the mode must hold from the first byte
+    with replacing(path, mode) as file:
         file.write(text)
-    draft.replace(path)
 
 
 def publish(path: Path, values: Mapping[str, Any]) -> None:

@@ -7,9 +7,9 @@ it. A file is as open as the folder it is in.
 
 import datetime
 import os
-from contextlib import suppress
 from pathlib import Path
 
+from cluster.files import replacing
 from orchestrator.errors import storage_error
 
 RUN_MODE = 0o700
@@ -42,16 +42,12 @@ def write_as_open_as(folder: Path) -> None:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a small file so that a reader never sees half of it. Raises StorageFailed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a small file so that a reader never sees half of it, as open as its folder. Raises StorageFailed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", opener=as_open_as_its_folder) as file:
+        with replacing(path, mode_like(path.parent)) as file:
             file.write(text)
-        temporary.replace(path)
     except OSError as error:
-        with suppress(OSError):  # of a folder that is a file
-            temporary.unlink()
         raise storage_error(error, path) from error
 
 

@@ -76,8 +76,23 @@ def read_published(path: Path) -> dict[str, Any] | None:
     try:
         if path.name not in os.listdir(path.parent):  # noqa: PTH208
             return None
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return _json_object(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # ValueError: it is not UTF-8
+        return None
+
+
+def json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects in a file that has one a line, without lines that their writer did not live to end."""
+    if not path.exists():
+        return []
+    *lines, _torn = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    return [found for line in lines if (found := _json_object(line)) is not None]
+
+
+def _json_object(text: str) -> dict[str, Any] | None:
+    try:
+        found = json.loads(text)
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
 

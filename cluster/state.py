@@ -66,6 +66,11 @@ def state_path(name: str) -> Path:
     return cluster_dir(name) / "state.json"
 
 
+def lease_path(name: str) -> Path:
+    """The file that jobs hold a shared flock on while they use the cluster."""
+    return cluster_dir(name) / "lease"
+
+
 def names() -> list[str]:
     """What may be this user's clusters, also on other hosts: the names of all that lies in their folder."""
     return sorted(folder.name for folder in clusters_dir().iterdir()) if clusters_dir().is_dir() else []

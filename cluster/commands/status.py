@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cluster.dashboard import NODES, get_json, node_summaries
 from cluster.errors import ClusterError
-from cluster.folder.job_files import helpers
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.profile import THIS_MACHINE
 from cluster.schedulers.base import Job, NodeState, Scheduler, scheduler_of
 from cluster.state import UP, ClusterState, token_path
@@ -158,7 +158,7 @@ def _in_time(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str
 
 def _queue_view(scheduler: Scheduler, state: ClusterState) -> _QueueView:
     try:
-        ids = (str(state.job_id), *helpers(state.name))
+        ids = (str(state.job_id), *ClusterFolder(state.name).helpers())
         jobs = [scheduler.job(job_id) or Job(job_id, FORGOTTEN) for job_id in ids]
         names = {node.name for node in state.nodes} | {name for job in jobs for name in job.nodes}
         return _QueueView(jobs, scheduler.node_states(sorted(names)))

@@ -17,8 +17,7 @@ from contextlib import suppress
 
 from cluster.dashboard import post
 from cluster.errors import ClusterError
-from cluster.folder.job_files import helpers
-from cluster.folder.ledger import End, open_ledger
+from cluster.folder.ledger import End
 from cluster.folder.reports import node_reports
 from cluster.head.bringup import BringUp
 from cluster.head.job import BatchJob, Ended, batch_job
@@ -42,7 +41,7 @@ class Batch:
 
     def __init__(self, job: BatchJob, predecessor: str | None = None) -> None:
         self.job, self.request, self.name, self.predecessor = job, job.request, job.name, predecessor
-        self.ledger = open_ledger(job.name, job.job_id)
+        self.ledger = job.cluster.ledger(job.job_id)
         self.command: subprocess.Popen[bytes] | None = None
         self.successor: str | None = None
 
@@ -216,7 +215,7 @@ class Batch:
             step.wait(deadline)
 
     def _cancel_others(self, why: End) -> None:
-        others = helpers(self.name)
+        others = self.job.cluster.helpers()
         if self.successor and why != "walltime":
             others.append(self.successor)
         for job_id in others:

@@ -20,7 +20,7 @@ import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from cluster.files import REPOSITORY, locked
-from cluster.state import UP, ClusterState, cluster_dir, parse_state, token_path
+from cluster.state import UP, ClusterState, lease_path, parse_state, token_path
 from orchestrator import secrets
 from orchestrator.errors import ClusterNotReady, SpecError, interrupt_on_sigterm
 from orchestrator.ray_cluster.find import (
@@ -178,10 +178,10 @@ def python_path() -> str:
 @contextmanager
 def _lease(name: str) -> Iterator[None]:
     """A shared lock, which `down --if-unused` respects. The kernel gives it back when this process dies."""
-    folder = cluster_dir(name)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = lease_path(name)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     late = ClusterNotReady(f"cluster {name!r} is going down since {LEASE_TIMEOUT:.0f} s")
-    with locked(folder / "lease", LEASE_TIMEOUT, late, shared=True):
+    with locked(path, LEASE_TIMEOUT, late, shared=True):
         yield
 
 

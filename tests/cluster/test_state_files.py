@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cluster.__main__ import main
-from cluster.folder.job_files import helpers
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.machine import temp_dirs as temp
 from cluster.state import ClusterState, cluster_dir, is_damaged, known, load_state, read_state, write_state
 
@@ -197,7 +197,7 @@ def test_the_sweep_leaves_what_only_has_our_name(tmp_path: Path) -> None:
 def test_an_odd_list_of_helpers_is_none(home: Path, text: bytes) -> None:
     write(b"{}")
     cluster_dir("c").joinpath("helpers.json").write_bytes(text)
-    assert helpers("c") == []
+    assert ClusterFolder("c").helpers() == []
 
 
 def test_a_state_survives_being_written(home: Path) -> None:

@@ -12,7 +12,7 @@ from scripted_cluster import SECRET, TOKEN, Answering, ScriptedSlurm, ray_node
 from cluster.commands import this_machine
 from cluster.commands.status import Status, exit_code, gather
 from cluster.commands.status_text import as_json, render
-from cluster.folder.job_files import add_helper
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.probes.exporter import scrape
 from cluster.state import ClusterState, Node, write_token
 
@@ -66,7 +66,7 @@ def test_a_replacement_that_a_helper_job_brought_counts(answering: Answering, sc
     lost = [Node("n9", "10.0.0.9", cpus=64, gpus=2)]
     head = [Node("n1", "10.0.0.1", cpus=64, gpus=2)]
     state = answering([ray_node(1), ray_node(2)], nodes=head + lost)
-    add_helper("c", "8")
+    ClusterFolder("c").add_helper("8")
     status = gather(state)
     assert [(node.name, node.ray) for node in status.nodes] == [("n1", "alive"), ("n9", "missing"), ("n2", "alive")]
     assert status.verdict == "ready"

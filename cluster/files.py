@@ -82,10 +82,8 @@ def read_published(path: Path) -> dict[str, Any] | None:
 
 
 def json_lines(path: Path) -> list[dict[str, Any]]:
-    """The objects in a file that has one a line, without lines that their writer did not live to end."""
-    if not path.exists():
-        return []
-    *lines, _torn = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    """The objects in a file that has one a line, where there is one, without what a writer did not live to end."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
     return [found for line in lines if (found := _json_object(line)) is not None]
 
 

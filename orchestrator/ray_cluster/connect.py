@@ -53,6 +53,11 @@ class Cluster:
     state: ClusterState | None  # None: a Ray cluster without a state file of ours
 
     @property
+    def ray_address(self) -> str:
+        """Where another process of this job connects to."""
+        return self.state.ray_address if self.state else os.environ["RAY_ADDRESS"]
+
+    @property
     def run_mode(self) -> int:
         """Of new run folders."""
         return mode_of(self.state)

@@ -132,14 +132,13 @@ def train(recipe: Recipe[S], spec: S) -> dict[str, Any]:
             say(f"{folder.path}: {placement.describe()}")
             if not missing() and not free(placement):
                 say("warning: other jobs use the cluster now; the training waits until they have ended")
-            address = cluster.state.ray_address if cluster.state else os.environ["RAY_ADDRESS"]
             _send_rest(folder, spec.wandb)
             result = supervise(
                 folder,
                 recipe.driver,
                 timeout=spec.timeout,
                 max_failures=spec.max_failures,
-                environment={"RAY_ADDRESS": address, **tracking.continued(folder.path, spec.wandb)},
+                environment={"RAY_ADDRESS": cluster.ray_address, **tracking.continued(folder.path, spec.wandb)},
                 missing=missing,
             )
         finally:

@@ -10,32 +10,23 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from cluster.commands.backend import Backend, backend_of
 from cluster.commands.heal import heal, wait_healed
 from cluster.commands.status import exit_code, gather
 from cluster.commands.status_text import as_json, render
 from cluster.commands.tunnel import tunnel_lines
-from cluster.errors import ClusterError, ProfileError
+from cluster.errors import INTERRUPTED, ClusterError, KosenError, Parser, ProfileError
 from cluster.folder.request import Mode, Request
 from cluster.machine.network import no_proxy
 from cluster.profile import THIS_MACHINE
 from cluster.schedulers.base import known_schedulers
 from cluster.schedulers.sites import load_site
-from cluster.state import ClusterState, client_variables, cluster_dir, is_damaged, known, read_state
+from cluster.state import UP, ClusterState, client_variables, cluster_dir, is_damaged, known, read_state
 from cluster.streams import guarded
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,40}")
-DETACHED = 130
 PROXIES = ("http_proxy", "https_proxy", "all_proxy", "grpc_proxy")
-
-
-class Parser(argparse.ArgumentParser):
-    """Complains like everything else here: one sentence, exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ProfileError(f"{message}; {self.prog} --help shows all arguments")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -43,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parse(list(sys.argv[1:] if argv is None else argv))
         return int(args.function(args))
-    except ClusterError as error:
+    except KosenError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
     except BrokenPipeError:
@@ -53,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return ClusterError.exit_code
     except KeyboardInterrupt:
         print("stopped waiting; the job keeps running: make cluster-status, make cluster-down", file=sys.stderr)
-        return DETACHED
+        return INTERRUPTED
 
 
 def _parse(argv: list[str]) -> argparse.Namespace:
@@ -171,7 +162,7 @@ def _tunnel(args: argparse.Namespace) -> int:
 
 def _reachable(name: str | None) -> ClusterState:
     state = _state(name)
-    if state.phase not in ("ready", "degraded"):
+    if state.phase not in UP:
         raise ClusterError(
             f"cluster {state.name!r} is {state.phase}; there is nothing to reach yet. make cluster-status"
         )
@@ -182,7 +173,7 @@ def _env(args: argparse.Namespace) -> int:
     state = _reachable(args.name)
     variables = client_variables(state)
     if any(key.lower() in PROXIES for key in os.environ):  # Ray's own commands would ask the proxy for the cluster
-        names = [name for node in state.nodes for name in (node["name"], node["ip"])]
+        names = [name for node in state.nodes for name in (node.name, node.ip)]
         variables |= no_proxy(os.environ, names)
     for key, value in variables.items():
         print(f"export {key}={shlex.quote(value)}")

@@ -41,15 +41,18 @@ def post(url: str, token: Path, body: object = None, *, timeout: float = 10) -> 
     return _call(_post_request(url, body), token, timeout)
 
 
+def get_status(url: str, token: Path, *, timeout: float = 3) -> int | None:
+    """The HTTP status that `url` answers to the token in the file `token`, or None: without an answer, and for what
+    can be no address or no token."""
+    try:
+        return _status(urllib.request.Request(url), token, timeout)
+    except ValueError:
+        return None
+
+
 def post_status(url: str, token: Path, body: object = None, *, timeout: float = 10) -> int | None:
     """The HTTP status of a POST of `body` as JSON, or None without an answer."""
-    try:
-        _open(_post_request(url, body), token, timeout)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except (OSError, HTTPException):
-        return None
-    return 200
+    return _status(_post_request(url, body), token, timeout)
 
 
 def _post_request(url: str, body: object) -> urllib.request.Request:
@@ -62,6 +65,16 @@ def _call(request: urllib.request.Request, token: Path, timeout: float) -> bytes
         return _open(request, token, timeout)
     except (OSError, HTTPException):  # refused, reset, cut short, timed out, 4xx and 5xx, or no token file
         return None
+
+
+def _status(request: urllib.request.Request, token: Path, timeout: float) -> int | None:
+    try:
+        _open(request, token, timeout)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, HTTPException):
+        return None
+    return 200
 
 
 def _open(request: urllib.request.Request, token: Path, timeout: float) -> bytes:

@@ -2,30 +2,31 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin
 
-from pydantic import TypeAdapter
-from typing_extensions import TypedDict
-
-from cluster.files import replace
+from cluster.files import kosen_home, replace
 
 Phase = Literal["queued", "starting", "ready", "degraded", "stopping", "failed"]
+UP = ("ready", "degraded")  # phases in which a cluster takes jobs
 
 
-class Node(TypedDict):
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node that a cluster has, or had."""
+
     name: str  # the scheduler's, or the host's
     ip: str
-    cpus: int
+    cpus: int | None  # None: the state file does not say
     gpus: int
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterState:
-    """One cluster, as `state.json` holds it. Jobs read the file, never this class."""
+    """One cluster, as `state.json` holds it. Whoever wrote that file, commands and jobs read it as this."""
 
     name: str
     phase: Phase
@@ -47,45 +48,107 @@ class ClusterState:
     problem: str | None = None  # why it failed, or is degraded
 
 
-STATE = TypeAdapter(ClusterState)
-
-
-def is_damaged(name: str) -> bool:
-    """Whether there is a state file that cannot be understood: its cluster may live."""
-    return (cluster_dir(name) / "state.json").exists() and read_state(name) is None
+# What the files of older versions, and those that are not ours, may lack without a default above.
+_MAY_LACK = {"job_id": "", "started_at": ""}
+_NODE_MAY_LACK = {"cpus": None}
 
 
 def clusters_dir() -> Path:
-    """The folder of all clusters of this user. KOSEN_HOME moves ~/.kosen."""
-    return Path(os.environ.get("KOSEN_HOME", "~/.kosen")).expanduser().absolute() / "clusters"
+    """The folder of all clusters of this user."""
+    return kosen_home() / "clusters"
 
 
 def cluster_dir(name: str) -> Path:
     return clusters_dir() / name
 
 
+def state_path(name: str) -> Path:
+    return cluster_dir(name) / "state.json"
+
+
+def lease_path(name: str) -> Path:
+    """The file that jobs hold a shared flock on while they use the cluster."""
+    return cluster_dir(name) / "lease"
+
+
+def names() -> list[str]:
+    """What may be this user's clusters, also on other hosts: the names of all that lies in their folder."""
+    return sorted(folder.name for folder in clusters_dir().iterdir()) if clusters_dir().is_dir() else []
+
+
 def known() -> list[str]:
-    """The names of this user's clusters that have a state, also of those on other hosts."""
-    folders = sorted(clusters_dir().iterdir()) if clusters_dir().is_dir() else []
-    return [folder.name for folder in folders if read_state(folder.name)]
+    """The names of those that have a state."""
+    return [name for name in names() if read_state(name)]
+
+
+def is_damaged(name: str) -> bool:
+    """Whether there is a state file that cannot be understood: its cluster may live."""
+    return state_path(name).exists() and read_state(name) is None
 
 
 def read_state(name: str) -> ClusterState | None:
-    """The state of cluster `name`, or None where there is none that this version understands.
+    """The state of cluster `name`, or None where there is none from which this version could end the cluster."""
+    try:
+        state = load_state(name)
+    except ValueError:
+        return None
+    return state if state and state.job_id != "" else None
 
-    A value of another type, or the state of another cluster, is not understood: what reads it would end anywhere.
+
+def load_state(name: str) -> ClusterState | None:
+    """The state of cluster `name`, None where it has none. Raises OSError, and ValueError as `parse_state` does."""
+    try:
+        text = state_path(name).read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    state = parse_state(text)
+    if state.name != name:
+        raise ValueError(f"it is that of cluster {state.name!r}")
+    return state
+
+
+def parse_state(text: str) -> ClusterState:
+    """The state that a file or `cluster up --json` holds; keys that this version does not know are passed over.
+
+    Raises ValueError, which says what is wrong: a value of another type would end whatever reads it, anywhere.
     """
     try:
-        state = STATE.validate_json((cluster_dir(name) / "state.json").read_bytes(), strict=True)
-    except (FileNotFoundError, NotADirectoryError, ValueError):
-        return None
-    return state if state.name == name else None
+        values = _fields(json.loads(text), ClusterState, _MAY_LACK, "it")
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    nodes = [Node(**_fields(node, Node, _NODE_MAY_LACK, "a node")) for node in values["nodes"]]
+    return ClusterState(**{"expected_nodes": max(1, len(nodes))} | values | {"nodes": nodes})
+
+
+def _fields(values: Any, kind: type[ClusterState | Node], may_lack: Mapping[str, object], what: str) -> dict[str, Any]:
+    """The fields of `kind` that `values` has, each of its type."""
+    if not isinstance(values, dict):
+        raise ValueError(f"{what} is a {type(values).__name__}, expected an object")
+    values = {**may_lack, **values}
+    for one in dataclasses.fields(kind):
+        if one.name in values and not _fits(values[one.name], one.type):
+            raise ValueError(f"{what} has an odd {one.name!r}")
+        if one.name not in values and one.default is one.default_factory is dataclasses.MISSING:
+            raise ValueError(f"{what} has no {one.name!r}")
+    return {one.name: values[one.name] for one in dataclasses.fields(kind) if one.name in values}
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a value from JSON is of a field's type; the entries of a list are looked at elsewhere."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    if origin is Literal:
+        return value in arguments
+    if origin is UnionType:
+        return any(_fits(value, one) for one in arguments)
+    if origin is Mapping:
+        return isinstance(value, dict) and all(_fits(one, arguments[1]) for one in value.values())
+    return type(value) is (origin or kind)  # True is an int to Python, and is not a number of nodes
 
 
 def write_state(state: ClusterState) -> None:
     """Write `state.json` by rename, so that a reader never sees half of it."""
     text = json.dumps(dataclasses.asdict(state), indent=2)
-    replace(cluster_dir(state.name) / "state.json", text + "\n", mode=0o644)
+    replace(state_path(state.name), text + "\n", mode=0o644)
 
 
 def write_token(name: str, token: str) -> Path:

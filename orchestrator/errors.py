@@ -1,6 +1,5 @@
 """The errors that reach a user, and the one place that turns them into a sentence and an exit code."""
 
-import argparse
 import errno
 import os
 import signal
@@ -9,6 +8,10 @@ from collections.abc import Callable
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from cluster.errors import INTERRUPTED as INTERRUPTED
+from cluster.errors import KosenError as KosenError
+from cluster.errors import Parser as Parser
+from cluster.errors import SpecError as SpecError
 from cluster.streams import guarded, visible_lines
 
 if TYPE_CHECKING:
@@ -16,27 +19,6 @@ if TYPE_CHECKING:
 
 COMPLETE = 0
 INCOMPLETE = 3
-INTERRUPTED = 130
-
-
-class KosenError(Exception):
-    """Base of all errors that a user can act on. The message says what was seen, what was expected, what to do."""
-
-    exit_code = 4
-
-    def __init__(self, message: str = "") -> None:
-        super().__init__(message)
-        self._message = message
-
-    def __str__(self) -> str:
-        """The message as it was raised: Ray Data appends advice about its own retries to the arguments."""
-        return self._message
-
-
-class SpecError(KosenError):
-    """The spec, the arguments or the data they name are wrong."""
-
-    exit_code = 2
 
 
 class RunLocked(KosenError):
@@ -47,10 +29,6 @@ class RunLocked(KosenError):
 
 class ClusterNotReady(KosenError):
     """There is no Ray cluster to work on, or it does not answer."""
-
-
-class PreflightFailed(KosenError):
-    """A check before the work found something that would break it."""
 
 
 class EndpointDown(KosenError):
@@ -77,13 +55,6 @@ def storage_error(error: OSError, path: str | os.PathLike[str]) -> KosenError:
             "free some space and give the same command again"
         )
     return StorageFailed(f"cannot write {path}: {error.strerror or error}. Check its permissions, or give another run=")
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are SpecErrors, so that they look like all others."""
-
-    def error(self, message: str) -> NoReturn:
-        raise SpecError(f"{message}; {self.prog} --help shows all arguments")
 
 
 def run_command(main: Callable[[], int]) -> NoReturn:

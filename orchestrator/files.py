@@ -7,14 +7,12 @@ it. A file is as open as the folder it is in.
 
 import datetime
 import os
-from contextlib import suppress
 from pathlib import Path
 
-from orchestrator.errors import SpecError, storage_error
+from cluster.files import replacing
+from orchestrator.errors import storage_error
 
 RUN_MODE = 0o700
-NAME_BYTES = 255  # of a file's name, on every file system that we know of
-PATH_BYTES = 4095  # of a path, on Linux
 
 
 def make_run_folder(folder: Path, mode: int = RUN_MODE) -> None:
@@ -44,33 +42,15 @@ def write_as_open_as(folder: Path) -> None:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a small file so that a reader never sees half of it. Raises StorageFailed."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write a small file so that a reader never sees half of it, as open as its folder. Raises StorageFailed."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "w", encoding="utf-8", opener=as_open_as_its_folder) as file:
+        with replacing(path, mode_like(path.parent)) as file:
             file.write(text)
-        temporary.replace(path)
     except OSError as error:
-        with suppress(OSError):  # of a folder that is a file
-            temporary.unlink()
         raise storage_error(error, path) from error
 
 
 def utc_now() -> str:
     """The time as ISO 8601 in UTC, to the millisecond, as run folders write it."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
-
-
-def expanded(text: str | Path) -> Path:
-    """The path, with the home folder that ~ or ~user stands for. Raises SpecError for what can be no path here."""
-    try:
-        path = Path(text).expanduser()
-    except RuntimeError:
-        user = Path(text).parts[0]
-        raise SpecError(f"{text} is no path here: there is no home folder {user}. Give an absolute path") from None
-    name = os.fsencode(path)
-    if b"\0" in name or len(name) > PATH_BYTES or max(map(len, name.split(b"/"))) > NAME_BYTES:
-        shown = str(text).replace("\0", "?")
-        raise SpecError(f"{shown[:100]}… is no path: it is too long, or has a zero byte")
-    return path

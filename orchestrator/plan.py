@@ -70,9 +70,9 @@ def _hosts(gpus: int | None, per_host: int) -> tuple[int, ...]:
         full, left = divmod(gpus, per_host)
         return (per_host,) * full + ((left,) if left else ())
     state = current()
-    hosts = tuple(node["gpus"] for node in state["nodes"] if node["gpus"]) if state else ()
+    hosts = tuple(node.gpus for node in state.nodes if node.gpus) if state else ()
     if not hosts:
-        seen = f"cluster {state['name']!r} has no GPUs" if state else "no cluster is running"
+        seen = f"cluster {state.name!r} has no GPUs" if state else "no cluster is running"
         raise SpecError(f"{seen}: give --gpus, for example --gpus 16 --gpu h100")
     return hosts
 

@@ -16,13 +16,13 @@ from urllib.parse import quote
 
 from dotenv import dotenv_values
 
+from cluster.files import expanded, kosen_home
 from orchestrator.errors import ClusterNotReady, SpecError
-from orchestrator.files import expanded
 
 
 def secrets_file() -> Path:
     """~/.kosen/secrets.env; KOSEN_HOME moves the folder, as it does for cluster states."""
-    return expanded(os.environ.get("KOSEN_HOME", "~/.kosen")) / "secrets.env"
+    return kosen_home() / "secrets.env"
 
 
 STRUCK_OUT = "[key struck out]"

@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, ValidationError, field_validator, model_validator
 
+from cluster.files import NAME_BYTES
 from cluster.keys import holds_key
 from orchestrator.errors import SpecError
-from orchestrator.files import NAME_BYTES
 
 Provider = Literal["vllm", "openai", "deepinfra", "ollama", "compatible"]
 Budget = PositiveInt | Literal["auto"]

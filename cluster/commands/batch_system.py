@@ -12,17 +12,14 @@ from pathlib import Path
 
 from cluster.commands.tunnel import tunnel_lines
 from cluster.errors import ClusterError, PreflightFailed, ProfileError
-from cluster.folder.events import read_events
-from cluster.folder.job_files import batch_log, helpers, job_dir
-from cluster.folder.ledger import open_ledger
-from cluster.folder.lock import locked
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.folder.reports import node_reports
-from cluster.folder.request import Request, load_request
+from cluster.folder.request import Request
 from cluster.machine.logs import tail
 from cluster.profile import THIS_MACHINE
 from cluster.schedulers.base import Job, Observer, Scheduler, ask_briefly
 from cluster.schedulers.script import write_dry_run, write_script
-from cluster.state import ClusterState, cluster_dir, forget, read_state, write_state, write_token
+from cluster.state import UP, ClusterState, forget, read_state, write_state, write_token
 
 QUEUE_TIMEOUT = 1800.0  # seconds that `up` watches a queue; the job stays in it
 END_TIMEOUT = 90.0  # seconds for a job to end after it was asked to; then it is cancelled, which its scheduler enforces
@@ -63,11 +60,11 @@ class BatchSystem:
         return self.follow(request.name, str(self.start(request, say).job_id), say)
 
     def login_host(self, name: str) -> str | None:
-        return load_request(name).site.login_host
+        return ClusterFolder(name).request().site.login_host
 
     def describe(self, state: ClusterState) -> list[str]:
         """How to use a cluster that is ready, one line each."""
-        gpus = sum(node["gpus"] for node in state.nodes)
+        gpus = sum(node.gpus for node in state.nodes)
         what = f"{len(state.nodes)} nodes, {gpus} GPUs, Ray at {state.ray_address}"
         return [
             f"cluster {state.name!r} is {state.phase}: {what}",
@@ -78,7 +75,7 @@ class BatchSystem:
             f"(KOSEN_CLUSTER={state.name} where several run)",
             f'or plainly eval "$(python -m cluster env --name {state.name})"',
             "           ray job submit --working-dir . -- python -m jobs.evaluate --config conf/hle.yaml",
-            f"logs       {job_dir(state.name, str(state.job_id))}",
+            f"logs       {ClusterFolder(state.name).job(str(state.job_id))}",
         ]
 
     def start(self, request: Request, say: Callable[[str], None]) -> ClusterState:
@@ -86,11 +83,12 @@ class BatchSystem:
 
         Several at once: one submits, the others find its cluster.
         """
-        with locked(request.name, LOCK_TIMEOUT):
-            return self._start(request, say)
+        folder = ClusterFolder(request.name)
+        with folder.locked(LOCK_TIMEOUT):
+            return self._start(folder, request, say)
 
-    def _start(self, request: Request, say: Callable[[str], None]) -> ClusterState:
-        state = self._running(read_state(request.name))
+    def _start(self, folder: ClusterFolder, request: Request, say: Callable[[str], None]) -> ClusterState:
+        state = self._running(folder, read_state(request.name))
         if state and state.phase != "failed":
             if request.mode != "up":
                 raise ProfileError(
@@ -105,7 +103,7 @@ class BatchSystem:
         forget(request.name)
         script = write_script(request)
         write_token(request.name, secrets.token_hex(32))
-        (cluster_dir(request.name) / "logs").mkdir(mode=0o700, exist_ok=True)
+        folder.logs.mkdir(mode=0o700, exist_ok=True)
         job_id = self._scheduler.submit(script)
         state = ClusterState(
             name=request.name,
@@ -124,37 +122,37 @@ class BatchSystem:
         )
         if read_state(request.name) is None:  # the job may be faster than this line
             write_state(state)
-        say(f"submitted job {job_id}: {request.nodes} node(s), log {batch_log(request.name, job_id)}")
+        say(f"submitted job {job_id}: {request.nodes} node(s), log {folder.batch_log(job_id)}")
         return state
 
-    def _running(self, state: ClusterState | None) -> ClusterState | None:
+    def _running(self, folder: ClusterFolder, state: ClusterState | None) -> ClusterState | None:
         """A cluster as its live batch job has it; None without one.
 
         Where a lost node ended the job without a word, the job is its successor, which waits.
         """
         if state is None or state.job_id is None or self._is_live(state.job_id):
             return state if state and state.job_id else None
-        successor = open_ledger(state.name).successor()
+        successor = folder.ledger().successor()
         if successor and self._is_live(successor):
             return dataclasses.replace(state, phase="queued", job_id=successor, nodes=[], problem=None)
         return None
 
     def wait_ready(self, name: str, job_id: str, say: Callable[[str], None]) -> ClusterState:
         """Wait until the cluster is ready, saying what it waits for. Raises ClusterError with why it never will be."""
-        said = ""
+        said, folder = "", ClusterFolder(name)
         began = time.monotonic()
         deadline = began + QUEUE_TIMEOUT
         observer = Observer(self._scheduler)
         asked, job = -QUEUE_POLL, None
         while True:
             state = read_state(name)
-            if state and state.job_id == job_id and state.phase in ("ready", "degraded"):
+            if state and state.job_id == job_id and state.phase in UP:
                 return state
             if time.monotonic() - asked > QUEUE_POLL:
                 asked, job = time.monotonic(), observer.look(job_id)
-                self._raise_ended(name, job_id, job)
+                self._raise_ended(folder, job_id, job)
                 raise_stuck(self._scheduler, job, lambda: forget(name))
-            line = _progress(name, job_id, job, state)
+            line = _progress(folder, job_id, job, state)
             if line != said:
                 say(said := line)
             if job and job.running:
@@ -169,13 +167,13 @@ class BatchSystem:
                 )
             time.sleep(POLL)
 
-    def _raise_ended(self, name: str, job_id: str, job: Job | None) -> None:
+    def _raise_ended(self, folder: ClusterFolder, job_id: str, job: Job | None) -> None:
         if job and not job.ended:
             return
-        state = read_state(name)
-        if state and state.job_id == job_id and state.phase in ("ready", "degraded"):
+        state = read_state(folder.name)
+        if state and state.job_id == job_id and state.phase in UP:
             return
-        log = batch_log(name, job_id)
+        log = folder.batch_log(job_id)
         if state and state.job_id == job_id and state.problem:
             kind = PreflightFailed if state.problem.startswith("preflight") else ClusterError
             raise kind(f"the cluster did not come up. {state.problem}")
@@ -189,25 +187,21 @@ class BatchSystem:
         may be another than the state file says: then the queue is searched for jobs of this cluster's scripts, which
         end too. Raises ClusterError, and leaves the state as it is, where a job does not end or nothing answers.
         """
-        state = read_state(name)
+        state, folder = read_state(name), ClusterFolder(name)
         if state is None:
             return f"there is no cluster {name!r}"
         if state.phase not in ("queued", "failed"):
             write_state(dataclasses.replace(state, phase="stopping"))  # so that TERM is not taken for the walltime
-        successor = open_ledger(name).successor()
-        jobs = [job_id for job_id in dict.fromkeys((successor, state.job_id, *helpers(name))) if job_id]
+        successor = folder.ledger().successor()
+        jobs = [job_id for job_id in dict.fromkeys((successor, state.job_id, *folder.helpers())) if job_id]
         unknown = [
             job_id for job_id in jobs if not self._end_job(job_id)
         ]  # the successor first: it is not to go on meanwhile
-        ended = (
-            [job_id for job_id in self._scheduler.jobs_of(cluster_dir(name)) if self._end_job(job_id)]
-            if unknown
-            else []
-        )
+        ended = [job_id for job_id in self._scheduler.jobs_of(folder.path) if self._end_job(job_id)] if unknown else []
         if not ended and (odd := [job_id for job_id in unknown if not self._scheduler.is_job_id(job_id)]):
             raise ClusterError(
                 f"{odd[0]!r} in the state of cluster {name!r} is not a job's id, and its scripts are not in the queue. "
-                f"Look with `{self._scheduler.hints.queue}`; if nothing of it is there, remove {cluster_dir(name)}"
+                f"Look with `{self._scheduler.hints.queue}`; if nothing of it is there, remove {folder.path}"
             )
         forget(name)
         if state.job_id not in unknown:
@@ -248,16 +242,17 @@ class BatchSystem:
 
         Raises ClusterError when the scheduler ended it.
         """
+        folder = ClusterFolder(name)
         while True:
-            self._follow_one(name, job_id, say)
-            job, ledger = Observer(self._scheduler).ask(job_id), open_ledger(name)
+            self._follow_one(folder, job_id, say)
+            job, ledger = Observer(self._scheduler).ask(job_id), folder.ledger()
             successor = ledger.successor(of=job_id)
             if successor is None or not ledger.goes_on(job_id, lost=job is None or job.lost):
-                return self._exit_code(name, job_id)
+                return self._exit_code(folder, job_id)
             job_id = successor
 
-    def _follow_one(self, name: str, job_id: str, say: Callable[[str], None]) -> None:
-        log, said = batch_log(name, job_id), ""
+    def _follow_one(self, folder: ClusterFolder, job_id: str, say: Callable[[str], None]) -> None:
+        log, said = folder.batch_log(job_id), ""
         position, asked, ended = 0, 0.0, False
         gone_since: float | None = None  # since when nothing of it runs
         observer = Observer(self._scheduler)
@@ -269,14 +264,14 @@ class BatchSystem:
                 asked, job = time.monotonic(), observer.look(job_id)
                 gone_since = (gone_since or asked) if job and job.ending else None
                 ended = job is None or job.ended or (gone_since is not None and asked - gone_since > END_PATIENCE)
-                raise_stuck(self._scheduler, job, lambda: forget(name))
-                if job and job.waits and (line := _progress(name, job_id, job, None)) != said:
+                raise_stuck(self._scheduler, job, lambda: forget(folder.name))
+                if job and job.waits and (line := _progress(folder, job_id, job, None)) != said:
                     say(said := line)
             time.sleep(POLL)
 
-    def _exit_code(self, name: str, job_id: str) -> int:
+    def _exit_code(self, folder: ClusterFolder, job_id: str) -> int:
         """As the batch job itself wrote it down, else as the scheduler saw it."""
-        for line in reversed(read_events(name)):
+        for line in reversed(folder.events()):
             if line["job"] == job_id and line["event"] == "ended":
                 return int(line["code"])
         job = Observer(self._scheduler).ask(job_id)
@@ -302,13 +297,13 @@ def raise_stuck(scheduler: Scheduler, job: Job | None, cancelled: Callable[[], o
         )
 
 
-def _progress(name: str, job_id: str, job: Job | None, state: ClusterState | None) -> str:
+def _progress(folder: ClusterFolder, job_id: str, job: Job | None, state: ClusterState | None) -> str:
     if job and not job.usual:
         return f"{job.state.lower().replace('_', ' ')}: {job.reason}"
     if state is None or state.phase == "queued" or state.job_id != job_id:
         return f"queued: {job.reason}" if job and job.reason != "None" else "queued"
-    folder = job_dir(name, job_id)
-    phases = [report["phase"] for report in node_reports(folder).values()] if folder.exists() else []
+    there = folder.job(job_id)
+    phases = [report["phase"] for report in node_reports(there).values()] if there.exists() else []
     up = sum(phase == "starting" for phase in phases)
     return f"starting: {up} of {state.expected_nodes} nodes are checked and start Ray"
 

@@ -7,20 +7,18 @@ from collections.abc import Callable
 from cluster.commands.batch_system import LOCK_TIMEOUT, QUEUE_TIMEOUT, raise_stuck
 from cluster.dashboard import NODES, alive_ips, get_json
 from cluster.errors import ClusterError
-from cluster.folder.job_files import add_helper, helpers
-from cluster.folder.lock import locked
-from cluster.folder.request import load_request
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.schedulers.base import Job, Observer, Scheduler, scheduler_of
 from cluster.schedulers.script import save_script
-from cluster.state import ClusterState, cluster_dir, read_state, token_path
+from cluster.state import UP, ClusterState, read_state, token_path
 
 POLL = 2.0  # seconds between looks at the dashboard and at the replacement's job
 
 
 def heal(name: str, say: Callable[[str], None]) -> ClusterState:
     """Ask the scheduler for as many nodes as the cluster has lost; they join it as a job of their own."""
-    state = _running(name)
-    with locked(name, LOCK_TIMEOUT):
+    state, folder = _running(name), ClusterFolder(name)
+    with folder.locked(LOCK_TIMEOUT):
         alive = _alive(state)
         if alive is None:
             raise ClusterError(f"cluster {name!r} does not answer at {state.dashboard_url}")
@@ -28,23 +26,25 @@ def heal(name: str, say: Callable[[str], None]) -> ClusterState:
         if missing <= 0:
             say(f"cluster {name!r} has all its {state.expected_nodes} nodes")
         else:
-            _ask_for(scheduler_of(state.scheduler), state, alive, say)
+            _ask_for(scheduler_of(state.scheduler), folder, state, alive, say)
     return state
 
 
-def _ask_for(scheduler: Scheduler, state: ClusterState, alive: list[str], say: Callable[[str], None]) -> None:
-    if coming := _coming(scheduler, state, alive):
+def _ask_for(
+    scheduler: Scheduler, folder: ClusterFolder, state: ClusterState, alive: list[str], say: Callable[[str], None]
+) -> None:
+    if coming := _coming(scheduler, folder, state, alive):
         say(f"a replacement is on its way already: job {coming}")
         return
     missing = state.expected_nodes - len(alive)
-    job_id = _submit(scheduler, state, missing)
-    add_helper(state.name, job_id)
+    job_id = _submit(scheduler, folder, state, missing)
+    folder.add_helper(job_id)
     say(f"asked {scheduler.title} for {missing} node(s): job {job_id}")
 
 
 def wait_healed(name: str, say: Callable[[str], None]) -> ClusterState:
     """Wait until the cluster has all its nodes again."""
-    deadline, said = time.monotonic() + QUEUE_TIMEOUT, ""
+    deadline, said, folder = time.monotonic() + QUEUE_TIMEOUT, "", ClusterFolder(name)
     observer: Observer | None = None
     while True:
         state = _running(name)
@@ -52,7 +52,7 @@ def wait_healed(name: str, say: Callable[[str], None]) -> ClusterState:
         if whole and state.phase == "ready":
             return state
         line = str(state.problem or "waiting for the nodes")
-        if (known := helpers(name)) and not whole:
+        if (known := folder.helpers()) and not whole:
             scheduler = scheduler_of(state.scheduler)
             observer = observer or Observer(scheduler)
             line += _standing(scheduler, observer.look(known[-1]))
@@ -75,7 +75,7 @@ def _standing(scheduler: Scheduler, helper: Job | None) -> str:
 
 def _running(name: str) -> ClusterState:
     state = read_state(name)
-    if state is None or state.phase not in ("ready", "degraded"):
+    if state is None or state.phase not in UP:
         raise ClusterError(f"there is no running cluster {name!r} to heal. Start one: make cluster-up NAME={name}")
     return state
 
@@ -86,25 +86,25 @@ def _alive(state: ClusterState) -> list[str] | None:
     return alive_ips(answer) if answer else None
 
 
-def _coming(scheduler: Scheduler, state: ClusterState, alive: list[str]) -> str | None:
+def _coming(scheduler: Scheduler, folder: ClusterFolder, state: ClusterState, alive: list[str]) -> str | None:
     """The newest job of an earlier `--heal` that waits, or whose nodes have not all joined yet."""
-    there = {node["name"] for node in state.nodes if node["ip"] in alive}
-    jobs = [job for job_id in helpers(state.name) if (job := scheduler.job(job_id)) and not job.ended]
+    there = {node.name for node in state.nodes if node.ip in alive}
+    jobs = [job for job_id in folder.helpers() if (job := scheduler.job(job_id)) and not job.ended]
     coming = [job.id for job in jobs if job.waits or not there.issuperset(job.nodes)]
     return coming[-1] if coming else None
 
 
-def _submit(scheduler: Scheduler, state: ClusterState, missing: int) -> str:
-    request = load_request(state.name)
+def _submit(scheduler: Scheduler, folder: ClusterFolder, state: ClusterState, missing: int) -> str:
+    request = folder.request()
     site = request.site.model_copy(update={"nodelist": None, "resubmit": 0})
     module = ["cluster.node.replacement", state.name, str(state.job_id)]
     wanted = dataclasses.replace(request, site=site, nodes=missing)
-    script = save_script(cluster_dir(state.name) / "heal.sh", wanted, module, suffix="-heal")
+    script = save_script(folder.path / "heal.sh", wanted, module, suffix="-heal")
     own = scheduler.job(str(state.job_id))
     left = own.seconds_left if own else None
     return scheduler.submit(
         script,
         # On shared nodes a scheduler may offer what is free on a node of the cluster, where a second Ray cannot be.
-        avoid=[node["name"] for node in state.nodes],
+        avoid=[node.name for node in state.nodes],
         minutes=-(-left // 60) if left is not None else None,  # whole ones; it ends with the cluster
     )

@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 from cluster.dashboard import NODES, get_json, node_summaries
 from cluster.errors import ClusterError
-from cluster.folder.job_files import helpers
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.profile import THIS_MACHINE
 from cluster.schedulers.base import Job, NodeState, Scheduler, scheduler_of
-from cluster.state import ClusterState, token_path
+from cluster.state import UP, ClusterState, token_path
 
 HTTP_TIMEOUT = 3.0  # seconds a request; Serve's first answer of a cluster took 1.7 on two cores
 DEADLINE = 4.5  # seconds for everything together; what has not answered by then is "not measured"
@@ -137,7 +137,7 @@ def gather(state: ClusterState) -> Status:
 
 def exit_code(status: Status) -> int:
     """0 for a cluster that takes jobs, with all of its nodes or not; 4 for any other."""
-    return 0 if status.verdict in ("ready", "degraded") else 4
+    return 0 if status.verdict in UP else 4
 
 
 def _in_time(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str, Any]:
@@ -158,9 +158,9 @@ def _in_time(calls: Mapping[str, Callable[[], Any]], seconds: float) -> dict[str
 
 def _queue_view(scheduler: Scheduler, state: ClusterState) -> _QueueView:
     try:
-        ids = (str(state.job_id), *helpers(state.name))
+        ids = (str(state.job_id), *ClusterFolder(state.name).helpers())
         jobs = [scheduler.job(job_id) or Job(job_id, FORGOTTEN) for job_id in ids]
-        names = {node["name"] for node in state.nodes} | {name for job in jobs for name in job.nodes}
+        names = {node.name for node in state.nodes} | {name for job in jobs for name in job.nodes}
         return _QueueView(jobs, scheduler.node_states(sorted(names)))
     except ClusterError as error:
         return _QueueView([], {}, str(error))
@@ -181,7 +181,7 @@ def _lives(node: Mapping[str, Any]) -> bool:
 
 def _nodes(state: ClusterState, ray: Mapping[str, dict[str, Any]] | None, view: _QueueView | None) -> list[NodeStatus]:
     """Expected nodes first: those of the state file, then those of the scheduler that have not joined yet."""
-    wanted: dict[str, str | None] = {node.get("name") or node["ip"]: node["ip"] for node in state.nodes}
+    wanted: dict[str, str | None] = {node.name or node.ip: node.ip for node in state.nodes}
     by_host = {node["raylet"].get("nodeManagerHostname"): ip for ip, node in (ray or {}).items()}
     for name in (name for job in view.jobs for name in job.nodes) if view else ():
         wanted.setdefault(name, by_host.get(name))

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from cluster.dashboard import NODES, get, node_summaries
 from cluster.errors import ClusterError, PreflightFailed, ProfileError
-from cluster.folder.lock import locked
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.folder.request import Request
 from cluster.machine.exit_codes import cannot_run, shell_code
 from cluster.machine.logs import keep_logs, tail
@@ -42,6 +42,7 @@ from cluster.state import (
     client_variables,
     cluster_dir,
     forget,
+    lease_path,
     read_state,
     token_path,
     write_state,
@@ -104,7 +105,7 @@ def up(name: str, *, ephemeral: bool = False, site: Site = LOCAL) -> tuple[Clust
 
     Several at once: one starts it, the others wait for that. Raises ClusterError with the end of the log.
     """
-    with locked(name, LOCK_TIMEOUT):
+    with ClusterFolder(name).locked(LOCK_TIMEOUT):
         state = _own_state(name)
         if state and state.phase == "ready" and is_healthy(state):
             return _kept(state, ephemeral), False
@@ -121,7 +122,7 @@ def up(name: str, *, ephemeral: bool = False, site: Site = LOCAL) -> tuple[Clust
 
 def down(name: str, *, if_unused: bool = False) -> str:
     """Bring cluster `name` down and say what happened. `if_unused` leaves it to the jobs that still hold its lease."""
-    with locked(name, LOCK_TIMEOUT):
+    with ClusterFolder(name).locked(LOCK_TIMEOUT):
         state = _own_state(name)
         if state is None:
             return f"there is no cluster {name!r}"
@@ -140,9 +141,9 @@ def run(request: Request) -> int:
     """
     state, _ = up(request.name, ephemeral=True, site=request.site)
     environment = {**os.environ, **client_variables(state)}
-    exporter = {state.host: host_port(state.nodes[0]["ip"], state.ports["metrics_export"])}
+    exporter = {state.host: host_port(state.nodes[0].ip, state.ports["metrics_export"])}
     try:
-        with recording(cluster_dir(request.name) / "logs", exporter):
+        with recording(ClusterFolder(request.name).logs, exporter):
             return shell_code(subprocess.call(request.command, cwd=request.cwd, env=environment))
     except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
         raise cannot_run(request.command, error) from None
@@ -201,8 +202,8 @@ def _kept(state: ClusterState, ephemeral: bool) -> ClusterState:
 
 
 def _start(name: str, ports: dict[str, int], ephemeral: bool, site: Site) -> ClusterState:
-    folder = cluster_dir(name)
-    (folder / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
+    logs = ClusterFolder(name).logs
+    logs.mkdir(mode=0o700, parents=True, exist_ok=True)
     token = write_token(name, secrets.token_hex(32))
     resources = local_resources()
     state = _first_state(name, ports, ephemeral, resources, site)
@@ -211,11 +212,11 @@ def _start(name: str, ports: dict[str, int], ephemeral: bool, site: Site) -> Clu
         ports=state.ports,
         temp_dir=str(state.temp_dir),
         token=token,
-        cpus=state.nodes[0]["cpus"],
+        cpus=_cpus(resources),
         gpus=resources.gpus,
         object_store=resources.object_store,
     )
-    log = folder / "logs" / "head.log"
+    log = logs / "head.log"
     with log.open("wb") as output:
         head = subprocess.Popen(
             ray_command(node),
@@ -232,7 +233,7 @@ def _start(name: str, ports: dict[str, int], ephemeral: bool, site: Site) -> Clu
     except BaseException:  # Ctrl-C too: a half-started cluster is of no use to anyone
         _remove(state)
         raise
-    nodes: list[Node] = [{**state.nodes[0], "ip": ip}]
+    nodes = [dataclasses.replace(state.nodes[0], ip=ip)]
     state = dataclasses.replace(state, phase="ready", ray_address=f"{ip}:{state.ports['gcs']}", nodes=nodes)
     write_state(state)
     return state
@@ -250,7 +251,7 @@ def _first_state(name: str, ports: dict[str, int], ephemeral: bool, resources: R
         phase="starting",
         scheduler=THIS_MACHINE,
         job_id=None,
-        nodes=[{"name": host, "ip": HOST, "cpus": max(MIN_CPUS, resources.cpus), "gpus": resources.gpus}],
+        nodes=[Node(name=host, ip=HOST, cpus=_cpus(resources), gpus=resources.gpus)],
         ray_address=f"{HOST}:{ports['gcs']}",
         dashboard_url=f"http://{HOST}:{ports['dashboard']}",
         ports=ports,
@@ -261,6 +262,11 @@ def _first_state(name: str, ports: dict[str, int], ephemeral: bool, resources: R
         temp_dir=_new_temp_dir(name, site.temp_dir),
         host=host,
     )
+
+
+def _cpus(resources: Resources) -> int:
+    """What Ray is told to have."""
+    return max(MIN_CPUS, resources.cpus)
 
 
 def _new_temp_dir(name: str, root: str) -> str:
@@ -326,13 +332,13 @@ def _keep_logs(name: str, temp_dir: Path) -> None:
         session = (temp_dir / "session_latest").resolve(strict=True)
         token = token_path(name)
         known = token.read_bytes().strip() if token.exists() else b""
-        keep_logs(session / "logs", cluster_dir(name) / "logs" / "ray", known)
+        keep_logs(session / "logs", ClusterFolder(name).logs / "ray", known)
 
 
 @contextmanager
 def _exclusive_lease(name: str) -> Iterator[bool]:
     """Whether no job holds the cluster's lease; while true, none can take it."""
-    with (cluster_dir(name) / "lease").open("a") as file:
+    with lease_path(name).open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

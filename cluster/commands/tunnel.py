@@ -40,7 +40,7 @@ def _way(state: ClusterState, login_host: str | None) -> list[str]:
     if not _is_loopback(_dashboard_host(state)):
         return [login]
     if state.scheduler != THIS_MACHINE:
-        return ["-J", login, _with_user(state.nodes[0].get("name") or state.nodes[0]["ip"])]
+        return ["-J", login, _with_user(state.nodes[0].name or state.nodes[0].ip)]
     home = _this_host() if state.host in ("", socket.gethostname()) else state.host
     return ["-J", login, _with_user(home)] if login_host else [_with_user(home)]
 

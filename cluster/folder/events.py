@@ -3,9 +3,6 @@
 import json
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
-
-from cluster.state import cluster_dir
 
 
 class EventLog:
@@ -21,20 +18,3 @@ class EventLog:
         line = {"time": now.isoformat(timespec="milliseconds"), "job": self._job_id, "seconds": seconds, "event": event}
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line | values, ensure_ascii=False) + "\n")
-
-
-def read_events(name: str) -> list[dict[str, Any]]:
-    """A cluster's events, oldest first, without lines that their writer did not live to end."""
-    path = cluster_dir(name) / "events.jsonl"
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    return [event for line in lines if (event := _parse_line(line))]
-
-
-def _parse_line(line: str) -> dict[str, Any] | None:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) else None

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cluster.state import cluster_dir
+from cluster.files import json_lines
 
 UNFINISHED = {"PENDING", "RUNNING"}
 End = Literal["finished", "down", "failed", "walltime", "lost"]
@@ -102,23 +102,16 @@ class Ledger:
             file.write("\n" * torn + line)
 
     def _lines(self) -> list[dict[str, Any]]:
-        if not self._path.exists():
-            return []
-        lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)
-        return [line for text in lines if (line := _parse_line(text))]
+        return [line for line in json_lines(self._path) if _is_ours(line)]
 
 
-def _parse_line(text: str) -> dict[str, Any] | None:
-    """A line of the ledger; None for one that its writer did not live to end, or that is none of ours."""
-    try:
-        line = json.loads(text) if text.endswith("\n") else None
-    except ValueError:
-        return None
-    if not isinstance(line, dict) or not isinstance(line.get("batch_job"), str):
-        return None
+def _is_ours(line: dict[str, Any]) -> bool:
     fields = _FIELDS.get(str(line.get("event")))
-    ours = fields is not None and all(isinstance(line.get(name), kind) for name, kind in fields.items())
-    return line if ours else None
+    return (
+        isinstance(line.get("batch_job"), str)
+        and fields is not None
+        and all(isinstance(line.get(name), kind) for name, kind in fields.items())
+    )
 
 
 _FIELDS: dict[str, dict[str, Any]] = {
@@ -134,11 +127,6 @@ _FIELDS: dict[str, dict[str, Any]] = {
     "interrupt": {"interrupted": list},
     "end": {"interrupted": list, "why": str},
 }
-
-
-def open_ledger(name: str, job_id: str = "") -> Ledger:
-    """The ledger of cluster `name`; `job_id` is the batch job for which one writes."""
-    return Ledger(cluster_dir(name) / "ledger.jsonl", job_id)
 
 
 def _settles(job: RayJob, seen_by: str, interrupted_by: str | None) -> bool:

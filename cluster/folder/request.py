@@ -9,7 +9,6 @@ from typing import Literal
 from cluster.errors import ClusterError
 from cluster.files import replace
 from cluster.profile import Site
-from cluster.state import cluster_dir
 
 Mode = Literal["up", "run", "preflight"]
 
@@ -28,15 +27,12 @@ class Request:
     command: list[str] = field(default_factory=list)  # of `run`
 
 
-def save_request(request: Request) -> Path:
-    path = cluster_dir(request.name) / "request.json"
+def save_request(path: Path, request: Request) -> None:
     values = dataclasses.asdict(request) | {"site": request.site.model_dump()}
     replace(path, json.dumps(values, indent=2) + "\n", mode=0o600)
-    return path
 
 
-def load_request(name: str) -> Request:
-    path = cluster_dir(name) / "request.json"
+def load_request(path: Path) -> Request:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         return Request(**values | {"site": Site.model_validate(values["site"])})

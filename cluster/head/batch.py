@@ -17,11 +17,10 @@ from contextlib import suppress
 
 from cluster.dashboard import post
 from cluster.errors import ClusterError
-from cluster.folder.job_files import helpers
-from cluster.folder.ledger import End, open_ledger
+from cluster.folder.ledger import End
 from cluster.folder.reports import node_reports
 from cluster.head.bringup import BringUp
-from cluster.head.job import CLUSTER_FAILED, BatchJob, Ended, batch_job
+from cluster.head.job import BatchJob, Ended, batch_job
 from cluster.head.monitor import Monitor
 from cluster.head.restart_workers import Repair
 from cluster.head.resubmit import resubmit
@@ -42,7 +41,7 @@ class Batch:
 
     def __init__(self, job: BatchJob, predecessor: str | None = None) -> None:
         self.job, self.request, self.name, self.predecessor = job, job.request, job.name, predecessor
-        self.ledger = open_ledger(job.name, job.job_id)
+        self.ledger = job.cluster.ledger(job.job_id)
         self.command: subprocess.Popen[bytes] | None = None
         self.successor: str | None = None
 
@@ -57,9 +56,9 @@ class Batch:
         except Ended as ended:
             return self._end(ended)
         except (ClusterError, OSError) as error:
-            return self._end(Ended("failed", CLUSTER_FAILED, str(error)))
+            return self._end(Ended("failed", ClusterError.exit_code, str(error)))
         except BaseException as error:  # a fault of ours must not leave a cluster behind
-            self._end(Ended("failed", CLUSTER_FAILED, f"a fault in Kosen: {error!r}"))
+            self._end(Ended("failed", ClusterError.exit_code, f"a fault in Kosen: {error!r}"))
             raise
 
     def _goes_on(self, predecessor: str) -> bool:
@@ -148,7 +147,7 @@ class Batch:
         self.job.events.write("command_started")
 
     def _command_environment(self, state: ClusterState) -> dict[str, str]:
-        nodes = [name for node in state.nodes for name in (node["name"], node["ip"])]
+        nodes = [name for node in state.nodes for name in (node.name, node.ip)]
         found = {"PYTHONUNBUFFERED": "1", **os.environ}  # its output is followed
         return {**found, **no_proxy(found, nodes), **client_variables(state)}
 
@@ -216,7 +215,7 @@ class Batch:
             step.wait(deadline)
 
     def _cancel_others(self, why: End) -> None:
-        others = helpers(self.name)
+        others = self.job.cluster.helpers()
         if self.successor and why != "walltime":
             others.append(self.successor)
         for job_id in others:

@@ -6,17 +6,14 @@ import time
 from contextlib import suppress
 from types import FrameType
 
-from cluster.errors import ClusterError
-from cluster.folder.events import EventLog
-from cluster.folder.job_files import job_dir
+from cluster.errors import INTERRUPTED, ClusterError
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.folder.ledger import End
 from cluster.folder.reports import node_reports
-from cluster.folder.request import Request, load_request
-from cluster.schedulers.base import Scheduler, Step, scheduler_of
-from cluster.state import ClusterState, cluster_dir, read_state, token_path
+from cluster.folder.request import Request
+from cluster.schedulers.base import Allocation, Scheduler, Step, scheduler_of
+from cluster.state import ClusterState, read_state, token_path
 
-CLUSTER_FAILED = 4
-INTERRUPTED = 130
 EARLY = 60  # seconds that a scheduler may send the signal of the walltime before its time
 
 
@@ -31,11 +28,12 @@ class Ended(Exception):
 class BatchJob:
     """Request, hosts, steps and files of one batch job, and the signals that it got."""
 
-    def __init__(self, request: Request, scheduler: Scheduler, job_id: str, hosts: list[str]) -> None:
-        self.request, self.scheduler, self.job_id, self.hosts = request, scheduler, job_id, hosts
-        self.name, self.folder = request.name, job_dir(request.name, job_id)
+    def __init__(self, cluster: ClusterFolder, request: Request, scheduler: Scheduler, allocation: Allocation) -> None:
+        self.cluster, self.request, self.scheduler = cluster, request, scheduler
+        self.name, self.job_id, self.hosts = cluster.name, allocation.job_id, allocation.hosts
+        self.folder = cluster.job(self.job_id)
         self.token = token_path(self.name)
-        self.events = EventLog(cluster_dir(self.name) / "events.jsonl", job_id)
+        self.events = cluster.event_log(self.job_id)
         self.steps: list[Step] = []
         self.head: Step | None = None
         self._signals: list[int] = []
@@ -50,7 +48,7 @@ class BatchJob:
         if self._signals:
             raise self._reason_of_signal(self._signals[0])
         if self.head and self.head.poll() is not None:
-            raise Ended("failed", CLUSTER_FAILED, self._head_problem())
+            raise Ended("failed", ClusterError.exit_code, self._head_problem())
 
     def start_step(self, hosts: list[str], module: str, *role: str) -> Step:
         arguments = [*role, self.name, self.job_id]
@@ -93,8 +91,9 @@ class BatchJob:
 
 def batch_job(name: str) -> BatchJob:
     """The job of cluster `name` in which this process runs the batch script."""
-    request = load_request(name)
+    cluster = ClusterFolder(name)
+    request = cluster.request()
     scheduler = scheduler_of(request.site.scheduler)
     allocation = scheduler.allocation(os.environ)
-    job_dir(name, allocation.job_id).mkdir(mode=0o700, parents=True, exist_ok=True)
-    return BatchJob(request, scheduler, allocation.job_id, allocation.hosts)
+    cluster.job(allocation.job_id).mkdir(mode=0o700, parents=True, exist_ok=True)
+    return BatchJob(cluster, request, scheduler, allocation)

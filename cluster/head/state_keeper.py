@@ -7,7 +7,7 @@ from cluster.folder.events import EventLog
 from cluster.folder.reports import known_nodes, node_reports
 from cluster.head.monitor import Monitor
 from cluster.head.restart_workers import Repair
-from cluster.state import ClusterState, Node, Phase, read_state, write_state
+from cluster.state import UP, ClusterState, Node, Phase, read_state, write_state
 
 
 class Watch:
@@ -24,8 +24,8 @@ class Watch:
             return
         if (alive := monitor.alive) is None:
             return
-        missing = [node["name"] for node in nodes if node["ip"] not in alive]
-        whole = sum(node["ip"] in alive for node in nodes) >= self._state.expected_nodes
+        missing = [node.name for node in nodes if node.ip not in alive]
+        whole = sum(node.ip in alive for node in nodes) >= self._state.expected_nodes
         reports = node_reports(self._folder)
         gave_up = {name: reports[name]["problem"] for name in missing if reports[name]["phase"] == "failed"}
         for host in self._repair.tick(name for name in missing if name in self._hosts[1:] and name not in gave_up):
@@ -36,7 +36,7 @@ class Watch:
 
     def _note(self, phase: Phase, problem: str | None, nodes: list[Node]) -> None:
         state = read_state(self._state.name)
-        if state is None or state.job_id != self._state.job_id or state.phase not in ("ready", "degraded"):
+        if state is None or state.job_id != self._state.job_id or state.phase not in UP:
             return  # it is being ended, or another job has it
         if (phase, problem, nodes) != (state.phase, state.problem, state.nodes):
             if (phase, problem) != (state.phase, state.problem):

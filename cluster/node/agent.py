@@ -13,13 +13,14 @@ import sys
 import time
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from pathlib import Path
 from types import FrameType
 from typing import IO, Any, Literal, NoReturn, cast
 
 from cluster.errors import ClusterError, PreflightFailed
 from cluster.files import publish, read_published
-from cluster.folder.job_files import job_dir
-from cluster.folder.request import Request, load_request
+from cluster.folder.cluster_folder import ClusterFolder
+from cluster.folder.request import Request
 from cluster.machine.network import Link, comm_environment, find_link, host_port, no_proxy
 from cluster.machine.ports import reserve_ports
 from cluster.machine.ray_command import RayNode
@@ -52,9 +53,8 @@ class ServedAlready(Exception):
 class NodeProcess:
     """What one node does from its first check to its last."""
 
-    def __init__(self, role: Role, request: Request, job_id: str) -> None:
-        self.role, self.request = role, request
-        self.folder = job_dir(request.name, job_id)
+    def __init__(self, role: Role, request: Request, folder: Path) -> None:
+        self.role, self.request, self.folder = role, request, folder
         self.allocation = scheduler_of(request.site.scheduler).allocation(os.environ)
         self.own_job = str(self.allocation.number)  # short, for names of folders and sockets
         self.host, self.hosts = self.allocation.this_host, self.allocation.hosts
@@ -216,7 +216,8 @@ def main(argv: list[str]) -> int:
     for number in STOP_SIGNALS:
         signal.signal(number, _stop)
     try:
-        return NodeProcess(cast(Role, role), load_request(name), job_id).run()
+        cluster = ClusterFolder(name)
+        return NodeProcess(cast(Role, role), cluster.request(), cluster.job(job_id)).run()
     except Stop:  # before there was anything to clean
         return 0
 

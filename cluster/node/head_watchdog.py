@@ -11,7 +11,7 @@ import threading
 from contextlib import suppress
 
 from cluster.errors import ClusterError
-from cluster.folder.ledger import open_ledger
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.machine.network import parse_host_port
 from cluster.node.ray_keeper import is_listening
 from cluster.schedulers.base import Scheduler, Silent, scheduler_of
@@ -44,7 +44,7 @@ def main(argv: list[str]) -> int:
 def _give_up(scheduler: Scheduler, name: str, job_id: str) -> None:
     """Leave the ledger to a successor, and to its user the reason why the cluster is gone; then cancel it."""
     try:
-        ledger = open_ledger(name, job_id)
+        ledger = ClusterFolder(name).ledger(job_id)
         ledger.end("lost")
         state = read_state(name)
         if state and state.job_id == job_id:

@@ -8,8 +8,7 @@ import time
 from types import FrameType
 
 from cluster.errors import ClusterError
-from cluster.folder.job_files import job_dir
-from cluster.folder.request import load_request
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.schedulers.base import Scheduler, scheduler_of
 from cluster.state import read_state
 
@@ -27,9 +26,10 @@ def main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, stop)
     # Ignore the walltime's signal: the main batch job handles it and still needs these nodes to stop its jobs.
     signal.signal(signal.SIGUSR2, lambda *_: None)
-    site = load_request(name).site
+    cluster = ClusterFolder(name)
+    site = cluster.request().site
     scheduler = scheduler_of(site.scheduler)
-    hosts, folder = scheduler.allocation(os.environ).hosts, job_dir(name, job_id)
+    hosts, folder = scheduler.allocation(os.environ).hosts, cluster.job(job_id)
     arguments = ["worker", name, job_id]
     step = scheduler.step(hosts, "cluster.node.agent", arguments, folder=folder, gpus=site.gpus_per_node)
     asked = time.monotonic()

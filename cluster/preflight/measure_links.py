@@ -9,8 +9,7 @@ import time
 
 from cluster.errors import ClusterError
 from cluster.files import read_published
-from cluster.folder.job_files import job_dir
-from cluster.folder.request import load_request
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.probes import pairwise
 from cluster.schedulers.base import scheduler_of
 
@@ -19,9 +18,10 @@ GATHER_SHARE = 0.8  # of ready_timeout, for everybody to come; then there is tim
 
 def main(argv: list[str]) -> int:
     name, job_id = argv
-    request = load_request(name)
+    cluster = ClusterFolder(name)
+    request = cluster.request()
     allocation = scheduler_of(request.site.scheduler).allocation(os.environ)
-    folder, host = job_dir(name, job_id), allocation.this_host
+    folder, host = cluster.job(job_id), allocation.this_host
     began = time.monotonic()
     deadline = began + request.site.ready_timeout
     while not (report := read_published(folder / f"node-{host}.json")) or "ip" not in report:

@@ -1,6 +1,6 @@
 """GPU and node figures of all nodes during a job, as CSV, from the Prometheus exporter that Ray runs on each node."""
 
-import threading
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,11 +10,12 @@ from types import TracebackType
 from typing import Self
 
 from cluster.probes.exporter import MIB, Figures, gpu_memory, scaled, scrape
-from cluster.probes.table import Cell, Table
+from cluster.probes.table import Cell, Tables, sampling
 
 PERIOD = 5.0  # seconds between samples; Ray renews its figures as often
 THREADS = 16  # nodes that are asked at the same time
 
+NODES, GPUS = "node_metrics.csv", "gpu_metrics.csv"
 NODE_COLUMNS = ("time", "node", "cpu_percent", "memory_used_mib", "memory_total_mib")
 GPU_COLUMNS = (
     *("time", "node", "gpu", "utilization_percent", "memory_used_mib", "memory_total_mib"),
@@ -32,11 +33,9 @@ class Recorder:
 
     def __init__(self, folder: Path, targets: Callable[[], Mapping[str, str]]) -> None:
         """`targets` gives host:port of the exporters by node name; asked each time, since nodes come and go."""
-        folder.mkdir(parents=True, exist_ok=True)
         self._targets = targets
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="metrics")
-        self._nodes = Table(folder / "node_metrics.csv", NODE_COLUMNS)
-        self._gpus = Table(folder / "gpu_metrics.csv", GPU_COLUMNS)
+        self._tables = Tables(folder, {NODES: NODE_COLUMNS, GPUS: GPU_COLUMNS})
 
     def sample(self) -> list[str]:
         """Ask all nodes at once and write what they say; the names of those that did not answer within TIMEOUT."""
@@ -44,18 +43,18 @@ class Recorder:
         time = datetime.now(UTC).isoformat(timespec="seconds")
         answers = dict(zip(targets, self._pool.map(scrape, targets.values()), strict=True))
         pages = {node: page for node, page in answers.items() if page}
-        self._nodes.append((time, node, *_node_cells(page[""])) for node, page in pages.items() if "" in page)
-        self._gpus.append(
+        self._tables.append(NODES, ((time, node, *_node_cells(page[""])) for node, page in pages.items() if "" in page))
+        gpus = (
             (time, node, gpu, *_gpu_cells(page[gpu]))
             for node, page in pages.items()
             for gpu in sorted(page.keys() - {""}, key=lambda gpu: (len(gpu), gpu))
         )
+        self._tables.append(GPUS, gpus)
         return sorted(answers.keys() - pages.keys())
 
     def close(self) -> None:
         self._pool.shutdown()
-        self._nodes.close()
-        self._gpus.close()
+        self._tables.close()
 
     def __enter__(self) -> Self:
         return self
@@ -67,20 +66,12 @@ class Recorder:
 @contextmanager
 def recording(folder: Path, targets: Mapping[str, str], period: float = PERIOD) -> Iterator[None]:
     """A Recorder in a thread of its own, which samples every `period` seconds until the `with` ends."""
-    stopped = threading.Event()
 
-    def record() -> None:
-        while not stopped.wait(period):
-            recorder.sample()
+    def ended(error: OSError) -> None:
+        print(f"warning: {folder} no longer gets the nodes' figures: {error}", file=sys.stderr)
 
-    with Recorder(folder, lambda: targets) as recorder:
-        thread = threading.Thread(target=record, name="metrics", daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stopped.set()
-            thread.join()  # a sample takes TIMEOUT at most
+    with Recorder(folder, lambda: targets) as recorder, sampling(recorder.sample, period, delay=period, ended=ended):
+        yield
 
 
 def _node_cells(figures: Figures) -> tuple[Cell, ...]:

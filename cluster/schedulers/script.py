@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cluster.folder.request import Request, save_request
+from cluster.folder.cluster_folder import ClusterFolder
+from cluster.folder.request import Request
 from cluster.profile import Site, to_yaml
 from cluster.schedulers.base import scheduler_of
-from cluster.state import cluster_dir
 
 
 def write_script(request: Request, predecessor: str | None = None) -> Path:
@@ -14,16 +14,16 @@ def write_script(request: Request, predecessor: str | None = None) -> Path:
 
     With `predecessor` it is the script of the batch job that takes over from that one.
     """
-    save_request(request)
-    folder = cluster_dir(request.name)
-    _save_profile(folder, request.site)
-    script = folder / ("successor.sh" if predecessor else "batch.sh")
+    folder = ClusterFolder(request.name)
+    folder.save_request(request)
+    _save_profile(folder.path, request.site)
+    script = folder.path / ("successor.sh" if predecessor else "batch.sh")
     return save_script(script, request, ["cluster.head.batch", request.name, *([predecessor] if predecessor else [])])
 
 
 def write_dry_run(request: Request) -> list[Path]:
     """What `start` would submit, and the resolved profile, beside the files of a cluster that may live; their paths."""
-    folder = cluster_dir(request.name) / "dry-run"
+    folder = ClusterFolder(request.name).path / "dry-run"
     profile = _save_profile(folder, request.site)
     return [save_script(folder / "batch.sh", request, ["cluster.head.batch", request.name]), profile]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cluster import keys
 from cluster.files import REPOSITORY
-from cluster.folder.job_files import batch_log
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.folder.request import Request
 from cluster.profile import Site
 
@@ -32,7 +32,7 @@ def of_request(request: Request, module: Sequence[str], suffix: str) -> str:
         site,
         name=request.name + suffix,
         nodes=request.nodes,
-        output=batch_log(request.name, "%j"),
+        output=ClusterFolder(request.name).batch_log("%j"),
         command=[python, "-m", *module],
         root=REPOSITORY,
     )

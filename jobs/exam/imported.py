@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from cluster.files import expanded
 from jobs.exam.command import Command, parse
 from jobs.exam.official_files import OfficialFile, read_official
 from jobs.exam.provenance import data_identity
@@ -20,7 +21,6 @@ from jobs.tasks.registry import task_names
 from jobs.tasks.task import Item
 from orchestrator.console import say
 from orchestrator.errors import Parser, SpecError
-from orchestrator.files import expanded
 from orchestrator.ray_cluster.find import inside_job, local_path, run_root
 from orchestrator.records.lock import Owner, RunLock
 from orchestrator.records.log import RecordLog, RecordReader

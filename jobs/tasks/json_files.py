@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from cluster import files
 from orchestrator.errors import storage_error
 
 AddEntry = Callable[[str, Any], None]
@@ -38,16 +39,11 @@ def json_object(path: Path) -> Iterator[AddEntry]:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
-    """A text file that takes the place of `path` when it is complete."""
+    """A text file that takes the place of `path` when it is complete. What a killed writer left, the next one takes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        # Half of a surrogate pair, which models do emit, is not UTF-8; its backslash form is right in JSON.
-        with partial.open("w", encoding="utf-8", errors="backslashreplace") as file:
-            yield file
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    # Half of a surrogate pair, which models do emit, is not UTF-8; its backslash form is right in JSON.
+    with files.replacing(path, 0o666, draft="partial", errors="backslashreplace") as file:
+        yield file
 
 
 @contextmanager

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, AnyStr
 
+from cluster.files import expanded
 from orchestrator import secrets
 from orchestrator.errors import SpecError
-from orchestrator.files import expanded
 
 Row = dict[str, Any]
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")

@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from cluster.files import expanded
 from orchestrator.errors import SpecError
-from orchestrator.files import expanded
 from orchestrator.planning.choice import Demand, Hardware, Plan, choose
 from orchestrator.planning.gpus import GIB, Gpu
 from orchestrator.planning.shape import Shape, read_shape

@@ -3,33 +3,28 @@
 A cluster is known by its state file, ~/.kosen/clusters/<name>/state.json. Whoever wrote it, a job sees the same.
 """
 
-import fcntl
-import json
 import logging
 import os
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import psutil
 import ray
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
-from cluster.files import REPOSITORY
+from cluster.files import REPOSITORY, locked
+from cluster.state import UP, ClusterState, lease_path, parse_state, token_path
 from orchestrator import secrets
 from orchestrator.errors import ClusterNotReady, SpecError, interrupt_on_sigterm
 from orchestrator.ray_cluster.find import (
     ANSWER_TIMEOUT,
-    UP,
-    State,
-    clusters_dir,
     current,
     inside_job,
     mode_of,
@@ -55,7 +50,12 @@ class Cluster:
     node_ip: str  # the head's
     serve_port: int
     gpus: int
-    state: State | None  # None: a Ray cluster without a state file of ours
+    state: ClusterState | None  # None: a Ray cluster without a state file of ours
+
+    @property
+    def ray_address(self) -> str:
+        """Where another process of this job connects to."""
+        return self.state.ray_address if self.state else os.environ["RAY_ADDRESS"]
 
     @property
     def run_mode(self) -> int:
@@ -64,7 +64,7 @@ class Cluster:
 
     @property
     def is_local(self) -> bool:
-        return self.state is not None and self.state["scheduler"] == "local"
+        return self.state is not None and self.state.scheduler == "local"
 
     @property
     def serve_host(self) -> str:
@@ -93,7 +93,7 @@ def connect(
     secrets.load_into_environment()
     with ExitStack() as stack:
         state = _find_state(stack)
-        address = state["ray_address"] if state else os.environ["RAY_ADDRESS"]
+        address = state.ray_address if state else os.environ["RAY_ADDRESS"]
         _use_token(state)
         _check_answer(state, address)
         _check_place(state)
@@ -112,30 +112,30 @@ def held() -> Iterator[None]:
         yield
 
 
-def find(*, start: bool) -> State:
+def find(*, start: bool) -> ClusterState:
     """The state of the cluster that a submission goes to, without connecting to it; its token is set for Ray.
 
     `start`: where there is none, start a local one that stays. Raises ClusterNotReady.
     """
     state = current()
-    if start and (state is None or (state["name"] == "local" and state["ephemeral"])):
+    if start and (state is None or (state.name == "local" and state.ephemeral)):
         state = _start_local(ephemeral=False)  # one that a job started becomes one that stays
     if state is None:
         raise ClusterNotReady(f"no cluster that we know of is running. {_NEXT}")
     _use_token(state)
-    _check_answer(state, state["ray_address"])
+    _check_answer(state, state.ray_address)
     os.environ.pop("RAY_ADDRESS", None)  # it would win over the address that we found
     return state
 
 
-def _find_state(stack: ExitStack) -> State | None:
+def _find_state(stack: ExitStack) -> ClusterState | None:
     address = os.environ.get("RAY_ADDRESS")
     name = os.environ.get("KOSEN_CLUSTER")
     if address:
         found = current()
         if found is None:
             return None
-        name = found["name"]
+        name = found.name
     elif name is None:
         name = only_running() or "local"
     stack.callback(_leave, name)
@@ -144,14 +144,14 @@ def _find_state(stack: ExitStack) -> State | None:
         return _start_local(ephemeral=True)  # does nothing when it is healthy
     state = read_state(name)
     if state is None:
-        raise ClusterNotReady(f"there is no cluster {name!r}. Known: {[s['name'] for s in states()]}. {_NEXT}")
+        raise ClusterNotReady(f"there is no cluster {name!r}. Known: {[s.name for s in states()]}. {_NEXT}")
     return state
 
 
 _NEXT = "Start one with `make cluster-up`, or unset KOSEN_CLUSTER and RAY_ADDRESS"
 
 
-def _start_local(*, ephemeral: bool) -> State:
+def _start_local(*, ephemeral: bool) -> ClusterState:
     if readable_state("local") is None:
         until = "this job ends" if ephemeral else "make cluster-down NAME=local"
         print(f"no Ray cluster is running: starting one on this machine, until {until}", file=sys.stderr)
@@ -159,13 +159,13 @@ def _start_local(*, ephemeral: bool) -> State:
     done = subprocess.run(command, cwd=Path.cwd(), env=_importable(), capture_output=True, text=True, check=False)
     if done.returncode:
         raise ClusterNotReady(done.stderr.strip().removeprefix("error: "))
-    return cast(State, json.loads(done.stdout))
+    return parse_state(done.stdout)
 
 
 def _leave(name: str) -> None:
     """After the lease is given back: bring an ephemeral cluster down, unless others use it or we run inside it."""
     state = readable_state(name)
-    if state and state["ephemeral"] and not inside_job():
+    if state and state.ephemeral and not inside_job():
         command = [sys.executable, "-m", "cluster", "down", "--name", name, "--if-unused"]
         subprocess.run(command, env=_importable(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=False)
 
@@ -183,51 +183,41 @@ def python_path() -> str:
 @contextmanager
 def _lease(name: str) -> Iterator[None]:
     """A shared lock, which `down --if-unused` respects. The kernel gives it back when this process dies."""
-    folder = clusters_dir() / name
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    deadline = time.monotonic() + LEASE_TIMEOUT
-    with (folder / "lease").open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise ClusterNotReady(f"cluster {name!r} is going down since {LEASE_TIMEOUT:.0f} s") from None
-                time.sleep(0.1)
+    path = lease_path(name)
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    late = ClusterNotReady(f"cluster {name!r} is going down since {LEASE_TIMEOUT:.0f} s")
+    with locked(path, LEASE_TIMEOUT, late, shared=True):
         yield
 
 
-def _use_token(state: State | None) -> None:
+def _use_token(state: ClusterState | None) -> None:
     if state:
         os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN_PATH"] = str(clusters_dir() / state["name"] / "token")
+        os.environ["RAY_AUTH_TOKEN_PATH"] = str(token_path(state.name))
         Config.initialize("")  # Ray read its environment when it was imported; this is how it does it again
         AuthenticationTokenLoader.instance().reset_cache()
 
 
-def _check_answer(state: State | None, address: str) -> None:
+def _check_answer(state: ClusterState | None, address: str) -> None:
     if state is None:
         _check_socket(address)
         return
-    if state["phase"] not in UP:
-        raise ClusterNotReady(
-            f"cluster {state['name']!r} is {state['phase']}. make cluster-status NAME={state['name']}"
-        )
+    if state.phase not in UP:
+        raise ClusterNotReady(f"cluster {state.name!r} is {state.phase}. make cluster-status NAME={state.name}")
     code = status_code(state)
     if code != 200:
         seen = "does not answer" if code is None else f"answers {code} to its token"
-        raise ClusterNotReady(f"cluster {state['name']!r} at {state['dashboard_url']} {seen}. {_NEXT}")
+        raise ClusterNotReady(f"cluster {state.name!r} at {state.dashboard_url} {seen}. {_NEXT}")
 
 
-def _check_place(state: State | None) -> None:
+def _check_place(state: ClusterState | None) -> None:
     """A driver needs a node of its cluster on its own machine, else Ray fails late and says little."""
-    if state is None or state["scheduler"] == "local":
+    if state is None or state.scheduler == "local":
         return
     addresses = {address.address for found in psutil.net_if_addrs().values() for address in found}
-    if not addresses & {node["ip"] for node in state["nodes"]}:
+    if not addresses & {node.ip for node in state.nodes}:
         raise ClusterNotReady(
-            f"cluster {state['name']!r} runs on other machines than this one. Send the job there: make submit JOB=…"
+            f"cluster {state.name!r} runs on other machines than this one. Send the job there: make submit JOB=…"
         )
 
 
@@ -275,27 +265,27 @@ def _silent_native_code() -> Iterator[None]:
         os.close(kept)
 
 
-def _runtime_env(state: State | None, env_vars: Mapping[str, str]) -> dict[str, Any]:
+def _runtime_env(state: ClusterState | None, env_vars: Mapping[str, str]) -> dict[str, Any]:
     """How workers find our packages. A job that Ray runs has its working directory already; a cluster on this machine
     reads the repository where it is, which saves packing and unpacking; others get a copy."""
     common = {"worker_process_setup_hook": "orchestrator.secrets.set_up_worker", "env_vars": dict(env_vars)}
     if inside_job():
         return common
-    if state and state["scheduler"] == "local":
+    if state and state.scheduler == "local":
         return common | {"env_vars": {"PYTHONPATH": python_path(), **env_vars}}
     return common | {"working_dir": str(REPOSITORY), "excludes": NOT_CODE}
 
 
-def _describe(state: State | None, address: str) -> Cluster:
+def _describe(state: ClusterState | None, address: str) -> Cluster:
     gpus = int(ray.cluster_resources().get("GPU", 0))
     if state is None:
         head = str(ray.get_runtime_context().gcs_address).rpartition(":")[0]
         return Cluster(address, Path("runs").absolute(), head, 8000, gpus, None)
     return Cluster(
-        name=state["name"],
-        run_root=Path(state["run_root"]),
-        node_ip=state["nodes"][0]["ip"],
-        serve_port=state["ports"]["serve"],
+        name=state.name,
+        run_root=Path(state.run_root),
+        node_ip=state.nodes[0].ip,
+        serve_port=state.ports["serve"],
         gpus=gpus,
         state=state,
     )

@@ -26,7 +26,7 @@ LOST = (RuntimeError, OSError, ClientError)  # what following a log raises when 
 
 def job_client(*, start: bool) -> JobSubmissionClient:
     """For the running cluster; `start`: where there is none, a local one is started that stays."""
-    url = find(start=start)["dashboard_url"]
+    url = find(start=start).dashboard_url
     client = _retry(lambda: JobSubmissionClient(url))
     for name in TALKATIVE:
         logging.getLogger(name).setLevel(logging.ERROR)

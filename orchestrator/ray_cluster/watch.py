@@ -9,18 +9,19 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cluster.state import UP, ClusterState
 from orchestrator.console import console
 from orchestrator.errors import ClusterNotReady
-from orchestrator.ray_cluster.find import UP, State, read_state
+from orchestrator.ray_cluster.find import read_state
 
 LOOK = 0.1  # seconds; `cluster down` gives jobs a few seconds to leave once the state says `stopping`
 
 
 @contextmanager
-def watched(state: State | None) -> Iterator[None]:
+def watched(state: ClusterState | None) -> Iterator[None]:
     """End this process with a sentence and ClusterNotReady's exit code if its local cluster goes away inside."""
     over = threading.Event()
-    if state and state["scheduler"] == "local":
+    if state and state.scheduler == "local":
         threading.Thread(target=_watch, args=(state, over), name="cluster-watch", daemon=True).start()
     try:
         yield
@@ -28,19 +29,19 @@ def watched(state: State | None) -> Iterator[None]:
         over.set()
 
 
-def _watch(state: State, over: threading.Event) -> None:
+def _watch(state: ClusterState, over: threading.Event) -> None:
     while not over.wait(LOOK):
         if is_gone(state) and not over.wait(LOOK) and is_gone(state):
-            _leave(state["name"])
+            _leave(state.name)
 
 
-def is_gone(state: State) -> bool:
+def is_gone(state: ClusterState) -> bool:
     """Whether the cluster of `state` is going down, or another has taken its place. Unknown is no."""
     try:
-        found = read_state(state["name"])
-    except OSError:
+        found = read_state(state.name)
+    except (OSError, ClusterNotReady):
         return False
-    return found is None or found["phase"] not in UP or found["started_at"] != state["started_at"]
+    return found is None or found.phase not in UP or found.started_at != state.started_at
 
 
 def _leave(name: str) -> None:

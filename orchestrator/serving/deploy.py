@@ -16,10 +16,10 @@ from typing import Any
 
 import ray
 
+from cluster.files import expanded
 from orchestrator.concurrency.window import QUEUE
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import EndpointDown, SpecError
-from orchestrator.files import expanded
 from orchestrator.ray_cluster.connect import Cluster, python_path
 from orchestrator.secrets import endpoint_key
 from orchestrator.serving import lease

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any, Literal, TypedDict
 from urllib.parse import urlsplit
 
+from cluster.files import expanded, kosen_home
 from orchestrator.endpoints.discovery import auth_headers, proxy_for
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import KosenError, SpecError
-from orchestrator.files import expanded, write_atomic
-from orchestrator.ray_cluster.find import clusters_dir
+from orchestrator.files import write_atomic
 from orchestrator.records.types import digest
 from orchestrator.serving.options import engine_kwargs
 from orchestrator.serving.spec import ServingSpec
@@ -136,7 +136,7 @@ def folder_digest(folder: Path, *, progress: Progress) -> str:
     """
     files = sorted(path for path in folder.rglob("*") if _is_read(path.relative_to(folder)) and path.is_file())
     keys = {path: _stamp(path) for path in files}
-    store = clusters_dir().parent / "digests.json"
+    store = kosen_home() / "digests.json"
     known = _read_store(store)
     new = [path for path in files if keys[path] not in known]
     size = sum(path.stat().st_size for path in new)

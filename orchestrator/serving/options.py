@@ -2,8 +2,8 @@
 
 from typing import Any
 
+from cluster.files import expanded
 from orchestrator.errors import SpecError
-from orchestrator.files import expanded
 from orchestrator.serving.spec import ServingSpec
 from orchestrator.spec import first_line
 

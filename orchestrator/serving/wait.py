@@ -7,9 +7,9 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+from cluster.dashboard import DIRECT
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import EndpointDown
-from orchestrator.ray_cluster.find import DIRECT
 from orchestrator.serving.logs import LAST_WORDS, engine_log, meaningful_lines, workers_last_words
 from orchestrator.serving.spec import ServingSpec
 

@@ -8,7 +8,7 @@ import ray
 from prometheus_client.parser import text_string_to_metric_families
 from ray.exceptions import RayError
 
-from orchestrator.ray_cluster.find import DIRECT
+from cluster.dashboard import DIRECT
 
 PAGE_SECONDS = 5.0  # for one node's page; one that takes longer is left out this time
 PAGES_AT_ONCE = 16

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from cluster.files import REPOSITORY
-from cluster.state import ClusterState, write_token
+from cluster.state import ClusterState, Node, write_token
 from tests.support.mini_slurm import MiniSlurm, missing
 from tests.support.scripted_cluster import TOKEN, Answering, Dashboard, ScriptedSlurm, answers
 from tests.support.slurm_harness import Kosen, ended
@@ -89,7 +89,7 @@ def answering(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Answe
             phase="ready",
             scheduler="slurm",
             job_id="7",
-            nodes=[{"name": f"n{number}", "ip": f"10.0.0.{number}", "cpus": 64, "gpus": 2} for number in (1, 2)],
+            nodes=[Node(f"n{number}", f"10.0.0.{number}", cpus=64, gpus=2) for number in (1, 2)],
             ray_address="10.0.0.1:20000",
             dashboard_url=f"http://127.0.0.1:{port}",
             ports={"dashboard": port, "serve": 20009},

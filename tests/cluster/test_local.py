@@ -18,7 +18,7 @@ from cluster.errors import ClusterError
 from cluster.files import REPOSITORY
 from cluster.machine.ports import BLOCK, PAIRWISE, SERVICES, ephemeral_floor, plan_ports, reserve_ports
 from cluster.machine.processes import end_processes, is_running, processes_of, start_time
-from cluster.state import ClusterState, cluster_dir, read_state, write_state, write_token
+from cluster.state import ClusterState, Node, cluster_dir, read_state, write_state, write_token
 
 
 def command(home: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -84,7 +84,7 @@ def test_a_site_may_name_its_ports() -> None:
 def test_state_survives_the_file_and_the_token_is_private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
     state = ClusterState(
-        "a", "ready", "local", None, [{"name": "h", "ip": "127.0.0.1", "cpus": 1, "gpus": 0}], "h:1", "u", {}, "/r", "t"
+        "a", "ready", "local", None, [Node("h", "127.0.0.1", cpus=1, gpus=0)], "h:1", "u", {}, "/r", "t"
     )
     write_state(state)
     token = write_token("a", "secret")

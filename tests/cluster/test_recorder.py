@@ -14,6 +14,7 @@ import pytest
 
 from cluster.probes.exporter import GPU_METRICS, NODE_METRICS, TIMEOUT, parse
 from cluster.probes.recorder import GPU_COLUMNS, Recorder, recording
+from cluster.probes.table import sampling
 
 MIB = 1024**2
 
@@ -150,3 +151,28 @@ def test_a_page_that_is_none_gives_no_row(exporter: tuple[str, type[Exporter]], 
     with Recorder(tmp_path, lambda: {"n1": target}) as recorder:
         assert recorder.sample() == ["n1"]
     assert rows(tmp_path / "node_metrics.csv") == []
+
+
+def test_a_full_disk_ends_the_recording_alone(
+    exporter: tuple[str, type[Exporter]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(self: Recorder) -> list[str]:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Recorder, "sample", full)
+    with recording(tmp_path, {"n1": exporter[0]}, period=0.01):
+        deadline = time.monotonic() + 10
+        while any(thread.name == "metrics" for thread in threading.enumerate()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+    said = capsys.readouterr().err
+    assert said.startswith("warning: ") and said.count("\n") == 1 and "No space left on device" in said
+
+
+def test_the_first_sample_is_taken_after_the_delay_and_none_after_the_end() -> None:
+    for delay, early in ((0.0, True), (60.0, False)):
+        taken = threading.Event()
+        with sampling(taken.set, 60.0, delay=delay, ended=print):
+            assert taken.wait(10 if early else 0.1) is early

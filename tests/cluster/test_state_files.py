@@ -11,9 +11,9 @@ import pytest
 
 from cluster.__main__ import main
 from cluster.files import REPOSITORY
-from cluster.folder.job_files import helpers
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.machine import temp_dirs
-from cluster.state import ClusterState, cluster_dir, is_damaged, known, read_state, write_state
+from cluster.state import ClusterState, cluster_dir, is_damaged, known, load_state, read_state, write_state
 
 STATE: dict[str, Any] = {
     "name": "c",
@@ -109,6 +109,18 @@ def test_every_command_has_a_sentence_for_an_odd_state(home: Path, text: bytes) 
     assert (folder / "state.json").exists()
 
 
+def test_a_home_that_can_be_none_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("KOSEN_HOME", "~nobody-here/kosen")
+    assert main(["status"]) == 2
+    assert capsys.readouterr().err.startswith("error: ~nobody-here/kosen is no path here: there is no home folder")
+
+
+def test_a_state_that_names_no_job_is_not_one_to_end() -> None:
+    """Jobs read it; `down` would forget what it cannot cancel."""
+    write(json.dumps({name: value for name, value in STATE.items() if name != "job_id"}))
+    assert load_state("c") and read_state("c") is None and is_damaged("c")
+
+
 @pytest.mark.parametrize("name", ["", " ", ".", "..", "../local", "-x", "local\n", "a/b", "a" * 42, "ä", "local "])
 def test_a_name_that_is_none_takes_nothing_down(home: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     folder = write(json.dumps(STATE | {"name": "local"}), "local")
@@ -185,7 +197,7 @@ def test_the_sweep_leaves_what_only_has_our_name(tmp_path: Path) -> None:
 def test_an_odd_list_of_helpers_is_none(home: Path, text: bytes) -> None:
     write(b"{}")
     cluster_dir("c").joinpath("helpers.json").write_bytes(text)
-    assert helpers("c") == []
+    assert ClusterFolder("c").helpers() == []
 
 
 def test_a_state_survives_being_written(home: Path) -> None:
@@ -198,7 +210,7 @@ def test_a_state_of_before_the_rooms_is_understood(capsys: pytest.CaptureFixture
     """As commit d10e50b wrote it, on another host that shares the home folder."""
     write((Path(__file__).parent / "kept" / "state.json").read_bytes(), "local")
     state = read_state("local")
-    assert state and state.nodes[0]["cpus"] == 16 and state.ports["serve"] == 26032
+    assert state and state.nodes[0].cpus == 16 and state.ports["serve"] == 26032
     assert main(["status", "--name", "local"]) == 4
     assert "NOT ANSWER" in capsys.readouterr().out
     assert main(["down", "--name", "local"]) == 4

@@ -11,9 +11,9 @@ import pytest
 from cluster.commands import this_machine
 from cluster.commands.status import Status, exit_code, gather
 from cluster.commands.status_text import as_json, render
-from cluster.folder.job_files import add_helper
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.probes.exporter import scrape
-from cluster.state import ClusterState, write_token
+from cluster.state import ClusterState, Node, write_token
 from tests.support.scripted_cluster import SECRET, TOKEN, Answering, ScriptedSlurm, ray_node
 
 
@@ -63,10 +63,10 @@ def test_a_lost_node_is_said_loudly_and_the_rest_goes_on(
 def test_a_replacement_that_a_helper_job_brought_counts(answering: Answering, scripted_slurm: ScriptedSlurm) -> None:
     job = "JobState=RUNNING Reason=None TimeLimit=UNLIMITED RunTime=00:01:00 ExitCode=0:0"
     scripted_slurm(f"echo JobId=$4 NodeList=n[1-2] {job}")
-    lost = [{"name": "n9", "ip": "10.0.0.9", "cpus": 64, "gpus": 2}]
-    head = [{"name": "n1", "ip": "10.0.0.1", "cpus": 64, "gpus": 2}]
+    lost = [Node("n9", "10.0.0.9", cpus=64, gpus=2)]
+    head = [Node("n1", "10.0.0.1", cpus=64, gpus=2)]
     state = answering([ray_node(1), ray_node(2)], nodes=head + lost)
-    add_helper("c", "8")
+    ClusterFolder("c").add_helper("8")
     status = gather(state)
     assert [(node.name, node.ray) for node in status.nodes] == [("n1", "alive"), ("n9", "missing"), ("n2", "alive")]
     assert status.verdict == "ready"

@@ -8,8 +8,7 @@ import pytest
 
 from cluster.commands import batch_system, heal
 from cluster.commands.batch_system import BatchSystem
-from cluster.folder.events import EventLog, read_events
-from cluster.folder.job_files import add_helper
+from cluster.folder.cluster_folder import ClusterFolder
 from cluster.schedulers import base
 from cluster.schedulers.base import scheduler_of
 from cluster.state import cluster_dir, read_state, write_state
@@ -27,7 +26,7 @@ def test_a_replacement_that_waits_or_boots_is_not_asked_for_twice(
 ) -> None:
     scripted_slurm(HELPER.format(state=state, nodes=nodes))
     write_state(answering([ray_node(1)]))
-    add_helper("c", "8")
+    ClusterFolder("c").add_helper("8")
     said: list[str] = []
     heal.heal("c", said.append)
     assert said == ["a replacement is on its way already: job 8"]
@@ -41,7 +40,7 @@ def test_a_cluster_is_not_healed_before_its_nodes_are_there(
     monkeypatch.setattr(heal, "POLL", 0.05)
     nodes = [ray_node(1)]
     write_state(answering(nodes))
-    add_helper("c", "8")
+    ClusterFolder("c").add_helper("8")
     said: list[str] = []
 
     def say(line: str) -> None:
@@ -83,7 +82,7 @@ def test_a_controller_that_is_away_for_a_while_ends_no_wait(
     log = cluster_dir("c") / "logs" / "7.log"
     log.parent.mkdir()
     log.write_text("what it printed\n")
-    EventLog(cluster_dir("c") / "events.jsonl", "7").write("ended", code=3)
+    ClusterFolder("c").event_log("7").write("ended", code=3)
     assert BatchSystem(SLURM).follow("c", "7", said.append) == 3
     assert capfd.readouterr().out == "what it printed\n"
 
@@ -107,11 +106,12 @@ def test_a_state_file_of_an_older_version_is_read(answering: Answering) -> None:
 
 def test_torn_events_do_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KOSEN_HOME", str(tmp_path))
-    path = cluster_dir("c") / "events.jsonl"
+    folder = ClusterFolder("c")
+    path = folder.path / "events.jsonl"
     path.parent.mkdir(parents=True)
-    events = EventLog(path, "7")
+    events = folder.event_log("7")
     events.write("one")
     with path.open("a") as file:
         file.write('{"job": "7", "ev\n')
     events.write("two")
-    assert [event["event"] for event in read_events("c")] == ["one", "two"]
+    assert [event["event"] for event in folder.events()] == ["one", "two"]

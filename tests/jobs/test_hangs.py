@@ -8,12 +8,14 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
+from orchestrator.errors import ClusterNotReady
 from orchestrator.ray_cluster import watch
 from tests.support.harness import (
     Said,
@@ -25,6 +27,7 @@ from tests.support.harness import (
     seconds_to_end,
     start,
     start_python,
+    state_with,
     wait_for,
     write_exam,
 )
@@ -215,24 +218,25 @@ def test_a_cluster_that_is_taken_down_under_a_job_is_told_of(tmp_path: Path) -> 
         assert again.returncode == 0 and f"{kept} recorded already" in again.stderr, again.stderr
 
 
-STATE = {"name": "local", "scheduler": "local", "phase": "ready", "started_at": "now"}
+STATE = state_with(name="local", scheduler="local", started_at="now")
 
 
 @pytest.mark.parametrize(
     ("found", "gone"),
     [
         (STATE, False),
-        (STATE | {"phase": "degraded"}, False),
-        (STATE | {"phase": "stopping"}, True),
-        (STATE | {"phase": "failed"}, True),
-        (STATE | {"started_at": "later"}, True),
+        (replace(STATE, phase="degraded"), False),
+        (replace(STATE, phase="stopping"), True),
+        (replace(STATE, phase="failed"), True),
+        (replace(STATE, started_at="later"), True),
         (None, True),
         (OSError("stale file handle"), False),
+        (ClusterNotReady("state.json is no state of a cluster"), False),
     ],
 )
 def test_when_a_cluster_counts_as_gone(found: Any, gone: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     def read_state(name: str) -> Any:
-        if isinstance(found, OSError):
+        if isinstance(found, Exception):
             raise found
         return found
 

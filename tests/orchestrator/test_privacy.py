@@ -15,6 +15,7 @@ from orchestrator.ray_cluster.find import mode_of
 from orchestrator.records.lock import Owner, RunLock
 from orchestrator.records.log import RecordLog
 from orchestrator.records.types import AnswerKey, Prediction, answer_key
+from tests.support.harness import state_with
 
 
 @pytest.fixture(params=[0o022, 0o000, 0o077], autouse=True)
@@ -51,7 +52,7 @@ def test_a_run_folder_is_its_owners_alone(tmp_path: Path, umask: int) -> None:
 
 def test_a_site_may_open_it_to_a_group(tmp_path: Path, umask: int) -> None:
     folder = tmp_path / "run"
-    RunLock(folder, Owner("here", 1), mode=mode_of({"run_mode": "0750"})).release()
+    RunLock(folder, Owner("here", 1), mode=mode_of(state_with(run_mode="0750"))).release()
     assert mode(folder) == "750"
     modes = fill(folder)
     strict = umask == 0o077  # of the user's own, which counts
@@ -76,7 +77,7 @@ def test_a_file_in_the_folders_place_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("given", "wanted"), [("0750", 0o750), ("0770", 0o770), ("755", 0o755), ("0700", 0o700)])
 def test_the_profiles_key_reaches_the_state(given: str, wanted: int) -> None:
     for site in ("local", "slurm"):
-        assert mode_of({"run_mode": load_site(site, [f"run_mode={given}"]).run_mode}) == wanted
+        assert mode_of(state_with(run_mode=load_site(site, [f"run_mode={given}"]).run_mode)) == wanted
 
 
 @pytest.mark.parametrize("given", ["0600", "rwx", "0o750", "07777", "8", "0078", "private"])
@@ -86,4 +87,4 @@ def test_a_mode_that_is_none_is_refused(given: str) -> None:
 
 
 def test_clusters_of_before_have_private_runs() -> None:
-    assert mode_of(None) == mode_of({"run_root": "/runs"}) == 0o700
+    assert mode_of(None) == mode_of(state_with()) == 0o700

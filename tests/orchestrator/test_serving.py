@@ -55,7 +55,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield cluster
     patch.undo()
     assert not (home / "clusters" / "local" / "state.json").exists()
-    assert not Path(str(cluster.state and cluster.state["temp_dir"])).exists()
+    assert not Path(str(cluster.state and cluster.state.temp_dir)).exists()
 
 
 @pytest.fixture(scope="module")
@@ -329,7 +329,7 @@ def test_what_hangs_under_requests_is_replaced_and_they_are_answered(
 def _is_engine_of(process: psutil.Process, cluster: Cluster) -> bool:
     assert cluster.state is not None
     try:
-        mine = process.environ().get("RAY_TMPDIR") == cluster.state["temp_dir"]
+        mine = process.environ().get("RAY_TMPDIR") == cluster.state.temp_dir
         return mine and "EngineCore" in " ".join([process.name(), *process.cmdline()])
     except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
         return False

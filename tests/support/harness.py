@@ -18,6 +18,7 @@ from unittest.mock import patch
 import psutil
 
 from cluster.files import REPOSITORY
+from cluster.state import ClusterState, parse_state
 from orchestrator import errors
 
 CATEGORIES = ["Math", "Physics", "Chemistry", "Engineering", "Other"]
@@ -148,6 +149,18 @@ def _is_below(process: psutil.Process, part: str) -> bool:
     with suppress(psutil.NoSuchProcess):
         return any(part in " ".join(parent.cmdline()) for parent in process.parents())
     return False
+
+
+LEAST_STATE: dict[str, Any] = {
+    **{"name": "c", "phase": "ready", "scheduler": "slurm", "run_root": "/runs"},
+    **{"ray_address": "10.0.0.1:6379", "dashboard_url": "http://127.0.0.1:1"},
+    **{"nodes": [], "ports": {"serve": 8000}},
+}
+
+
+def state_with(**values: Any) -> ClusterState:
+    """What a state file with these values, and as few others as it needs, is read as."""
+    return parse_state(json.dumps(LEAST_STATE | values))
 
 
 @contextmanager

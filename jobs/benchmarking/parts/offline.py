@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cluster.dashboard import DIRECT
 from jobs.benchmarking.parts.processes import stopped
 from orchestrator.errors import EndpointDown
-from orchestrator.ray_cluster.find import DIRECT
 
 HOST = "127.0.0.1"
 # What `vllm serve` starts. That command asks for a package named vllm, and the CPU build's has another name.

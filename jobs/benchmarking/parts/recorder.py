@@ -6,9 +6,8 @@ as nvidia-smi and free have them; a cell that was not measured is empty.
 """
 
 import os
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from cluster.probes.counters import PORT_COUNTERS, read_interfaces, read_ports
 from cluster.probes.exporter import MIB, Figures, gpu_memory, scaled, scrape_node
 from cluster.probes.gpus import read_memory_use
-from cluster.probes.table import Cell, Table
+from cluster.probes.table import Cell, Tables, sampling
 from orchestrator.console import say
 from orchestrator.errors import storage_error
 
@@ -96,16 +95,21 @@ class _Node:
     port: int  # of Ray's exporter
 
 
-class Recorder:
+class NodeRecorder:
     """A reader on every living node; `sample` appends what they say. A node that dies only stops having rows."""
 
     def __init__(self, folder: Path) -> None:
-        self._tables = {name: Table(folder / name, ("timestamp", "node", *columns)) for name, columns in TABLES.items()}
+        self._tables = Tables(folder, {name: ("timestamp", "node", *columns) for name, columns in TABLES.items()})
         self._readers: dict[str, ActorHandle] = {}  # by node id
         self._asked: dict[ray.ObjectRef, _Node] = {}
 
     def sample(self) -> None:
-        """Ask the nodes that have answered so far, and write what arrives within PATIENCE."""
+        """Ask the nodes that have answered so far, and write what arrives within PATIENCE. Without a head nothing is
+        written, and the benchmark's parts say so."""
+        with suppress(RayError):
+            self._ask()
+
+    def _ask(self) -> None:
         for node in _nodes():
             if node not in self._asked.values():
                 self._asked[self._reader(node).read.remote()] = node
@@ -119,8 +123,7 @@ class Recorder:
         for reader in self._readers.values():
             with suppress(RayError):
                 ray.kill(reader)
-        for table in self._tables.values():
-            table.close()
+        self._tables.close()
 
     def _reader(self, node: _Node) -> ActorHandle:
         if node.id not in self._readers:
@@ -135,8 +138,8 @@ class Recorder:
         except RayError:  # the node or its reader has died; one that returns gets a new one
             self._readers.pop(node.id, None)
             return
-        for name, table in self._tables.items():
-            table.append((time, node.name, *row) for row in rows[name])
+        for name, found in rows.items():
+            self._tables.append(name, ((time, node.name, *row) for row in found))
 
 
 def _nodes() -> list[_Node]:
@@ -153,27 +156,13 @@ def recording(folder: Path, period: float = PERIOD) -> Iterator[None]:
 
     Raises StorageFailed where the files cannot be opened; a disk that is full later ends the recording alone.
     """
-    stopped = threading.Event()
     try:
-        recorder = Recorder(folder)
+        recorder = NodeRecorder(folder)
     except OSError as error:
         raise storage_error(error, folder) from error
-    thread = threading.Thread(target=_record, args=(recorder, stopped, period), name="metrics", daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        stopped.set()
-        thread.join()  # a sample takes PATIENCE at most
-        recorder.close()
 
-
-def _record(recorder: Recorder, stopped: threading.Event, period: float) -> None:
-    try:
-        while True:
-            with suppress(RayError):  # the head is gone: the parts will say so
-                recorder.sample()
-            if stopped.wait(period):
-                return
-    except OSError as error:
+    def ended(error: OSError) -> None:
         say(f"warning: the nodes are no longer recorded: {error}")
+
+    with closing(recorder), sampling(recorder.sample, period, delay=0.0, ended=ended):
+        yield

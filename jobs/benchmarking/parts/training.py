@@ -108,8 +108,7 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
 
 
 def _environment(spec: BenchSpec, cluster: Cluster) -> dict[str, str]:
-    address = str(cluster.state["ray_address"]) if cluster.state else os.environ["RAY_ADDRESS"]
-    return {**os.environ, **profile(spec), "RAY_ADDRESS": address}
+    return {**os.environ, **profile(spec), "RAY_ADDRESS": cluster.ray_address}
 
 
 def _workers(spec: TrainSpec, device: Device) -> Sequence[int]:

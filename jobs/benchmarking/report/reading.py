@@ -1,15 +1,12 @@
 """A results folder as the report reads it: the parts' JSON files, GPU figures, what the events say. Needs no Ray."""
 
 import csv
-from collections.abc import Iterator
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import orjson
-
+from cluster.files import json_lines
 from jobs.benchmarking.results import Collectives, Compute, Environment, Result, Serve, Train
 from jobs.benchmarking.spec import BenchSpec
 from orchestrator.errors import SpecError
@@ -102,20 +99,13 @@ def _spec(path: Path, problems: list[str]) -> BenchSpec | None:
 def read_windows(folder: Path) -> dict[str, Window]:
     """When each part ran last, by the events of the run."""
     windows: dict[str, Window] = {}
-    for event in _events(folder / "events.jsonl"):
+    for event in json_lines(folder / "events.jsonl"):
         part, time = str(event.get("part")), datetime.fromisoformat(event["time"])
         if event["event"] == "part_started":
             windows[part] = Window(time)
         elif event["event"] in ("part_measured", "part_failed") and part in windows:
             windows[part] = Window(windows[part].start, time, event.get("error"))
     return windows
-
-
-def _events(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines of a log; a torn one is what a kill leaves."""
-    for line in path.read_bytes().splitlines() if path.exists() else ():
-        with suppress(orjson.JSONDecodeError):
-            yield orjson.loads(line)
 
 
 def _gpu_readings(path: Path, problems: list[str]) -> list[GpuReading]:

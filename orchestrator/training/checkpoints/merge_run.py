@@ -14,9 +14,9 @@ from typing import Any, Literal
 from omegaconf import OmegaConf
 from pydantic import Field, NonNegativeInt
 
+from cluster.files import expanded
 from orchestrator.console import say
 from orchestrator.errors import KosenError, RunLocked, SpecError, TrainingFailed, storage_error
-from orchestrator.files import expanded
 from orchestrator.ray_cluster.find import run_root
 from orchestrator.spec import SpecModel
 from orchestrator.training.checkpoints.checkpoints import check, newest_good, path_of

@@ -18,8 +18,8 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 from verl.model_merger.base_model_merger import ModelMergerConfig
 from verl.model_merger.fsdp_model_merger import FSDPModelMerger, merge_non_dtensor_shards
 
+from cluster.files import expanded
 from orchestrator.errors import SpecError, TrainingFailed, run_command
-from orchestrator.files import expanded
 from orchestrator.training.checkpoints.model_files import has_tokenizer
 
 DType = Literal["auto", "bfloat16", "float16", "float32"]

@@ -9,9 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster.state import ClusterState
 from orchestrator.errors import ClusterNotReady, SpecError
 from orchestrator.planning.gpus import find_gpu, named_kinds
-from orchestrator.ray_cluster.find import State, current
+from orchestrator.ray_cluster.find import current
 from orchestrator.training.spec import PpoSpec, SftSpec, TrainingSpec
 
 Device = Literal["cuda", "cpu"]
@@ -58,7 +59,7 @@ class Placement:
 def known_nodes() -> list[Node] | None:
     """As many nodes as the running cluster has by its state file, lost or not; None where no cluster of ours runs."""
     state = current()
-    return of_state(state)[: state.get("expected_nodes")] if state else None
+    return of_state(state)[: state.expected_nodes] if state else None
 
 
 def connected_nodes() -> list[Node]:
@@ -139,12 +140,12 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else plural}"
 
 
-def of_state(state: State) -> list[Node]:
+def of_state(state: ClusterState) -> list[Node]:
     """All nodes that a cluster ever had, those that were replaced too, the head first.
 
     Where its state file does not say how many CPUs a node has, only GPUs are compared.
     """
-    return [Node(node["name"], node.get("cpus", float("inf")), node["gpus"]) for node in state["nodes"]]
+    return [Node(node.name, float("inf") if node.cpus is None else node.cpus, node.gpus) for node in state.nodes]
 
 
 def _device(spec: TrainingSpec, nodes: Sequence[Node]) -> tuple[Device, str]:

@@ -13,9 +13,10 @@ from typing import Any
 
 import orjson
 
+from cluster.files import expanded
 from orchestrator.data.source import identify, read_rows
 from orchestrator.errors import SpecError
-from orchestrator.files import expanded, write_atomic
+from orchestrator.files import write_atomic
 from orchestrator.training.data.cells import UnfitError
 from orchestrator.training.data.formats import Question, Shape, conversation_shape, question_shape, verl_shape
 from orchestrator.training.data.sieve import Report, Sieve, columns_of, some

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, PositiveInt
 
+from cluster.files import expanded
 from orchestrator.data.source import FORMATS
 from orchestrator.errors import SpecError
-from orchestrator.files import expanded
 from orchestrator.ray_cluster.find import find_path, inside_job, run_root
 from orchestrator.spec import SpecModel, to_yaml
 from orchestrator.training.data.convert import convert_ppo, convert_sft

@@ -3,8 +3,8 @@
 from itertools import accumulate, pairwise
 from typing import Any
 
+from cluster.files import expanded
 from orchestrator.errors import SpecError
-from orchestrator.files import expanded
 from orchestrator.spec import first_line
 from orchestrator.training.data.cells import shown
 from orchestrator.training.data.turns import Message

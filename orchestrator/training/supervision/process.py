@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+from cluster.files import locked
 from orchestrator.errors import RunLocked
 from orchestrator.training.supervision.guard import GRACE, LOCK
 
@@ -87,13 +88,6 @@ class TrainerProcess:
 
 def wait_for_earlier(folder: Path) -> None:
     """Wait until the trainer of a job that was killed has ended; it may still be saving. Raises RunLocked."""
-    deadline = time.monotonic() + GRACE + KILL_SECONDS
-    with (folder / LOCK).open("a") as stream:
-        while True:
-            try:
-                fcntl.lockf(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return
-            except (BlockingIOError, PermissionError):
-                if time.monotonic() > deadline:
-                    raise RunLocked(f"a trainer of an earlier job still runs in {folder}. Stop it first") from None
-            time.sleep(0.2)
+    late = RunLocked(f"a trainer of an earlier job still runs in {folder}. Stop it first")
+    with locked(folder / LOCK, GRACE + KILL_SECONDS, late, take=fcntl.lockf):
+        pass

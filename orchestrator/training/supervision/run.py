@@ -11,12 +11,13 @@ from typing import Any, Generic, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
+from cluster.files import expanded
+from cluster.state import ClusterState
 from orchestrator import tracking
 from orchestrator.console import say
 from orchestrator.data.source import FORMATS
 from orchestrator.errors import COMPLETE, ClusterNotReady, Parser, SpecError
-from orchestrator.files import expanded
-from orchestrator.ray_cluster.find import State, find_path, run_root
+from orchestrator.ray_cluster.find import find_path, run_root
 from orchestrator.spec import WandbSpec, load_spec, to_yaml
 from orchestrator.training.config import common, verl_config
 from orchestrator.training.config.common import Keys
@@ -131,14 +132,13 @@ def train(recipe: Recipe[S], spec: S) -> dict[str, Any]:
             say(f"{folder.path}: {placement.describe()}")
             if not missing() and not free(placement):
                 say("warning: other jobs use the cluster now; the training waits until they have ended")
-            address = cluster.state["ray_address"] if cluster.state else os.environ["RAY_ADDRESS"]
             _send_rest(folder, spec.wandb)
             result = supervise(
                 folder,
                 recipe.driver,
                 timeout=spec.timeout,
                 max_failures=spec.max_failures,
-                environment={"RAY_ADDRESS": address, **tracking.continued(folder.path, spec.wandb)},
+                environment={"RAY_ADDRESS": cluster.ray_address, **tracking.continued(folder.path, spec.wandb)},
                 missing=missing,
             )
         finally:
@@ -162,7 +162,7 @@ def _check_early(recipe: Recipe[S], spec: S) -> None:
 
 
 def _place(
-    spec: TrainingSpec, folder: TrainingFolder, state: State | None
+    spec: TrainingSpec, folder: TrainingFolder, state: ClusterState | None
 ) -> tuple[Placement, Callable[[], str | None]]:
     """Where the training goes, and the question what the cluster lacks for that.
 
@@ -171,7 +171,7 @@ def _place(
     """
     nodes = before = connected_nodes()
     earlier = None
-    if state and len(nodes) < state.get("expected_nodes", 0):
+    if state and len(nodes) < state.expected_nodes:
         before, earlier = of_state(state), _earlier_placement(spec, folder)
     placement = earlier or place(spec, nodes)
     return placement, lambda: lacking(spec, placement, connected_nodes(), before)

@@ -13,6 +13,7 @@ from orchestrator.training.config.placement import Node, Placement, place
 from orchestrator.training.folder import TrainingFolder
 from orchestrator.training.spec import PpoSpec, SftSpec
 from orchestrator.training.supervision import run
+from tests.support.harness import state_with
 
 LAPTOP = [Node("laptop", 16, 0)]
 PAIR = [Node("a", 128, 8), Node("b", 128, 8)]
@@ -172,8 +173,8 @@ def test_what_a_cluster_lacks_for_a_training_that_was_placed(
 
 
 def test_nodes_that_were_replaced_are_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    nodes = [{"name": name, "cpus": 128, "gpus": 8} for name in ("a", "lost", "new")]
-    monkeypatch.setattr(placement, "current", lambda: {"nodes": nodes, "expected_nodes": 2})
+    nodes = [{"name": name, "ip": "10.0.0.1", "cpus": 128, "gpus": 8} for name in ("a", "lost", "new")]
+    monkeypatch.setattr(placement, "current", lambda: state_with(nodes=nodes, expected_nodes=2))
     assert place(sft(), placement.known_nodes() or []).workers == 16
 
 
@@ -181,7 +182,8 @@ def test_a_training_that_goes_on_keeps_its_placement_while_nodes_are_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = TrainingFolder(tmp_path)
-    state = {"nodes": [{"name": node.name, "cpus": 128, "gpus": 8} for node in PAIR], "expected_nodes": 2}
+    nodes = [{"name": node.name, "ip": "10.0.0.1", "cpus": 128, "gpus": 8} for node in PAIR]
+    state = state_with(nodes=nodes, expected_nodes=2)
     monkeypatch.setattr(run, "connected_nodes", lambda: PAIR[:1])
     assert run._place(sft(), folder, state)[0].workers == 8  # nothing is bound to more yet
     folder.verl_config.write_text("trainer: {device: cuda, nnodes: 2, n_gpus_per_node: 8}")
@@ -199,7 +201,7 @@ def test_a_training_that_goes_on_keeps_its_placement_while_nodes_are_lost(
 
 
 def test_a_state_file_without_cpus_is_checked_for_gpus_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = {"nodes": [{"name": "a", "gpus": 8}, {"name": "b", "gpus": 8}]}
+    state = state_with(nodes=[{"name": name, "ip": "10.0.0.1", "gpus": 8} for name in ("a", "b")])
     monkeypatch.setattr(placement, "current", lambda: state)
     nodes = placement.known_nodes()
     assert nodes and place(ppo(), nodes).workers == 16

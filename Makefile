@@ -59,7 +59,7 @@ cluster-status: install ## [NAME=…]: nodes, GPUs, applications, jobs and time 
 cluster-tunnel: install ## [NAME=…]: the ssh line for your laptop
 	@$(PY) -m cluster tunnel $(named)
 
-cluster-down: install ## [NAME=…]: end this cluster and nothing else
+cluster-down: install ## [NAME=…]: stop this cluster and nothing else
 	@$(PY) -m cluster down $(named)
 
 preflight: install ## SITE=osk NODES=2: check nodes and links without starting Ray

@@ -28,7 +28,7 @@ from cluster.files import REPOSITORY
 SITES = REPOSITORY / "conf" / "sites"
 PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")  # http://user:password@proxy
 VARIABLE = re.compile(r"\$(?:\{|[A-Za-z_])")  # of a shell, or a resolver of OmegaConf
-NO_PLACE = "a batch script is no place for it. Put it into ~/.kosen/secrets.env (chmod 600)"
+NO_PLACE = "a batch script must not hold it. Put it into ~/.kosen/secrets.env (chmod 600)"
 THIS_MACHINE = "local"  # the `scheduler` of a machine without one
 LOCAL_KEYS = ("scheduler", "env", "interface", "ports", "temp_dir", "run_mode")
 
@@ -102,7 +102,7 @@ class Site(BaseModel):
         if secret := [name for name, value in env.items() if PASSWORD.search(value)]:
             raise ValueError(f"{secret[0]} has a password in an address; {NO_PLACE}")
         if wrong := [name for name in env if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)]:
-            raise ValueError(f"{wrong[0]!r} is no name of an environment variable")
+            raise ValueError(f"{wrong[0]!r} is not a valid name of an environment variable")
         return env
 
     @field_validator(
@@ -240,7 +240,7 @@ def _plain(values: Any) -> Any:
     """OmegaConf would expand `${oc.env:HF_TOKEN}`, and a secret would stand in a batch script. Nobody would expand
     `$HOME`, and a folder of that name would be made, or missed."""
     if VARIABLE.search(str(values)):
-        raise ProfileError("a profile's values are not expanded, and ${…} or $NAME is none. Write what it stands for; "
+        raise ProfileError("a profile's values are not expanded: ${…} and $NAME cannot be used. Write the value; "
                            "a secret belongs into ~/.kosen/secrets.env (chmod 600)")  # fmt: skip
     return values
 

@@ -31,7 +31,7 @@ def _convert(spec: SftSpec, source: Source, out: Path | None) -> Report:
 def _reasons(spec: SftSpec, placement: Placement) -> list[str]:
     if placement.device == "cpu" or placement.workers == 1 or placement.gpu_memory or spec.lora:
         return []
-    return ["weights:   gathered for each micro batch, but kept where the job finds room on its GPUs"]
+    return ["weights:   gathered for each micro batch, but kept where its GPUs have enough free memory"]
 
 
 RECIPE = Recipe(

@@ -74,7 +74,7 @@ def storage_error(error: OSError, path: str | os.PathLike[str]) -> KosenError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFailed(
             f"the disk that holds {path} is full ({os.strerror(error.errno)}). Everything recorded so far is kept: "
-            "free some space and give the same command again"
+            "free some space and run the same command again"
         )
     return StorageFailed(f"cannot write {path}: {error.strerror or error}. Check its permissions, or give another run=")
 
@@ -100,7 +100,7 @@ def exit_code(main: Callable[[], int]) -> int:
         print(f"error: {visible_lines(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted. What was finished is recorded; give the same command to go on", file=sys.stderr)
+        print("interrupted. What was finished is recorded; run the same command to resume", file=sys.stderr)
         return INTERRUPTED
 
 
@@ -128,9 +128,7 @@ def cause_of(error: "RayError") -> KosenError:
         if isinstance(cause, KosenError):
             return cause
         cause = cause.__cause__ or cause.__context__
-    return ClusterNotReady(
-        f"Ray ended the work: {_last_line(error)}. Recorded answers are kept: give the command again"
-    )
+    return ClusterNotReady(f"Ray ended the work: {_last_line(error)}. Recorded answers are kept: run the command again")
 
 
 def _last_line(error: BaseException) -> str:

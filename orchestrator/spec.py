@@ -146,7 +146,7 @@ def _check_text(text: str, where: str) -> None:
             "written into spec.yaml. Give the value itself; a key goes into the variable that api_key_env= names"
         )
     if not text.isascii() and re.search("[\ud800-\udfff]", text):
-        raise SpecError(f"{where} holds bytes that are no UTF-8. Give it in UTF-8")
+        raise SpecError(f"{where} holds bytes that are not UTF-8. Give it in UTF-8")
 
 
 def refuse_login(text: str, where: str) -> None:

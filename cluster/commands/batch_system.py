@@ -163,9 +163,9 @@ class BatchSystem:
                 deadline = min(deadline, time.monotonic() + END_PATIENCE)
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"the cluster is not there after {(time.monotonic() - began) / 60:.0f} minutes: job {job_id} is "
-                    f"{job.state if job else 'unknown'} ({line}), and stays where it is. "
-                    f"See make cluster-status NAME={name}, or give up with make cluster-down NAME={name}"
+                    f"the cluster is not ready after {(time.monotonic() - began) / 60:.0f} minutes: job {job_id} is "
+                    f"{job.state if job else 'unknown'} ({line}), and is left as it is. "
+                    f"See make cluster-status NAME={name}, or cancel it with make cluster-down NAME={name}"
                 )
             time.sleep(POLL)
 
@@ -207,12 +207,12 @@ class BatchSystem:
         if not ended and (odd := [job_id for job_id in unknown if not self._scheduler.is_job_id(job_id)]):
             raise ClusterError(
                 f"{odd[0]!r} in the state of cluster {name!r} is not a job's id, and its scripts are not in the queue. "
-                f"Look with `{self._scheduler.hints.queue}`; if nothing of it is there, remove {cluster_dir(name)}"
+                f"Check `{self._scheduler.hints.queue}`; if it lists none of its jobs, remove {cluster_dir(name)}"
             )
         forget(name)
         if state.job_id not in unknown:
             return f"cluster {name!r} is down (job {state.job_id})"
-        found = f"; job {', '.join(ended)} of it ended now" if ended else ", and has none of its scripts in the queue"
+        found = f"; its job {', '.join(ended)} was stopped" if ended else ", and has none of its scripts in the queue"
         return f"cluster {name!r} is gone: {self._scheduler.title} does not know job {state.job_id} (any more){found}"
 
     def _end_job(self, job_id: str) -> bool:
@@ -280,7 +280,7 @@ class BatchSystem:
             if line["job"] == job_id and line["event"] == "ended":
                 return int(line["code"])
         job = Observer(self._scheduler).ask(job_id)
-        seen = f"as {job.state} ({job.reason})" if job else f"out of sight of {self._scheduler.title}"
+        seen = f"as {job.state} ({job.reason})" if job else f"no longer listed by {self._scheduler.title}"
         raise ClusterError(f"job {job_id} ended {seen}")
 
 
@@ -297,8 +297,8 @@ def raise_stuck(scheduler: Scheduler, job: Job | None, cancelled: Callable[[], o
     if job and job.held:
         release = scheduler.hints.release.format(job.id)
         raise ClusterError(
-            f"job {job.id} is held ({job.state}, {job.reason}) until somebody lets it start: `{release}`, or ask the "
-            "administrators why. It stays in the queue; make cluster-down takes it out"
+            f"job {job.id} is held ({job.state}, {job.reason}): release it with `{release}`, or ask the "
+            "administrators why. It stays in the queue; make cluster-down cancels it"
         )
 
 

@@ -127,7 +127,7 @@ def down(name: str, *, if_unused: bool = False) -> str:
             return f"there is no cluster {name!r}"
         with _exclusive_lease(name) as unused:
             if if_unused and not unused:
-                return f"cluster {name!r} stays up: another job works on it"
+                return f"cluster {name!r} stays up: another job uses it"
             count = _remove(state)
     left = f"; {state.temp_dir} is left, because it is not a folder of Kosen's" if _is_left(state) else ""
     return f"cluster {name!r} is down, {count} processes ended{left}"

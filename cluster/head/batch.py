@@ -53,7 +53,7 @@ class Batch:
             if self.predecessor and not self._goes_on(self.predecessor):
                 return 0
             self._live()
-            raise AssertionError("a cluster lives until it is ended")
+            raise AssertionError("a cluster runs until it is stopped")
         except Ended as ended:
             return self._end(ended)
         except (ClusterError, OSError) as error:

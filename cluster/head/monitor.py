@@ -65,6 +65,4 @@ class Monitor:
                 try:
                     action()
                 except (ClusterError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                    print(
-                        f"warning: a look at the cluster failed: {error!r}; trying again", file=sys.stderr, flush=True
-                    )
+                    print(f"warning: cannot poll the cluster: {error!r}; retrying", file=sys.stderr, flush=True)

@@ -93,7 +93,7 @@ def probe(expected: list[Expected], ids: dict[str, str]) -> tuple[dict[str, list
 def _wrong(node: Expected, seen: dict[str, Any]) -> list[str]:
     problems = []
     if seen["problem"]:
-        problems.append(f"a worker on {node['name']} cannot ask for its GPUs: {seen['problem']}")
+        problems.append(f"a worker on {node['name']} cannot query its GPUs: {seen['problem']}")
     if seen["uuids"] is not None and len(seen["uuids"]) != node["gpus"]:
         problems.append(f"a worker on {node['name']} sees {len(seen['uuids'])} GPUs, expected {node['gpus']}")
     if seen["host_ip"] not in (None, node["ip"]):

@@ -46,7 +46,7 @@ def find_link(peer: str | None, interface: str | None = None) -> Link:
     seen = ", ".join(map(str, targets)) or "only link-local addresses"
     raise ClusterError(
         f"{socket.gethostname()} has no route to {peer} ({seen}) "
-        f"that {peer} could answer on. Look at `getent ahosts {peer}` and `ip route`, "
+        f"that {peer} could answer on. Check `getent ahosts {peer}` and `ip route`, "
         "or set `interface` in the site profile"
     )
 

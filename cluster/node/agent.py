@@ -89,7 +89,7 @@ class NodeProcess:
     def _run(self) -> None:
         raise_soft_limits()
         for name in sweep(self.request.site.temp_dir):
-            self.say(f"swept {name}, left by a killed node process")
+            self.say(f"removed {name}, left by a killed node process")
         head = self._first_contact() if self.role == "worker" else None
         peers = [host for host in self.hosts if host != self.host]
         link = find_link(head["ip"] if head else next(iter(peers), None), self.request.site.interface)
@@ -135,7 +135,7 @@ class NodeProcess:
         deadline = time.monotonic() + self.request.site.ready_timeout
         while not (head := read_published(self.folder / "head.json")):
             if time.monotonic() > deadline:
-                raise ClusterError(f"the head published no address in {self.folder} within its time")
+                raise ClusterError(f"the head published no address in {self.folder}in time")
             time.sleep(0.1)
         return head
 

@@ -152,7 +152,7 @@ def check_address_space(limits: Limits) -> Finding:
 
 
 def check_temp_dir(path: Path, found: Space | None) -> Finding:
-    advice = "Set `temp_dir` in the site profile to a short local path with room, or clean it"
+    advice = "Set `temp_dir` in the site profile to a short local path with free space, or clean it"
     if found is None:
         return Finding("error", "temp dir", "", f"there is no folder {path}", advice)
     if not os.access(path, os.W_OK | os.X_OK):
@@ -167,7 +167,7 @@ def check_temp_dir(path: Path, found: Space | None) -> Finding:
 
 def check_socket_paths(folder: Path) -> Finding:
     longest = socket_path_bytes(folder)
-    seen = f"socket paths under {folder.parent} get {longest} bytes, of {PATH_MOST} possible"
+    seen = f"socket paths under {folder.parent} have {longest} bytes; at most {PATH_MOST} are possible"
     advice = "Set `temp_dir` in the site profile to a shorter path, for example /tmp"
     return Finding("error", "socket paths", "", seen, advice) if longest > PATH_MOST else _ok("socket paths", seen)
 
@@ -190,7 +190,7 @@ def check_shared_folder(job_dir: Path, problem: str | None) -> Finding:
             "~/.kosen must lie on a file system that all nodes share and may write: set KOSEN_HOME to such a folder"
         )
         return Finding("error", "shared folder", "", f"{job_dir}: {problem}", advice)
-    return _ok("shared folder", f"{job_dir} gives back what is written ({own.write_seconds or 0:.3f} s)")
+    return _ok("shared folder", f"{job_dir} reads back what was written ({own.write_seconds or 0:.3f} s)")
 
 
 def check_clock(skew: Offset) -> Finding:
@@ -199,7 +199,7 @@ def check_clock(skew: Offset) -> Finding:
     certain = abs(skew.seconds) - skew.uncertainty
     if certain <= CLOCK_WANTED:
         return _ok("clock", seen)
-    advice = "Ask the administrators to look at chrony or ntpd there, or leave the node out with --exclude"
+    advice = "Ask the administrators to check chrony or ntpd there, or leave the node out with --exclude"
     return Finding("error" if certain > CLOCK_MOST else "warning", "clock", "", seen, advice)
 
 
@@ -226,10 +226,10 @@ def check_ports(ports: Mapping[str, int] | None, range_text: str) -> Finding:
     if not ports:
         advice = "Give another `ports=first-last` in the site profile, or see who listens there: `ss -ltnp`"
         return Finding("error", "ports", "", f"no free block of ports in {range_text}", advice)
-    seen = f"{min(ports.values())}-{max(ports.values())} are free and ours"
+    seen = f"{min(ports.values())}-{max(ports.values())} are free and reserved"
     floor = port_plan.ephemeral_floor()
     if max(ports.values()) >= floor:
-        advice = f"The kernel gives ports from {floor} on to any connection: choose `ports` below that"
+        advice = f"The kernel assigns ports from {floor} up to outgoing connections: choose `ports` below that"
         return Finding("warning", "ports", "", seen, advice)
     return _ok("ports", seen)
 
@@ -252,7 +252,7 @@ def check_interface(link: Link, *, alone: bool) -> Finding:
         return Finding("error", "interface", "", f"{link.interface} {state}", advice)
     if not alone and (link.ip.startswith("127.") or link.ip == "::1"):
         return Finding("error", "interface", "", f"{link.ip} is loopback: no other node can reach it", advice)
-    speed = f"{interface.speed} Mbit/s" if interface.speed > 0 else "speed not told"
+    speed = f"{interface.speed} Mbit/s" if interface.speed > 0 else "speed unknown"
     return _ok("interface", f"{link.ip} on {link.interface}, {speed}, MTU {interface.mtu}")
 
 
@@ -264,7 +264,7 @@ def check_proxy(environment: Mapping[str, str], hosts: Sequence[str]) -> Finding
     if not proxies or not missed:
         return _ok("proxy", f"{', '.join(proxies)} set, not for the nodes" if proxies else "none")
     seen = f"{', '.join(proxies)} set, and no_proxy lacks {', '.join(missed[:4])}{' …' if len(missed) > 4 else ''}"
-    advice = "Ray, Serve and vLLM would ask the proxy for each other: add the nodes to no_proxy, or unset the proxy"
+    advice = "Ray, Serve and vLLM would use the proxy between nodes: add the nodes to no_proxy, or unset the proxy"
     return Finding("warning", "proxy", "", seen, advice)
 
 
@@ -304,7 +304,7 @@ def _health(gpu: Gpu) -> list[Finding]:
     """What is wrong with one GPU; nothing of what its driver does not tell."""
     name, found = f"GPU {gpu.index} ({gpu.uuid})", []
     if gpu.error:
-        advice = "It answers no more: have it reset or the node drained, and leave the node out with --exclude"
+        advice = "It no longer responds: have it reset or the node drained, and leave the node out with --exclude"
         found.append(Finding("error", "gpu error", "", f"{name} reports {gpu.error}", advice))
     if gpu.ecc_errors:
         advice = "Its memory is failing: have the GPU reset or the node drained"
@@ -326,7 +326,7 @@ def _health(gpu: Gpu) -> list[Finding]:
 def _lost(complaint: str) -> Finding:
     """What nvidia-smi says of a GPU in a line that is no row; a warning of its own, as of a damaged infoROM, is one."""
     severity: Severity = "warning" if complaint.lower().startswith("warning") else "error"
-    advice = "Look at `dmesg | grep -E 'Xid|NVRM'` there, leave the node out with --exclude, tell the administrators"
+    advice = "Check `dmesg | grep -E 'Xid|NVRM'` there, leave the node out with --exclude, tell the administrators"
     return Finding(severity, "gpu error", "", f"nvidia-smi says: {complaint}", advice)
 
 

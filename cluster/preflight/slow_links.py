@@ -56,7 +56,7 @@ def _blame(bad: Sequence[Result], tested: Sequence[Result], severity: Severity, 
         reasons.setdefault(frozenset(result.hosts), _describe(result))
     pairs = {frozenset(result.hosts) for result in tested}
     culprits = _common(set(reasons), pairs) or _slow_alone(set(reasons), tested)
-    advice = "Look at its interface (`ip -s link`, `ibstat`), or " + away
+    advice = "Check its interface (`ip -s link`, `ibstat`), or " + away
     found = []
     for host in sorted(culprits):
         partners = sorted(next(iter(pair - {host}), host) for pair in reasons if host in pair)
@@ -107,7 +107,7 @@ def _is_slow(result: Result, best: float) -> bool:
 def _undecided(pair: Iterable[str], text: str, severity: Severity, total: int) -> Finding:
     names = sorted(pair)
     why = "with two nodes" if total == 2 else "from these pairs"
-    advice = f"Which of the two it is cannot be told {why}: try each of them with another node, or look at the switch"
+    advice = f"Which of the two is slow is not known {why}: test each of them with another node, or check the switch"
     return Finding(severity, "links", " and ".join(names), text, advice)
 
 

@@ -84,7 +84,7 @@ def read_gpus(visible: str | None = None, timeout: float = TIMEOUT) -> Gpus | No
     if code is None:
         return Gpus([], f"nvidia-smi did not answer within {timeout:g} s")
     if code:
-        return Gpus([], f"nvidia-smi failed with code {code}: {' '.join(rows[-1]) if rows else 'without a word'}")
+        return Gpus([], f"nvidia-smi failed with code {code}: {' '.join(rows[-1]) if rows else 'no output'}")
     processes = [(row[0], _process(row)) for row in users if len(row) == len(PROCESS_FIELDS) and _is_number(row[1])]
     whole = [_gpu(number, row, processes) for number, row in enumerate(r for r in rows if len(r) == len(FIELDS))]
     complaints = [", ".join(row) for row in rows if len(row) != len(FIELDS) and any(row)]

@@ -181,7 +181,7 @@ def _alone(me: Self, gpus: int, deadline: float) -> Result:
 
 def _meet(me: Self, number: int, pair: tuple[str, str], present: dict[str, Any], deadline: float) -> Result:
     for host in pair:
-        problem = present.get(host, {"problem": f"{host} did not come within {me.patience:.0f} s"}).get("problem")
+        problem = present.get(host, {"problem": f"{host} did not connect within {me.patience:.0f} s"}).get("problem")
         if problem:
             return Result(number, list(pair), me.host, "gloo", 0.0, problem=problem, blame=host)
     gpus = [int(present[host]["gpus"]) for host in pair]
@@ -251,7 +251,7 @@ def _one_line(error: Exception) -> str:
 
 def _receive(receiver: Connection, deadline: float) -> Measured | str:
     if not wait([receiver], timeout=max(deadline - time.monotonic(), 0)):
-        return "the all-reduce did not end within its time"
+        return "the all-reduce did not finish within its time limit"
     try:
         outcome: Measured | str = receiver.recv()
     except EOFError:
@@ -266,10 +266,10 @@ def _parse(argv: Sequence[str] | None) -> Self:
     parser.add_argument("--hosts", required=True, help="all hosts, with commas, in the same order everywhere")
     parser.add_argument("--ip", required=True)
     parser.add_argument("--interface", required=True)
-    parser.add_argument("--port", type=int, required=True, help="a free port of this host, for the hosts to meet")
+    parser.add_argument("--port", type=int, required=True, help="a free port of this host, for the rendezvous")
     parser.add_argument("--gpus", type=int, default=0)
-    parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds until everybody is there")
-    parser.add_argument("--timeout", type=float, default=MEETING, help="seconds for each meeting")
+    parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds for all hosts to connect")
+    parser.add_argument("--timeout", type=float, default=MEETING, help="seconds for each measurement")
     given = parser.parse_args(argv)
     hosts = given.hosts.split(",")
     if given.host not in hosts or not math.isfinite(given.timeout + given.patience):

@@ -47,8 +47,8 @@ def submit(script: Path, *options: str) -> str:
     if done.returncode:
         raise ProfileError(f"sbatch refused the job: {_complaint(done)}. Check the site profile with --dry-run")
     raise ClusterError(
-        f"sbatch said nothing that is certainly a job's id, and the queue has no job of {script}. It said: "
-        f"{_shown(done)}. Look with `squeue --me`, and end with scancel what should not be there"
+        f"sbatch printed no certain job id, and the queue has no job of {script}. It printed: "
+        f"{_shown(done)}. Check `squeue --me`, and cancel what should not be there with scancel"
     )
 
 

@@ -71,10 +71,10 @@ GPUS = re.compile(r"(?:gres[/:])?gpu(?:[:/][A-Za-z][\w.-]*)?(?:[:=](\d+))?", re.
 
 
 def check(lines: list[str], *, exclusive: bool, gpus: int, grace: int) -> None:
-    """Raise ValueError for a line that is no option of sbatch, or that would take back what the profile says."""
+    """Raise ValueError for a line that is not an option of sbatch, or that would take back what the profile says."""
     for line in lines:
         if not line.strip().startswith("-") or not line.isprintable():
-            raise ValueError(f"{line!r} is no option of sbatch. Expected one a line, for example --qos=long")
+            raise ValueError(f"{line!r} is not an option of sbatch. Expected one per line, for example --qos=long")
         for name, value in parse(line):
             _check_one(line, name, value, exclusive=exclusive, gpus=gpus, grace=grace)
 
@@ -113,7 +113,7 @@ def parse(line: str) -> Iterator[tuple[str, str | None]]:
     try:
         words = iter(shlex.split(line, comments=True))
     except ValueError as error:
-        raise ValueError(f"{line} is no option of sbatch: {str(error).lower()}") from None
+        raise ValueError(f"{line} is not an option of sbatch: {str(error).lower()}") from None
     for word in words:
         if word.startswith("--"):
             given, equals, value = word[2:].partition("=")

@@ -166,4 +166,4 @@ def queue(text: str) -> list[Queued]:
 def sentence(lines: Iterable[str]) -> str:
     """What a command said, without its name and the word error, as one line."""
     told = [re.sub(r"^\w+( error)?: (error: )?", "", plain(line)).strip() for line in lines if line.strip()]
-    return "; ".join(line for line in told if line) or "it said nothing"
+    return "; ".join(line for line in told if line) or "it printed nothing"

@@ -33,7 +33,7 @@ class Result(SpecModel):
             return None
         except ValidationError as error:
             raise SpecError(
-                f"{folder / cls.file} is no result of this version: {first_line(error)}. Measure it again"
+                f"{folder / cls.file} is not a result of this version: {first_line(error)}. Measure it again"
             ) from None
 
     @classmethod

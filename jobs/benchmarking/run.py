@@ -51,7 +51,7 @@ def bench(spec: BenchSpec, *, as_json: bool = False) -> int:
         try:
             with logged(folder / "benchmark.log"):
                 _prepare(settled, folder)
-                say(f"{folder}: run={name} goes on there, should this be interrupted")
+                say(f"{folder}: if this is interrupted, run={name} resumes it")
                 try:
                     missing = _measure_all(settled, folder, cluster)
                 finally:
@@ -103,7 +103,7 @@ def _is_measured(part: Part, folder: Path) -> bool:
     try:
         result = PARTS[part].result.read(folder)
     except SpecError as error:
-        say(f"{part}: {error}: that is done now")
+        say(f"{part}: {error}: measuring it again")
         return False
     window = read_windows(folder).get(part)
     return result is not None and (window is None or (window.end is not None and window.problem is None))

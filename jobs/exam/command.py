@@ -173,8 +173,8 @@ def _gold_warnings(spec: ExamSpec, items: list[Item]) -> Iterator[str]:
     if lost:
         more = f" and {len(lost) - GOLDS_NAMED} others" if len(lost) > GOLDS_NAMED else ""
         yield (
-            f"{len(lost)} of {len(items)} golds are no answer that the rule can read, so none is right there: "
-            f"{', '.join(lost[:GOLDS_NAMED])}{more}. A model as judge= reads them"
+            f"{len(lost)} of {len(items)} golds cannot be read by the rule, so no answer is right there: "
+            f"{', '.join(lost[:GOLDS_NAMED])}{more}. A model as judge= can read them"
         )
 
 

@@ -107,7 +107,7 @@ def import_predictions(command: Command, file: OfficialFile) -> None:
         lock.release()
     unknown = len(file.entries) - len(records)
     notes = [f"{len(records)} answers of {file.path}, {len(new)} of them new"]
-    notes += [f"{unknown} ids that are not asked are passed over"] if unknown else []
+    notes += [f"{unknown} ids that are not asked are skipped"] if unknown else []
     notes += [f"{file.n_duplicates} ids came twice, the last counts"] if file.n_duplicates else []
     say("; ".join(notes) + ". Who gave them and how is not known")
 

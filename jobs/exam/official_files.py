@@ -45,7 +45,7 @@ def read_official(path: Path, kind: Literal["judged", "predictions"]) -> Officia
             path.read_bytes(), object_pairs_hook=lambda pairs: _object(pairs, doubled), parse_int=_integer
         )
     except FileNotFoundError:
-        raise SpecError(f"there is no {kind} file {path} (looked from {Path.cwd()})") from None
+        raise SpecError(f"there is no {kind} file {path} (relative to {Path.cwd()})") from None
     except OSError as error:
         raise SpecError(f"cannot read {what}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:

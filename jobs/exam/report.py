@@ -163,7 +163,7 @@ def report_predictions(folder: Path, spec: ExamSpec, items: list[Item], *, as_js
         if found:
             print(visible(f"  most often: {commonest(found)}"))
         if records.n_foreign:
-            print(f"  passed over {records.n_foreign} lines that are no records")
+            print(f"  skipped {records.n_foreign} lines that are not records")
     return INCOMPLETE if counts["failed"] or counts["missing"] else COMPLETE
 
 

@@ -273,7 +273,7 @@ def _watch(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | None) -> 
 def _speechless(run: Run) -> JudgeUnavailable:
     return JudgeUnavailable(
         f"judge={run.spec.judge} has answered nothing for {JUDGE_SPEECHLESS:.0f} s. What it has not judged is judged "
-        "when you give the same command again"
+        "when you run the same command again"
     )
 
 

@@ -36,4 +36,4 @@ def tell_failures(threads: Sequence[StageThread]) -> None:
     for thread in threads:
         if thread.error and going and not thread.told:
             thread.told = True
-            say(f"{thread.name} has ended, {' and '.join(going)} goes on: {thread.error}")
+            say(f"{thread.name} has stopped, {' and '.join(going)} keeps running: {thread.error}")

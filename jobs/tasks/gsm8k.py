@@ -40,7 +40,7 @@ class Problem:
         gold = gold_of(row["answer"])
         if gold is None:
             last = row["answer"].strip().rpartition("\n")[2][-80:]
-            raise ValueError(f"its answer ends in {last!r}, which is no single number behind {MARK}")
+            raise ValueError(f"its answer ends in {last!r}, which is not a single number behind {MARK}")
         return cls(row["question"], row["answer"], gold)
 
     def prompt(self) -> list[Turn]:
@@ -122,7 +122,7 @@ def check_gold(ground_truth: object) -> str | None:
     """What is wrong with a right answer of a training's row; None: nothing."""
     if gold_of(ground_truth) is not None:
         return None
-    return f"the right answer {str(ground_truth)[-80:]!r} is no number, which reward=gsm8k compares"
+    return f"the right answer {str(ground_truth)[-80:]!r} is not a number, and reward=gsm8k compares numbers"
 
 
 def _item(row: Mapping[str, Any], number: int) -> Item:

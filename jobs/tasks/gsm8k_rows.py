@@ -20,7 +20,7 @@ from orchestrator.training.data.formats import Question, Shape
 from orchestrator.training.data.prepare import PrepareSpec, Step, place_of, split_of
 from orchestrator.training.data.sieve import Dropped, Report, some
 
-UNFIT = "no problem of GSM8K"  # the reason of rows that are left out
+UNFIT = "not a problem of GSM8K"  # the reason of rows that are left out
 
 
 class Gsm8kSpec(PrepareSpec):
@@ -87,7 +87,7 @@ def gsm8k_questions(columns: Sequence[str]) -> Shape:
 def _gsm8k_shape(columns: Sequence[str], made: Callable[[Problem], Any]) -> Shape:
     if not {"question", "answer"} <= set(columns):
         raise SpecError(
-            f"these are no rows of GSM8K: they have the columns {some(columns)}. Expected the texts question, answer"
+            f"these are not rows of GSM8K: they have the columns {some(columns)}. Expected the texts question, answer"
         )
 
     def read(row: Mapping[str, Any]) -> Any:

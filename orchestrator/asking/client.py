@@ -254,7 +254,7 @@ class ChatClient:
         if self._health.verdict:
             raise EndpointDown(
                 f"the endpoint {self._endpoint.base_url} cannot be used: {self._health.verdict}. Answers so far are "
-                "recorded: make it serve the model again, then give the same command to go on"
+                "recorded: make it serve the model again, then run the same command to resume"
             )
 
 

@@ -14,7 +14,7 @@ from orchestrator.files import expanded
 Row = dict[str, Any]
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 BATCH_ROWS = 256  # of a Parquet file held at once; rows with images can be megabytes
-# Bytes. Larger is no data set that anybody meant: a device, a sparse file, a line that never ends.
+# Bytes. A larger one is not meant as a data set: a device, a sparse file, a line that never ends.
 LONGEST_LINE = 2**28
 LARGEST_JSON = 2**32  # it is held as a whole
 
@@ -40,7 +40,7 @@ def read_rows(dataset: str, *, split: str = "test", columns: Sequence[str] | Non
         for row in _rows(dataset, path, split, columns):
             yield row if columns is None else _pick(row, columns)
     except FileNotFoundError:
-        raise SpecError(f"there is no data set file {path} (looked from {Path.cwd()})") from None
+        raise SpecError(f"there is no data set file {path} (relative to {Path.cwd()})") from None
     except OSError as error:
         raise SpecError(f"cannot read the data set {path}: {error.strerror or error}") from None
 
@@ -57,14 +57,14 @@ def identify(dataset: str, split: str) -> dict[str, Any]:
         try:
             found = path.stat()
         except OSError as error:
-            raise SpecError(f"there is no data set file {path} ({error.strerror}; looked from {Path.cwd()})") from None
+            raise SpecError(f"there is no data set file {path} ({error.strerror}; relative to {Path.cwd()})") from None
         return {"path": str(path.absolute()), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
     return {"name": dataset, "split": split, "fingerprint": _load_from_hub(dataset, split)._fingerprint}
 
 
 def _path(dataset: str) -> Path:
     if "\0" in dataset or not dataset.strip():
-        raise SpecError(f"{dataset!r} is no name of a data set")
+        raise SpecError(f"{dataset!r} is not a valid name of a data set")
     return expanded(dataset)
 
 
@@ -85,7 +85,7 @@ def _is_file(path: Path) -> bool:
     if kind := _KINDS.get(stat.S_IFMT(mode)):
         raise SpecError(f"{path} is {kind}, not a regular file. Write the rows to a file and name that")
     if not known and stat.S_ISREG(mode):
-        raise SpecError(f"{path} is no data set that can be read; expected {', '.join(FORMATS)}")
+        raise SpecError(f"{path} is not a data set that can be read; expected {', '.join(FORMATS)}")
     return known and not stat.S_ISDIR(mode)
 
 
@@ -210,8 +210,8 @@ def _hub_advice(name: str, error: Exception, offline: bool) -> str:
     if isinstance(error, ConnectionError) or (offline and "cache" in text):
         why = "HF_HUB_OFFLINE is set" if offline else "the hub is not reachable from here"
         return (
-            f"the data set {name} is not in the local cache and {why}. Where there is internet, give the same command, "
-            "or python -m jobs.prefetch with the job's arguments, then come back with the same HF_HOME"
+            f"the data set {name} is not in the local cache and {why}. Where there is internet, run the same command, "
+            "or python -m jobs.prefetch with the job's arguments, then run it here with the same HF_HOME"
         )
     return f"cannot load the data set {name} ({text}). Expected a local file or a data set's name on huggingface.co"
 

@@ -200,7 +200,7 @@ def _list_models(endpoint: Endpoint, patience: float) -> _Listing:
         return _get_models(endpoint, headers, proxy, patience)
     except (ValueError, http.client.InvalidURL) as error:
         raise SpecError(
-            f"base_url={endpoint.base_url} is no address ({error}). Expected something like http://localhost:8000/v1"
+            f"base_url={endpoint.base_url} is not an address ({error}). Expected something like http://localhost:8000/v1"
         ) from None
 
 
@@ -223,8 +223,7 @@ def _check_listening(endpoint: Endpoint) -> None:
             f"nothing listens at {endpoint.base_url} ({seen}). Start the server, or change base_url="
         ) from None
     raise EndpointDown(
-        f"{endpoint.base_url} neither takes nor refuses a connection ({seen}). Look after the server, or "
-        "change base_url="
+        f"{endpoint.base_url} neither accepts nor refuses a connection ({seen}). Check the server, or change base_url="
     ) from None
 
 
@@ -274,15 +273,14 @@ def _refusal(endpoint: Endpoint, error: urllib.error.HTTPError) -> EndpointDown:
     except (OSError, http.client.HTTPException):
         words = str(error.reason)
     told = f"{endpoint.base_url}/models answers {error.code}: {_show(endpoint, words)}"
-    return EndpointDown(f"{told}. Mend the server, or change base_url=")
+    return EndpointDown(f"{told}. Fix the server, or change base_url=")
 
 
 def _silence(endpoint: Endpoint, error: Exception) -> EndpointDown:
     reason = getattr(error, "reason", None) or error
     told = _show(endpoint, str(reason)) or type(reason).__name__  # a status line that is none is in the server's words
     return EndpointDown(
-        f"{endpoint.base_url} accepts connections but does not answer ({told}). "
-        "Look after the server, or change base_url="
+        f"{endpoint.base_url} accepts connections but does not answer ({told}). Check the server, or change base_url="
     )
 
 

@@ -61,7 +61,7 @@ def api_address(url: str) -> str:
         valid = False
     if not valid:
         shown = url if url.isprintable() else repr(url)
-        raise SpecError(f"base_url={shown} is no address. Expected something like http://localhost:8000/v1")
+        raise SpecError(f"base_url={shown} is not an address. Expected something like http://localhost:8000/v1")
     return _PAGE.sub("", url.rstrip("/")).rstrip("/")
 
 

@@ -51,10 +51,10 @@ class PipelineSpec(SpecModel):
 
 def _check_step(name: str, step: StepSpec, spec: PipelineSpec) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in (HERE, MODEL):
-        raise ValueError(f"{name!r} is no name for a step: letters, digits, - and _, and not {HERE} or {MODEL}")
+        raise ValueError(f"{name!r} is not a valid step name: letters, digits, - and _, and not {HERE} or {MODEL}")
     for needed in step.needs:
         if needed not in spec.steps:
-            raise ValueError(f"step {name} needs {needed}, which is no step. Steps are {', '.join(spec.steps)}")
+            raise ValueError(f"step {name} needs {needed}, which is not a step. Steps are {', '.join(spec.steps)}")
     known = {HERE, *spec.values, *step.needs} | ({MODEL} if spec.models else set())
     used = {found for text in [*step.arguments, step.config or ""] for found in PLACEHOLDER.findall(text)}
     for unknown in sorted(used - known):

@@ -193,7 +193,7 @@ def _lease(name: str) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise ClusterNotReady(f"cluster {name!r} is going down since {LEASE_TIMEOUT:.0f} s") from None
+                    raise ClusterNotReady(f"cluster {name!r} has been going down for {LEASE_TIMEOUT:.0f} s") from None
                 time.sleep(0.1)
         yield
 

@@ -87,7 +87,7 @@ def only_running() -> str | None:
     if closed and not running:  # to start another one here would be a surprise
         raise ClusterNotReady(
             f"cluster {closed[0]!r} answers {answers[closed[0]]} to its token. "
-            f"If it is another's by now, make cluster-down NAME={closed[0]} forgets it"
+            f"If another cluster has that address by now, make cluster-down NAME={closed[0]} removes its state"
         )
     if not running:
         for name in _names():
@@ -110,7 +110,7 @@ def read_state(name: str) -> State | None:
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error) or type(error).__name__
         raise ClusterNotReady(
-            f"{path} is no state of a cluster: {reason}. See whether something still runs, then remove that file"
+            f"{path} is not a valid cluster state: {reason}. Check whether something still runs, then remove that file"
         ) from None
 
 
@@ -156,7 +156,7 @@ def _check_fields(values: Any, fields: dict[str, type], what: str) -> None:
         raise ValueError(f"{what} is a {type(values).__name__}, expected an object")
     for name, kind in fields.items():
         if not isinstance(values.get(name), kind):
-            raise ValueError(f"{what} has {'an odd' if name in values else 'no'} {name!r}")
+            raise ValueError(f"{what} has {'an invalid' if name in values else 'no'} {name!r}")
 
 
 def status_code(state: State) -> int | None:

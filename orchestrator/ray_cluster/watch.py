@@ -51,7 +51,7 @@ def _leave(name: str) -> None:
     console.show_cursor()
     print(
         f"error: cluster {name!r} was taken down under this job. What was finished is recorded: start a cluster "
-        f"(make cluster-up) and give the same command to go on",
+        f"(make cluster-up) and run the same command to resume",
         file=sys.stderr,
         flush=True,
     )

@@ -111,7 +111,7 @@ class RecordLog(Generic[R, K]):
             self.repairs.append(f"{self.path.name}: cut off a torn last line of {size - end} bytes")
         if damaged:
             self.repairs.append(
-                f"{self.path.name}: passed over {damaged} damaged or foreign lines; their items are asked again"
+                f"{self.path.name}: skipped {damaged} damaged or foreign lines; their items are asked again"
             )
         return end
 

@@ -84,7 +84,7 @@ def _option_types() -> dict[str, Any]:
 
 def _check_name(name: str, key: str, group: str, known: Iterable[str]) -> None:
     if name in _ELSEWHERE:
-        raise SpecError(f"{key} is no option here. {_ELSEWHERE[name].format(group=group)}")
+        raise SpecError(f"{key} is not an option here. {_ELSEWHERE[name].format(group=group)}")
     if name in known:
         return
     from vllm import __version__

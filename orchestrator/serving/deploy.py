@@ -28,7 +28,7 @@ from orchestrator.serving.options import deployment_config, engine_kwargs, max_n
 from orchestrator.serving.spec import ServingSpec
 from orchestrator.serving.wait import Progress, Vanished, app_status, app_statuses, wait_first_token, wait_running
 
-STARTS = 2  # of one application that somebody else deletes before it is ready
+STARTS = 2  # of one application that another process deletes before it is ready
 CPU_KV_CACHE_GIB = 1
 # 200 requests a second: a replica takes in 230 with an H200's host's CPU, and Serve's proxy, which is one, about 400.
 FIRST = 50
@@ -79,10 +79,10 @@ def _bring_up(endpoint: Endpoint, spec: ServingSpec, cluster: Cluster, progress:
             wait_first_token(endpoint, deadline, spec)
             return
         except Vanished:
-            progress(f"somebody else deleted {name} before it was ready")
+            progress(f"another process deleted {name} before it was ready")
     raise EndpointDown(
         f"{name} was deleted {STARTS} times before it was ready, though this job holds it. See who calls serve.delete "
-        "or `serve shutdown` on this cluster, then give the command again"
+        "or `serve shutdown` on this cluster, then run the command again"
     )
 
 
@@ -160,9 +160,9 @@ def check_model(model: str) -> None:
     folder = expanded(model)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise SpecError(f"{model} has no config.json, so it is no Hugging Face model folder. Give model=<folder>")
+            raise SpecError(f"{model} has no config.json: it is not a Hugging Face model folder. Give model=<folder>")
     elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model) or model.startswith((".", "/")) or model.count("/") != 1:
-        raise SpecError(f"there is no model folder {model}, and it is no hub name (organisation/model). Check model=")
+        raise SpecError(f"there is no model folder {model}, nor is it a hub name (organisation/model). Check model=")
 
 
 def _run(name: str, model: str, spec: ServingSpec, cluster: Cluster) -> None:

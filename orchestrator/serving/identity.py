@@ -141,7 +141,7 @@ def folder_digest(folder: Path, *, progress: Progress) -> str:
     new = [path for path in files if keys[path] not in known]
     size = sum(path.stat().st_size for path in new)
     if size >= SAID_FROM:
-        progress(f"reading {size / 2**30:.1f} GiB of {folder} once, to know these weights again")
+        progress(f"reading {size / 2**30:.1f} GiB of {folder} once, to compute the digest of its weights")
     with ThreadPoolExecutor(READERS) as pool:
         known |= zip((keys[path] for path in new), pool.map(_sha256, new), strict=True)
     if new:

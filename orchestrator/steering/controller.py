@@ -119,18 +119,18 @@ class Steering(threading.Thread):
             if seconds >= STALLED:
                 end_engine(self._app, replica)
                 self._stalls.forgive(now, replica)
-                self._tell_stall("engine_stalled", replica, asked[replica], STALLED, "It is started anew")
+                self._tell_stall("engine_stalled", replica, asked[replica], STALLED, "It is restarted")
             elif seconds >= QUIET and replica not in self._said:
                 self._said.add(replica)
                 self._tell_stall(
-                    "engine_silent", replica, asked[replica], seconds, f"After {STALLED:.0f} s it is ended"
+                    "engine_silent", replica, asked[replica], seconds, f"After {STALLED:.0f} s it is killed"
                 )
             elif not seconds:
                 self._said.discard(replica)
 
     def _tell_stall(self, event: str, replica: str, requests: int | None, seconds: float, what: str) -> None:
         count = "requests" if requests is None else f"{requests} requests"
-        say(f"{self._app}: an engine with {count} made no token for {seconds:.0f} s. {what}")
+        say(f"{self._app}: an engine with {count} generated no token for {seconds:.0f} s. {what}")
         self._note(event, replica=replica, requests=requests, seconds=round(seconds))
 
     def _publish(self) -> None:

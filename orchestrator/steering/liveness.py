@@ -94,7 +94,9 @@ class Watch:
         seen = f"{beat.stage}: process {pid}, which has {asked} requests under way, hangs"
         if self._ended[beat.stage] >= ENDS:
             self._once(
-                str(beat.life), True, f"{seen} as {ENDS} before it. It is left alone: see where it is with py-spy"
+                str(beat.life),
+                True,
+                f"{seen}, as {ENDS} did before it. It is left alone; py-spy shows where it hangs",
             )
             return
         try:
@@ -104,7 +106,7 @@ class Watch:
         self._writer.forgive.remote(beat.life)
         if ended:
             self._ended[beat.stage] += 1
-            say(f"{seen}. It is started anew")
+            say(f"{seen}. It is restarted")
             self._note("actor_stalled", stage=beat.stage, process=pid, requests=asked)
 
     def _once(self, name: str, now: bool, message: str) -> bool:

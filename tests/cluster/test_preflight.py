@@ -291,7 +291,7 @@ def test_two_broken_nodes_of_five_are_both_named() -> None:
 def test_one_bad_pair_of_three_is_a_link_not_a_node() -> None:
     results = met("a", "b", problem="timed out") + met("a", "c") + met("b", "c")
     (finding,) = judge_pairs(results, list("abc"))
-    assert finding.node == "a and b" and "cannot be told" in finding.advice
+    assert finding.node == "a and b" and "is not known" in finding.advice
 
 
 def test_when_all_pairs_are_bad_nobody_is_blamed() -> None:
@@ -302,7 +302,7 @@ def test_when_all_pairs_are_bad_nobody_is_blamed() -> None:
 def test_of_two_nodes_only_a_measurement_alone_can_tell() -> None:
     slow = met("a", "b", rate=1e7)
     (finding,) = judge_pairs(met("a") + met("b") + slow, ["a", "b"])
-    assert finding.node == "a and b" and "cannot be told with two nodes" in finding.advice
+    assert finding.node == "a and b" and "is not known with two nodes" in finding.advice
     (finding,) = judge_pairs(met("a") + met("b", rate=1e7) + slow, ["a", "b"])
     assert finding.node == "b"
     alone = [dataclasses.replace(result, blame="b") for result in met("b", problem="CUDA error")]

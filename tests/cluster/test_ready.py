@@ -24,7 +24,7 @@ def wrong(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> list[st
 def test_a_driver_that_does_not_answer_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ready, "GPU_SECONDS", 0.3)
     [problem] = wrong(tmp_path, "exec sleep 60", monkeypatch)
-    assert problem == "a worker on node1 cannot ask for its GPUs: nvidia-smi did not answer within 0.3 s"
+    assert problem == "a worker on node1 cannot query its GPUs: nvidia-smi did not answer within 0.3 s"
 
 
 def test_a_gpu_too_few_is_counted_and_no_driver_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -268,7 +268,7 @@ def test_no_part_of_a_key_that_a_server_repeats_is_shown(answer: bytes, monkeypa
     ["http://h/v1 x", "http://h\n/v1", "localhost:8000/v1", "http://", "ftp://h/v1", "http://h:0/v1", "http://[x"],
 )
 def test_an_address_that_cannot_be_is_told_in_a_line(url: str) -> None:
-    with pytest.raises(SpecError, match="is no address") as told:
+    with pytest.raises(SpecError, match="is not an address") as told:
         Wish("model", "compatible", "m", url, None).endpoint()
     assert "\n" not in str(told.value)
 
@@ -278,7 +278,7 @@ def test_an_address_that_cannot_be_is_told_in_a_line(url: str) -> None:
 )
 def test_no_address_is_a_mistake_in_the_spec(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "_check_listening", lambda _: None) if url.endswith("x") else None
-    with pytest.raises(SpecError, match="is no address"):
+    with pytest.raises(SpecError, match="is not an address"):
         check(Endpoint(url, "m"), "model")
 
 
@@ -317,7 +317,7 @@ def test_a_connection_that_nobody_takes_is_not_unreachable(monkeypatch: pytest.M
         for filler in (first, more):
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
-        with pytest.raises(EndpointDown, match="neither takes nor refuses") as told:
+        with pytest.raises(EndpointDown, match="neither accepts nor refuses") as told:
             check(Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "m"), "model")
     assert not isinstance(told.value, Unreachable)
 

@@ -147,7 +147,7 @@ def test_a_row_that_hangs_each_actor_does_not_end_actors_for_ever(
             watch.look(seen(silent=[hung]))
     assert len(ends) == ended
     said = capsys.readouterr().err
-    assert (said.count("is started anew"), said.count("is left alone")) == (ended, 5 - ended)
+    assert (said.count("It is restarted"), said.count("is left alone")) == (ended, 5 - ended)
 
 
 def test_a_silent_endpoint_is_said_once_and_a_judges_stage_given_up(
@@ -218,7 +218,7 @@ def test_a_run_folder_that_hangs_is_said_and_ctrl_c_works(number: signal.Signals
     wait_for(lambda: "has not answered for" in said, 10, "a sentence")
     assert seconds_to_end(job, number) < 5
     assert job.returncode == 130
-    assert "give the same command to go on" in said.all() and "Traceback" not in said
+    assert "run the same command to resume" in said.all() and "Traceback" not in said
 
 
 def test_events_are_appended_in_order(tmp_path: Path) -> None:

@@ -45,10 +45,10 @@ def test_every_model_gets_all_steps_before_the_next_one(tmp_path: Path) -> None:
     ("change", "sentence"),
     [
         ({"second": TWO_STEPS["second"] | {"needs": []}}, "uses {first}: add it to its needs"),
-        ({"second": TWO_STEPS["second"] | {"needs": ["third"]}}, "needs third, which is no step"),
+        ({"second": TWO_STEPS["second"] | {"needs": ["third"]}}, "needs third, which is not a step"),
         ({"second": {"job": "sft", "arguments": ["run={here}", "lr={rate}"]}}, "uses {rate}: known are here, n"),
         ({"second": {"job": "sft", "arguments": ["lr=1"]}}, "writes nowhere of its own"),
-        ({"here": {"job": "sft", "arguments": ["run={here}"]}}, "no name for a step"),
+        ({"here": {"job": "sft", "arguments": ["run={here}"]}}, "is not a valid step name"),
         ({"first": TWO_STEPS["first"] | {"needs": ["second"]}}, "in a circle"),
     ],
 )

@@ -98,7 +98,7 @@ def _fit(order: Order, workers: int, device: Device) -> list[str]:
         _, why = ray_train.cause(error)
         raise KosenError(
             f"the collectives between {workers} ranks ended early: {why}. What was measured before is in "
-            f"{order.folder / Collectives.file}. Look at `make cluster-status` and `make jobs`, then give the same "
+            f"{order.folder / Collectives.file}. Check `make cluster-status` and `make jobs`, then run the same "
             "command again"
         ) from None
     finally:

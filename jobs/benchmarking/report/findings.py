@@ -257,7 +257,7 @@ def _about_devices(found: Sequence[Outlier]) -> list[str]:
 def _look(outlier: Outlier) -> str:
     if outlier.index is None:
         return "see what else runs on it (`top`)"
-    return "look at its clocks and temperature (`nvidia-smi -q -d PERFORMANCE`)"
+    return "check its clocks and temperature (`nvidia-smi -q -d PERFORMANCE`)"
 
 
 def _about_collectives(collectives: Collectives | None, slow: Mapping[str, float]) -> list[str]:
@@ -266,10 +266,10 @@ def _about_collectives(collectives: Collectives | None, slow: Mapping[str, float
     wrong = sorted({transfer.operation for transfer in collectives.transfers if not transfer.correct})
     torn = [" and ".join(pair.nodes) for pair in collectives.pairs if not pair.correct]
     return [
-        *(f"{operation} gave wrong results: trust no training here until that is explained" for operation in wrong),
+        *(f"{operation} gave wrong results: do not train here until that is explained" for operation in wrong),
         *(f"the all-reduce between {pair} gave wrong results: test each with another node" for pair in torn),
         *(
-            f"{node} has {percent(share)} of the nodes' median bandwidth to its peers: look at its interface "
+            f"{node} has {percent(share)} of the nodes' median bandwidth to its peers: check its interface "
             "(`ip -s link`, `ibstat`), and leave it out until it is as fast as the others"
             for node, share in slow.items()
         ),
@@ -295,7 +295,7 @@ def _about_training(train: Train | None, targets: Sequence[Target]) -> list[str]
 
 
 def _about_serving(ways: Sequence[Serving]) -> list[str]:
-    return [f"{way.failed} of {way.requests} requests failed by way of {way.way}" for way in ways if way.failed]
+    return [f"{way.failed} of {way.requests} requests failed through {way.way}" for way in ways if way.failed]
 
 
 def by_gpu(readings: Iterable[GpuReading]) -> Mapping[tuple[str, str], list[GpuReading]]:

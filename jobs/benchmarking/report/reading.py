@@ -129,7 +129,7 @@ def _gpu_readings(path: Path, problems: list[str]) -> list[GpuReading]:
             except (KeyError, TypeError, ValueError):  # a torn row, or another file
                 damaged += 1
     if damaged:
-        problems.append(f"{path}: passed over {damaged} damaged rows")
+        problems.append(f"{path}: skipped {damaged} damaged rows")
     return readings
 
 

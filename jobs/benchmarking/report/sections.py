@@ -146,7 +146,7 @@ def _pairs(collectives: Collectives, nodes: Mapping[str, float], slow: Mapping[s
     columns = ("node", "median bus bandwidth to the others, GB/s", "least latency, µs", "of the nodes' median")
     said = f"Slow: {', '.join(slow)}." if slow else "No node is more than a tenth below the median of the nodes."
     if len(nodes) == 2:
-        said = "Of two nodes alone nobody can tell which one is slow."
+        said = "With two nodes alone, the slow one cannot be identified."
     pairs = [
         (*pair.nodes, _gigabytes(pair.bus_bandwidth), figure(pair.latency * 1e6), "right" if pair.correct else "WRONG")
         for pair in sorted(collectives.pairs, key=lambda pair: pair.bus_bandwidth)

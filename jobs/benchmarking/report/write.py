@@ -110,7 +110,7 @@ def _environment(results: Results) -> list[Block]:
         return [Text("Not recorded.")]
     nodes = [(n.name, n.gpu or "", str(n.gpus), str(n.cpus), figure(n.memory / 2**30)) for n in environment.nodes]
     blocks: list[Block] = [
-        Text(f"Begun at {environment.started_at}, on {'GPUs' if environment.device == 'cuda' else 'CPUs'}."),
+        Text(f"Started at {environment.started_at}, on {'GPUs' if environment.device == 'cuda' else 'CPUs'}."),
         Table(("node", "GPU", "GPUs", "CPUs", "memory, GiB"), nodes),
         Table(("package", "version"), list(environment.versions.items()), numeric=False),
     ]
@@ -176,7 +176,7 @@ def _serving(ways: list[Serving], ratios: list[float | None]) -> list[Block]:
 def _recommendations(results: Results, recommendations: list[str]) -> list[Block]:
     if recommendations:
         return [Items(recommendations)]
-    return [Text("Nothing that was measured asks for a change." if results.measured else "None without measurements.")]
+    return [Text("No measurement calls for a change." if results.measured else "None without measurements.")]
 
 
 def _share(share: float | None) -> str:

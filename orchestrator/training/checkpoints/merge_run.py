@@ -62,7 +62,7 @@ def find_run(name: str) -> TrainingFolder:
     run = TrainingFolder(folder)
     if not run.checkpoints.is_dir():
         seen = "there is no such folder" if not folder.is_dir() else "it has no checkpoints"
-        raise SpecError(f"run={name} is no training run: {folder}: {seen}. Expected the run= of jobs.sft or jobs.ppo")
+        raise SpecError(f"run={name} is not a training run: {folder}: {seen}. Expected run= of jobs.sft or jobs.ppo")
     return run
 
 
@@ -98,7 +98,7 @@ def _is_there(out: Path, wanted: dict[str, Any]) -> bool:
         raise SpecError(f"{out} exists and was not made by jobs.merge. Give another out=") from None
     differs = [name for name, value in wanted.items() if found.get(name) != value]
     if differs == [SAVED]:
-        say(f"{out} is of an earlier training in the same run; it is made anew")
+        say(f"{out} is of an earlier training in the same run; it is merged again")
         return False
     if differs:
         name = differs[0]

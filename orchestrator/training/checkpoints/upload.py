@@ -78,7 +78,7 @@ def upload(spec: UploadSpec, folder: Path, plan: Plan) -> str:
                 print_report=False,
             )
         except KeyboardInterrupt:
-            say("interrupted. What is uploaded stays; give the same command to go on")
+            say("interrupted. What is uploaded stays; run the same command to resume")
             os._exit(INTERRUPTED)  # the client's threads would finish the whole upload first
         _check(api, spec, plan)
     shutil.rmtree(folder / CACHE / "upload", ignore_errors=True)
@@ -120,7 +120,7 @@ def _check(api: Any, spec: UploadSpec, plan: Plan) -> None:
     if wrong:
         raise UploadFailed(
             f"{spec.repo} has {there.get(wrong[0], 'nothing')} bytes of {wrong[0]}, expected {plan.files[wrong[0]]}; "
-            f"{len(wrong)} files differ. Give the same command again"
+            f"{len(wrong)} files differ. Run the same command again"
         )
 
 
@@ -142,12 +142,12 @@ def _explained(spec: UploadSpec, token: str) -> Iterator[None]:
         raise UploadFailed(f"the hub answered {code} for {spec.repo}: {_clean(error, token)}") from None
     except (ConnectionError, httpx.TransportError) as error:
         raise UploadFailed(
-            f"the hub is not reachable from here ({_clean(error, token)}). Give the same command where it is: what is "
+            f"the hub is not reachable from here ({_clean(error, token)}). Run the same command where it is: what is "
             "uploaded stays"
         ) from None
     except RuntimeError as error:  # upload_large_folder gave up
         cause = _clean(error.__cause__ or error, token)
-        raise UploadFailed(f"the upload stopped: {cause}. Give the same command to go on") from None
+        raise UploadFailed(f"the upload stopped: {cause}. Run the same command to resume") from None
 
 
 def _clean(error: BaseException, token: str) -> str:

@@ -196,7 +196,7 @@ def _history(row: Row) -> list[Message]:
     messages = []
     for number, pair in enumerate(_list_of(row, "history"), start=1):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise UnfitError("column history", f"entry {number} of history is no pair of a question and an answer")
+            raise UnfitError("column history", f"entry {number} of history is not a pair of a question and an answer")
         for role, said in zip(("user", "assistant"), pair, strict=True):
             messages.append({"role": role, "content": cells.text(said, f"entry {number} of history")})
     return messages

@@ -107,7 +107,7 @@ def check_storable(value: object, where: str, depth: int = 0) -> None:
     if isinstance(value, dict):
         for name, part in value.items():
             if not isinstance(name, str) or not encodable(name):
-                raise UnfitError(UNSTORABLE, f"{shown(where)} has a key that is no text")
+                raise UnfitError(UNSTORABLE, f"{shown(where)} has a key that is not text")
             check_storable(part, f"{where}.{name}", depth + 1)
     elif isinstance(value, list):
         for part in value:

@@ -246,12 +246,12 @@ def _look(source: Source, *, needed: bool) -> str:
     path = expanded(source.path)
     if path.is_file():
         if path.suffix.lower() not in FORMATS:
-            raise SpecError(f"{path} is no data set that can be read; expected {', '.join(FORMATS)}")
+            raise SpecError(f"{path} is not a data set that can be read; expected {', '.join(FORMATS)}")
         return f"{path} → {source.out}"
     if path.suffix.lower() in FORMATS or not (path.is_dir() or HUB_NAME.fullmatch(source.name)):
         if needed or not path.suffix:
             raise SpecError(
-                f"there is no data set {path} (looked from {Path.cwd()}). Expected a JSON, JSONL, CSV or Parquet file, "
+                f"there is no data set {path} (relative to {Path.cwd()}). Expected a JSON, JSONL, CSV or Parquet file, "
                 "or a name on the hub like openai/gsm8k:main"
             )
         return f"{path} is not there yet; it is checked when the job runs"

@@ -228,7 +228,7 @@ class _Supervisor:
         say(f"stopping: the trainer has {granted:.0f} s to finish its step and to save a checkpoint")
         self._folder.ask_to_stop()
         if not trainer.wait(granted):
-            say("the trainer took longer and is ended")
+            say("the trainer did not stop in time and was killed")
 
     def _failure_of(self, code: int | None, hung: str | None, log: Path, step: int | None) -> Failure | None:
         if code == COMPLETE:
@@ -243,9 +243,11 @@ class _Supervisor:
         planned = outcome.planned_steps(read_journal(self._folder))
         newest = checkpoints.newest_good(self._folder.checkpoints)
         if planned is None:
-            return Failure("other", "the trainer ended well without having said how many steps there are")
+            return Failure("other", "the trainer exited with code 0 without reporting its number of steps")
         if newest is None or newest < planned:
-            return Failure("other", f"the trainer ended well after {planned} steps, but {_newest_checkpoint(newest)}")
+            return Failure(
+                "other", f"the trainer exited with code 0 at step {planned}, but {_newest_checkpoint(newest)}"
+            )
         return None
 
     def _judge(self, failure: Failure, resumed_from: int | None) -> None:
@@ -266,11 +268,11 @@ class _Supervisor:
                 f"{self._folder.logs}. The same command tries again"
             )
         pause = min(PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE)
-        say(f"failure {self._failures} of {self._max_failures}: {failure.message}. Trying again in {pause:.0f} s")
+        say(f"failure {self._failures} of {self._max_failures}: {failure.message}. Retrying in {pause:.0f} s")
         time.sleep(pause)
 
     def _give_way(self, step: int | None, why: str) -> bool:
-        """Set a checkpoint aside that looks whole but cannot be loaded, if there is an older one to go on from.
+        """Set a checkpoint aside that looks whole but cannot be loaded, if there is an older one to resume from.
 
         The last one stays: to begin anew, when perhaps only a setting is wrong, is for a person to decide.
         """
@@ -303,7 +305,7 @@ def _raise_if_final(failure: Failure, newest: int | None) -> None:
         case "nan":
             raise TrainingFailed(
                 f"{failure.message}. {_newest_checkpoint(newest).capitalize()}. Try a lower learning rate (lr); the "
-                "same command goes on from that checkpoint"
+                "same command resumes from that checkpoint"
             )
 
 
@@ -315,7 +317,7 @@ def _describe(code: int | None, log: Path) -> str:
     """How a trainer ended that did not say why itself."""
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        return f"the trainer was ended by {name}" + (", as a machine out of memory does" if code == -9 else "")
+        return f"the trainer was killed by {name}" + (", as a machine out of memory does" if code == -9 else "")
     end = f"ended with exit code {code}" if code is not None else "could not be started, or its guard was killed"
     said = _last_line(log)
     return f"the trainer {end}: {said}" if said else f"the trainer {end}"

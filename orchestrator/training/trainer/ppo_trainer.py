@@ -104,7 +104,7 @@ class KosenTrainer(VerlTrainer):
         broken = {name: value for name, value in metrics.items() if _must_be_finite(name) and not math.isfinite(value)}
         if broken:
             found = ", ".join(f"{name} is {value}" for name, value in broken.items())
-            self._fail("nan", f"step {self.global_steps}: {found}. Lower the learning rates, or look at the rewards")
+            self._fail("nan", f"step {self.global_steps}: {found}. Lower the learning rates, or check the rewards")
         return batch
 
     def _save_checkpoint(self) -> None:

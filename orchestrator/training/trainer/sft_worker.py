@@ -26,7 +26,7 @@ def read_config(folder: TrainingFolder) -> tuple[DictConfig, int | None]:
     try:
         config = OmegaConf.load(folder.verl_config)
     except FileNotFoundError:
-        raise SpecError(f"{folder.path} is no training's run folder: it has no {folder.verl_config.name}") from None
+        raise SpecError(f"{folder.path} is not a training's run folder: it has no {folder.verl_config.name}") from None
     assert isinstance(config, DictConfig)
     ours = config.pop("kosen", None) or {}
     return config, ours.get("keep_checkpoints")

@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 from cluster.files import REPOSITORY
 from cluster.profile import Site
 from docs.meanings import MEANINGS
-from jobs import DOORS
+from jobs import ENTRY_POINTS
 from jobs.benchmarking.spec import BenchSpec
 from jobs.exam.spec import ExamSpec
 from orchestrator.pipelines.plan import PipelineSpec, StepSpec
@@ -115,7 +115,7 @@ def _commands() -> str:
         "",
     ]
     lines += ["## make", "", "| target | what it does |", "| --- | --- |", *_targets(), ""]
-    modules = [*(f"jobs.{door}" for door in sorted(DOORS)), "orchestrator.plan", "orchestrator.submit", "cluster"]
+    modules = [*(f"jobs.{job}" for job in sorted(ENTRY_POINTS)), "orchestrator.plan", "orchestrator.submit", "cluster"]
     for module in modules:
         command = importlib.import_module(f"{module}.__main__" if _is_folder(module) else module).main
         lines += _command(f"python -m {module}", parser_of(command))

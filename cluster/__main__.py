@@ -199,7 +199,7 @@ def _down(args: argparse.Namespace) -> int:
 
 
 def _refuse_damaged(name: str) -> None:
-    """Raise ClusterError for a damaged state: what cannot be ended must not be forgotten either."""
+    """Raise ClusterError for a damaged state: what cannot be stopped must not be forgotten either."""
     if is_damaged(name):
         ways = ", ".join(f"`{scheduler.hints.queue}`" for scheduler in known_schedulers())
         raise ClusterError(

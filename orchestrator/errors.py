@@ -62,7 +62,7 @@ class JudgeUnavailable(KosenError):
 
 
 class TrainingFailed(KosenError):
-    """A training does not get on by itself: it failed again and again, or its numbers are no numbers any more."""
+    """Training cannot recover on its own: repeated failures, or NaN values."""
 
 
 class StorageFailed(KosenError):
@@ -70,7 +70,7 @@ class StorageFailed(KosenError):
 
 
 def storage_error(error: OSError, path: str | os.PathLike[str]) -> KosenError:
-    """What to tell a user when writing below `path` failed."""
+    """The message for a failed write below `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFailed(
             f"the disk that holds {path} is full ({os.strerror(error.errno)}). Everything recorded so far is kept: "
@@ -107,7 +107,7 @@ def exit_code(main: Callable[[], int]) -> int:
 def interrupt_on_sigterm() -> None:
     """Take SIGTERM, which `ray job stop` and schedulers send, as Ctrl-C: what was deployed is released on the way out.
 
-    To be called again after ray.init, which installs a handler that ends the process at once. Main thread only.
+    To be called again after ray.init, which installs a handler that kills the process at once. Main thread only.
     """
     signal.signal(signal.SIGTERM, _interrupt)
 
@@ -117,7 +117,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def cause_of(error: "RayError") -> KosenError:
-    """The KosenError that a remote failure began with, or one that tells what Ray saw."""
+    """The KosenError that a remote failure began with, or one that says what Ray saw."""
     from ray.exceptions import RayTaskError  # whoever has such an error has imported Ray
 
     cause: BaseException | None = error

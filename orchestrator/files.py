@@ -63,7 +63,7 @@ def utc_now() -> str:
 
 
 def expanded(text: str | Path) -> Path:
-    """The path, with the home folder that ~ or ~user stands for. Raises SpecError for what can be no path here."""
+    """The path, with the home folder that ~ or ~user stands for. Raises SpecError for what cannot be a path here."""
     try:
         path = Path(text).expanduser()
     except RuntimeError:

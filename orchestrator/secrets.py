@@ -77,7 +77,7 @@ def load_into_environment() -> None:
 
 
 def set_up_worker() -> None:
-    """Ray's worker_process_setup_hook. An error here would keep the worker from starting; the driver has told it."""
+    """Ray's worker_process_setup_hook. An error here would keep the worker from starting; the driver reports it."""
     with suppress(SpecError):
         load_into_environment()
 

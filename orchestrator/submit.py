@@ -59,7 +59,7 @@ def _submit(job: str, arguments: list[str], *, wait: bool) -> int:
 def _logs(client: JobSubmissionClient, job_id: str) -> int:
     """Print what the job printed, follow it to its end, and return its own exit code.
 
-    Whichever of the job, its log and the dashboard goes away first, why it ended is said once.
+    Whichever of the job, its log and the dashboard goes away first, why it ended is reported once.
     """
     log = PrintedLog()
     try:

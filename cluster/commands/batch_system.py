@@ -25,10 +25,10 @@ from cluster.schedulers.script import write_dry_run, write_script
 from cluster.state import ClusterState, cluster_dir, forget, read_state, write_state, write_token
 
 QUEUE_TIMEOUT = 1800.0  # seconds that `up` watches a queue; the job stays in it
-END_TIMEOUT = 90.0  # seconds for a job to end after it was asked to; then it is cancelled, which its scheduler enforces
+END_TIMEOUT = 90.0  # seconds for a job to stop when asked; then it is cancelled, which its scheduler enforces
 END_PATIENCE = 180.0  # seconds that a job may take from its processes' end to its own; some nodes' epilogs are slow
 LOCK_TIMEOUT = 120.0  # seconds; another `up` holds the lock for a few commands of the scheduler, each of 30 at most
-POLL = 0.5  # seconds between looks at the state file; the scheduler is asked every QUEUE_POLL
+POLL = 0.5  # seconds between polls of the state file; the scheduler is asked every QUEUE_POLL
 QUEUE_POLL = 5.0
 
 
@@ -130,7 +130,7 @@ class BatchSystem:
     def _running(self, state: ClusterState | None) -> ClusterState | None:
         """A cluster as its live batch job has it; None without one.
 
-        Where a lost node ended the job without a word, the job is its successor, which waits.
+        Where a lost node ended the job without a trace, the job is its successor, which waits.
         """
         if state is None or state.job_id is None or self._is_live(state.job_id):
             return state if state and state.job_id else None
@@ -151,7 +151,7 @@ class BatchSystem:
             if state and state.job_id == job_id and state.phase in ("ready", "degraded"):
                 return state
             if time.monotonic() - asked > QUEUE_POLL:
-                asked, job = time.monotonic(), observer.look(job_id)
+                asked, job = time.monotonic(), observer.poll(job_id)
                 self._raise_ended(name, job_id, job)
                 raise_stuck(self._scheduler, job, lambda: forget(name))
             line = _progress(name, job_id, job, state)
@@ -198,7 +198,7 @@ class BatchSystem:
         jobs = [job_id for job_id in dict.fromkeys((successor, state.job_id, *helpers(name))) if job_id]
         unknown = [
             job_id for job_id in jobs if not self._end_job(job_id)
-        ]  # the successor first: it is not to go on meanwhile
+        ]  # the successor first, which must not start meanwhile
         ended = (
             [job_id for job_id in self._scheduler.jobs_of(cluster_dir(name)) if self._end_job(job_id)]
             if unknown
@@ -216,7 +216,7 @@ class BatchSystem:
         return f"cluster {name!r} is gone: {self._scheduler.title} does not know job {state.job_id} (any more){found}"
 
     def _end_job(self, job_id: str) -> bool:
-        """End a job; False where the scheduler does not know it. The batch script ends its cluster in order when it is
+        """Stops a job; False where the scheduler does not know it. The batch script stops its cluster in order when
         asked; a cancellation is for one that does not."""
         if not self._scheduler.is_job_id(job_id):  # what an older version took a wrapper's banner for
             return False
@@ -233,7 +233,7 @@ class BatchSystem:
     def _wait_ended(self, job_id: str, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         observer = Observer(self._scheduler)
-        while (job := observer.look(job_id)) and not job.ended:
+        while (job := observer.poll(job_id)) and not job.ended:
             if time.monotonic() > deadline:
                 return False
             time.sleep(POLL)
@@ -266,7 +266,7 @@ class BatchSystem:
             if ended:
                 return
             if time.monotonic() - asked > QUEUE_POLL / 2:
-                asked, job = time.monotonic(), observer.look(job_id)
+                asked, job = time.monotonic(), observer.poll(job_id)
                 gone_since = (gone_since or asked) if job and job.ending else None
                 ended = job is None or job.ended or (gone_since is not None and asked - gone_since > END_PATIENCE)
                 raise_stuck(self._scheduler, job, lambda: forget(name))
@@ -314,7 +314,7 @@ def _progress(name: str, job_id: str, job: Job | None, state: ClusterState | Non
 
 
 def _print_from(log: Path, position: int) -> int:
-    """Print what a log has gained; where it ends now. The listing has an NFS client ask anew, see `read_published`."""
+    """Print what a log has gained; where it ends now. Listing makes an NFS client ask again, see `read_published`."""
     if not log.parent.is_dir() or log.name not in os.listdir(log.parent):  # noqa: PTH208
         return position
     with log.open("rb") as file:  # bytes: what was read may end inside a character

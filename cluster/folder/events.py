@@ -24,7 +24,7 @@ class EventLog:
 
 
 def read_events(name: str) -> list[dict[str, Any]]:
-    """A cluster's events, oldest first, without lines that their writer did not live to end."""
+    """A cluster's events, oldest first, without lines that their writer could not finish."""
     path = cluster_dir(name) / "events.jsonl"
     if not path.exists():
         return []

@@ -21,7 +21,7 @@ NO_DEVICE = ("", "-1", "NoDevFiles", "none", "void")  # words of schedulers and 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What Ray is told of one node. `memory` and `object_store` are bytes and do not overlap."""
+    """What Ray gets to know of one node. `memory` and `object_store` are bytes and do not overlap."""
 
     cpus: int
     gpus: int
@@ -57,7 +57,7 @@ def count_gpus(environment: Mapping[str, str], allocated: int | None = None, *, 
     """GPUs that this process may see: CUDA_VISIBLE_DEVICES, else the scheduler's count, else those device files that
     this process may open, on a node of its own.
 
-    Ray's own look needs a driver library on its path.
+    Ray's own detection needs a driver library on its path.
     """
     seen = visible_gpus(environment, allocated)
     if seen is not None:

@@ -1,7 +1,7 @@
-"""One node of a cluster, as a task of a batch step: python -m cluster.node.agent head|worker|check NAME JOB.
+"""Runs one node of a cluster, as a task of a batch step: python -m cluster.node.agent head|worker|check NAME JOB.
 
-It checks the node, keeps Ray running on it, tells the batch script in a small file how it stands, and cleans up. JOB is
-the batch job that the cluster belongs to; a replacement node runs in a job of its own.
+It checks the node, keeps Ray running on it, reports its state to the batch script in a small file, and cleans up. JOB
+is the batch job that the cluster belongs to; a replacement node runs in a job of its own.
 """
 
 import dataclasses
@@ -42,7 +42,7 @@ HEALTH = {
 
 
 class Stop(BaseException):
-    """A signal: the batch script (USR2) or the scheduler (TERM) wants this node to end."""
+    """A signal: the batch script (USR2) or the scheduler (TERM) asks this node to stop."""
 
 
 class ServedAlready(Exception):

@@ -18,7 +18,7 @@ from cluster.machine.temp_dirs import new_temp_dir
 from cluster.node.cleanup_guard import Guard, Watched, end
 
 HEAD_TRIES = 3  # a head's failed start ends everything, so it gets fewer than a worker
-JOIN_TRIES = 10  # in a row; a worker that stayed for STEADY seconds starts counting anew
+JOIN_TRIES = 10  # in a row; a worker that stayed for STEADY seconds starts counting again
 STEADY = 60.0  # seconds
 BACKOFF = 15.0  # seconds at most between two tries
 LOST_TIMEOUT = 1800.0  # seconds that a disconnected worker keeps trying to reach the head
@@ -86,7 +86,7 @@ class Keeper:
                 self._watched = None
 
     def _start(self, head: str | None) -> "tuple[subprocess.Popen[bytes], RayNode]":
-        with _undisturbed():  # whatever exists is also known, when a signal ends it
+        with _undisturbed():  # whatever exists is also known, when a signal stops it
             temp_dir, self._lock = new_temp_dir(self._temp_root, self._job_id)
             self._watched = Watched(temp_dir, 0, 0)
             node = self._plan(temp_dir, head)

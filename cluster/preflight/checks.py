@@ -59,7 +59,7 @@ INFINIBAND = Path("/sys/class/infiniband")
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What a node tells the others of itself, for `compare_nodes`."""
+    """What a node reports of itself, for `compare_nodes`."""
 
     node: str
     versions: dict[str, str]  # "versions": Python and Ray; "gpus": their names and driver, where it has some
@@ -128,7 +128,7 @@ def check_open_files(limits: Limits) -> Finding:
     soft = limits.open_files
     seen = f"at most {'unlimited' if soft is None else soft} open files"
     advice = (
-        f"Ray wants {OPEN_FILES_WANTED}: raise `ulimit -n`, or ask for a higher hard limit in the scheduler's service"
+        f"Ray needs {OPEN_FILES_WANTED}: raise `ulimit -n`, or ask for a higher hard limit in the scheduler's service"
     )
     if soft is None or soft >= OPEN_FILES_WANTED:
         return _ok("open files", seen)
@@ -235,8 +235,8 @@ def check_ports(ports: Mapping[str, int] | None, range_text: str) -> Finding:
 
 
 def check_open_ports(ports: Mapping[str, int]) -> list[Finding]:
-    """The ports that Ray binds on every interface, and opens without a token. It cannot be told otherwise, and this is
-    no fault of the node, so it is only named: who minds closes them from outside with a firewall."""
+    """The ports that Ray binds on every interface, and opens without a token. It has no option for that, and
+    the node is not at fault, so it is only named: a firewall can close them."""
     there = [ports[service] for service in port_plan.OPEN if service in ports]
     if not there:
         return []
@@ -291,7 +291,7 @@ def _differences(reports: Sequence[NodeReport], what: str, severity: Severity, a
 
 
 def _look_at_canary(job_dir: Path) -> tuple[Offset | None, str | None]:
-    """The batch host's clock as its file tells, and what is wrong with the file."""
+    """The batch host's clock as its file says, and what is wrong with the file."""
     path, deadline = job_dir / CANARY, time.monotonic() + CANARY_SECONDS
     while (values := read_published(path)) is None:
         if time.monotonic() > deadline:
@@ -301,7 +301,7 @@ def _look_at_canary(job_dir: Path) -> tuple[Offset | None, str | None]:
 
 
 def _health(gpu: Gpu) -> list[Finding]:
-    """What is wrong with one GPU; nothing of what its driver does not tell."""
+    """What is wrong with one GPU; nothing of what its driver does not report."""
     name, found = f"GPU {gpu.index} ({gpu.uuid})", []
     if gpu.error:
         advice = "It no longer responds: have it reset or the node drained, and leave the node out with --exclude"
@@ -324,7 +324,7 @@ def _health(gpu: Gpu) -> list[Finding]:
 
 
 def _lost(complaint: str) -> Finding:
-    """What nvidia-smi says of a GPU in a line that is no row; a warning of its own, as of a damaged infoROM, is one."""
+    """What nvidia-smi says of a GPU in a line that is not a row, for example its warning about a damaged infoROM."""
     severity: Severity = "warning" if complaint.lower().startswith("warning") else "error"
     advice = "Check `dmesg | grep -E 'Xid|NVRM'` there, leave the node out with --exclude, tell the administrators"
     return Finding(severity, "gpu error", "", f"nvidia-smi says: {complaint}", advice)

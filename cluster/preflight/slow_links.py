@@ -19,7 +19,7 @@ LATENCY_MOST = 0.005  # seconds; 0.1 to 0.5 ms over Ethernet. 5 ms is another to
 
 
 def judge_pairs(results: Sequence[Result], hosts: Sequence[str], leave_out: str = "") -> list[Finding]:
-    """Findings that name a node wherever the meetings of `hosts` can tell which one it is.
+    """Findings that name a node wherever the measurements of `hosts` show which one it is.
 
     `leave_out` is what keeps node {} out of the next job, in the words of the scheduler.
     """
@@ -50,7 +50,7 @@ def _named(results: Sequence[Result], hosts: Sequence[str], away: str) -> list[F
 
 
 def _blame(bad: Sequence[Result], tested: Sequence[Result], severity: Severity, away: str) -> list[Finding]:
-    """One finding for each node that the bad meetings have in common, and one for each pair that is left over."""
+    """One finding for each node that the bad measurements have in common, and one for each pair that is left over."""
     reasons: dict[Pair, str] = {}
     for result in bad:
         reasons.setdefault(frozenset(result.hosts), _describe(result))
@@ -70,7 +70,7 @@ def _blame(bad: Sequence[Result], tested: Sequence[Result], severity: Severity, 
 
 
 def _common(bad: set[Pair], tested: set[Pair]) -> set[str]:
-    """The nodes with the highest share of bad pairs, where at least two pairs say so and not everybody is like that."""
+    """The nodes with the highest share of bad pairs, where at least two pairs say so and not every node has it."""
     played = Counter(host for pair in tested if len(pair) == 2 for host in pair)
     failed = Counter(host for pair in bad if len(pair) == 2 for host in pair)
     share = {host: failed[host] / played[host] for host in failed}
@@ -90,7 +90,7 @@ def _slow_alone(bad: set[Pair], tested: Sequence[Result]) -> set[str]:
 
 
 def _slow(results: Sequence[Result]) -> list[Result]:
-    """The meetings of two that were slower than they may be."""
+    """The measurements of two nodes that were slower than allowed."""
     pairs = [result for result in results if len(result.hosts) == 2]
     best: dict[Backend, float] = {}
     for result in pairs:

@@ -44,7 +44,7 @@ ALTERNATIVES += "judge=PATH judge_provider=vllm deploys one on this cluster"
 class AskedJudge:
     """A model that judges: where it answers, how it is asked, and the options that its server takes.
 
-    `adapted` tells what the trial verdict found it to refuse, which is left out of `options`.
+    `adapted` lists what the trial verdict found it to refuse, which is left out of `options`.
     """
 
     endpoint: Endpoint
@@ -80,7 +80,7 @@ def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
     Raises JudgeUnavailable before anything costly starts. The call itself is the test, whatever models the server
     lists. One that does not know JSON schemas is asked without, also where its refusal does not say why; the reader
     finds the verdict in its words. A judge gets as many tries as with a real answer; one that then has given no verdict
-    that can be read will give none later, and ends the run here. One that says "no" is only told of.
+    that can be read will give none later, and ends the run here. One that says "no" is only reported.
     """
     form, (template, _) = judge_format(spec), load_judge_prompt(spec)
     with_schema = judge_sampling(spec) | {"response_format": {"type": "json_schema", "json_schema": form.schema}}
@@ -206,7 +206,7 @@ class JudgeWorker:
                 tasks += self._start(waiting, ready)
                 for task in tasks:
                     if task.done():
-                        task.result()  # a judge that is gone ends the stage now, not after the last prediction
+                        task.result()  # a judge that is gone stops the stage now, not after the last prediction
             await asyncio.gather(*tasks)
         finally:
             for task in tasks:

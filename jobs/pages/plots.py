@@ -14,7 +14,7 @@ LETTERS = "abcde"  # styles of page.STYLE
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A line through points (x, y). A `computed` one is no measurement, and is drawn so that one sees it."""
+    """A line through points (x, y). A `computed` one is not a measurement, and its style shows that."""
 
     name: str
     points: Sequence[tuple[float, float]]

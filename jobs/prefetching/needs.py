@@ -1,4 +1,4 @@
-"""Tells what each job reads from the hub, by its spec."""
+"""Lists what each job reads from the hub, by its spec."""
 
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence

@@ -25,7 +25,7 @@ Turn = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A row: the question, the worked answer word for word, and the number that it comes to, in plain digits."""
+    """A row: the question, the worked answer word for word, and the number that it ends in, in plain digits."""
 
     question: str
     answer: str
@@ -62,7 +62,7 @@ class Problem:
 
 
 def gold_of(text: object) -> str | None:
-    """The number that a right answer comes to, as digits: of `72`, `$1,234`, `72.0` or GSM8K's `… #### 72`; None where
+    """The number that a right answer ends in, as digits: of `72`, `$1,234`, `72.0` or GSM8K's `… #### 72`; None where
     there is no single number."""
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         return None

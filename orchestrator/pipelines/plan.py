@@ -163,7 +163,7 @@ class Progress:
         return self if self.fingerprint == step.fingerprint else Progress(fingerprint=step.fingerprint)
 
     def ended(self, exit_code: int | None, seconds: float) -> "Progress":
-        """3, finished with gaps, counts as finished: what needs the step can go on, and the table says it."""
+        """3, finished with gaps, counts as finished: steps that need it can run, and the table says so."""
         state: State = "finished" if exit_code in (COMPLETE, INCOMPLETE) else "failed"
         return replace(self, state=state, exit_code=exit_code, seconds=round(seconds, 1))
 

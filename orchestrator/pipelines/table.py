@@ -1,4 +1,4 @@
-"""Prints where the steps of a pipeline stand, and what they came to."""
+"""Prints the state and the results of the steps of a pipeline."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path

@@ -57,7 +57,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The chosen layout, all that were looked at, and what one replica over all GPUs would do."""
+    """The chosen layout, all that were considered, and what one replica over all GPUs would do."""
 
     chosen: Candidate
     candidates: tuple[Candidate, ...]
@@ -80,7 +80,7 @@ def choose(shape: Shape, weights: Weights, hardware: Hardware, demand: Demand, m
 
 
 def _layouts(shape: Shape, hardware: Hardware) -> list[tuple[int, int]]:
-    """Tensor and pipeline parallel sizes to look at: a stage stays inside a host, and for each number of replicas a
+    """Tensor and pipeline parallel sizes to consider: a stage stays inside a host, and for each number of replicas a
     pipeline is as deep as the GPUs allow."""
     layouts = []
     for size in range(1, max(hardware.hosts, default=0) + 1):
@@ -115,7 +115,7 @@ def usable_bytes(shape: Shape, gpu: Gpu, demand: Demand, tensor_parallel_size: i
 
 
 def batched_tokens(gpu: Gpu) -> int:
-    """Tokens of a step: what vLLM takes offline by itself. Its servers take less, for first tokens nobody waits for."""
+    """Tokens of a step: what vLLM takes offline by itself. Its servers take less, for early first tokens."""
     return 16384 if gpu.memory >= 70 * GIB and not gpu.name.startswith("a100") else 8192
 
 

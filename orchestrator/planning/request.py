@@ -14,7 +14,7 @@ from orchestrator.planning.weights import DTYPE_BYTES, Weights, read_weights
 from orchestrator.serving.options import engine_kwargs, read_config
 from orchestrator.serving.spec import ServingSpec
 
-# Tokens of a request where nobody says: a question with its instructions, an answer with some reasoning.
+# Tokens of a request where the spec does not say: a question with its instructions, an answer with some reasoning.
 PROMPT_TOKENS = 512
 OUTPUT_TOKENS = 2048
 UTILIZATION = 0.92  # vLLM 0.29's default of gpu_memory_utilization; it was 0.9 before

@@ -9,7 +9,7 @@ two all-reduces a layer under tensor parallelism; and what the host does.
 The constants: one of them, SEQUENCE_OVERHEAD, is fitted, to the one measurement that there is: Qwen3-8B's shape in
 bf16 on one H200 under vLLM 0.25, 2048 chat requests of 520 prompt and 256 output tokens, 512 sequences at once: 9,892
 output tokens/s. A plain matrix product on that GPU was measured at 790 TFLOP/s, 0.8 of its peak, at best. The others
-are estimates. One measurement cannot tell the constants apart: trust the order of the candidates more than the
+are estimates. One measurement cannot separate the constants: trust the order of the candidates more than the
 figures, and the figures least for tensor and pipeline parallelism, other GPUs, experts, and quantised weights, whose
 products are taken to run at bf16's rate.
 """

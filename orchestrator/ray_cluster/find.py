@@ -115,7 +115,7 @@ def read_state(name: str) -> State | None:
 
 
 def readable_state(name: str) -> State | None:
-    """The same, and None for what is no state: one odd file must not stand in the way of other clusters."""
+    """The same, and None for what is not a state: one damaged file must not hide other clusters."""
     try:
         return read_state(name)
     except ClusterNotReady:
@@ -139,7 +139,7 @@ _NODE_FIELDS: dict[str, type] = {"name": str, "ip": str, "gpus": int}
 
 
 def _parse(path: Path) -> State:
-    """Raises ValueError, saying what is wrong, for what is no state of the cluster that its folder names."""
+    """Raises ValueError, saying what is wrong, for what is not a state of the cluster that its folder names."""
     state = json.loads(path.read_text(encoding="utf-8"))
     _check_fields(state, _FIELDS, "it")
     for node in state["nodes"]:

@@ -60,7 +60,7 @@ def deploy(model: str, spec: ServingSpec, cluster: Cluster, *, progress: Progres
 def release(endpoint: Endpoint, cluster: Cluster, *, wait: bool = True) -> None:
     """Give the endpoint back; its application is deleted unless another live job holds a lease on it.
 
-    Without `wait` Serve goes on deleting when this returns, which takes long where an engine hangs.
+    Without `wait` Serve keeps deleting when this returns, which takes long where an engine hangs.
     """
     name = endpoint.serve_app
     if name is None:
@@ -103,7 +103,7 @@ def _start(name: str, model: str, spec: ServingSpec, cluster: Cluster, progress:
 def _delete_abandoned(wanted: str, progress: Progress) -> None:
     """Delete our applications that no living job holds; a driver that was killed left them on their GPUs.
 
-    A job takes its lease before it looks for its application, and leases are read at the last moment. Should a job
+    A job takes its lease before it searches its application, and leases are read at the last moment. Should a job
     come between the two, it finds its application gone and starts it again.
     """
     for name, status in app_statuses().items():
@@ -116,12 +116,12 @@ def _delete(name: str, *, wait: bool = True) -> None:
     from ray import serve
 
     _silence("ray.serve")
-    with suppress(TimeoutError):  # Serve goes on deleting
+    with suppress(TimeoutError):  # Serve keeps deleting
         serve.delete(name, _blocking=wait)
 
 
 def _silence(*loggers: str) -> None:
-    """What libraries tell on the user's terminal; their errors reach us as exceptions."""
+    """Silences what libraries print on the user's terminal; their errors reach us as exceptions."""
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)
 

@@ -14,7 +14,7 @@ from orchestrator.serving.logs import LAST_WORDS, engine_log, meaningful_lines, 
 from orchestrator.serving.spec import ServingSpec
 
 NO_PROCESS = "no worker process after 30 s: too few free resources, or the worker crashes at start"
-POLL = 0.5  # seconds between two looks at a starting deployment
+POLL = 0.5  # seconds between two polls of a starting deployment
 
 Progress = Callable[[str], None]
 

@@ -26,8 +26,8 @@ class PredictConfig:
     options: dict[str, Any]  # sampling and budget, as the endpoint's API names them
     request_timeout: float  # seconds for one attempt
     start: int  # requests in flight at first, over all actors; at our own engines also how many come at a time
-    most: int  # and later; at our own engines the writer tells how many of them
-    provenance: Provenance | None = None  # what each record says of how it came to be
+    most: int  # and later; at our own engines the writer sets how many of them
+    provenance: Provenance | None = None  # what each record says of how it was produced
 
 
 def predict(config: PredictConfig, store: RowStore, picks: list[Pick], *, node: str | None = None) -> int:

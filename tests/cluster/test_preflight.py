@@ -253,7 +253,7 @@ def test_findings_are_shown_worst_first_and_fine_ones_in_one_line() -> None:
 def met(
     *hosts: str, rate: float | None = 2e8, problem: str | None = None, correct: bool = True, latency: float = 3e-4
 ) -> list[Result]:
-    """What both sides write after a meeting."""
+    """What both sides write after a measurement."""
     bandwidth = {} if rate is None or problem else {2**23: rate}
     return [
         Result(1, list(hosts), host, "gloo", 0.3, None if problem else correct, latency, bandwidth, problem)

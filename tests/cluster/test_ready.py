@@ -18,7 +18,7 @@ def wrong(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> list[st
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("VLLM_HOST_IP", raising=False)
-    return _wrong(NODE, Probe().look())
+    return _wrong(NODE, Probe().report())
 
 
 def test_a_driver_that_does_not_answer_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

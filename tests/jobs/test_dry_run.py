@@ -63,7 +63,7 @@ def test_json_has_all_keys_and_the_figures(data: str, capsys: pytest.CaptureFixt
     [
         ("o3-mini-2025-01-31", "judge=o3-mini-2025-01-31 is switched off: OpenAI switched it off on 2026-10-23"),
         ("gpt-4o-2024-08-06", "OpenAI switche"),
-        ("gpt-5", "judge=gpt-5 wants a key, but OPENAI_API_KEY is not set"),
+        ("gpt-5", "judge=gpt-5 requires a key, but OPENAI_API_KEY is not set"),
     ],
 )
 def test_a_judge_that_will_not_answer_is_told(

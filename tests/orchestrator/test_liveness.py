@@ -142,9 +142,9 @@ def test_a_row_that_hangs_each_actor_does_not_end_actors_for_ever(
     watch = Watch(writer, lambda *_, **__: None, elsewhere=[], endless={})
     for number in range(5):
         hung = Beat(ONE._replace(pid=number), "judge", True, 0, 0)
-        watch.look(seen(silent=[hung], predicted=number if new_records else 0))
+        watch.poll(seen(silent=[hung], predicted=number if new_records else 0))
         if number >= ended:
-            watch.look(seen(silent=[hung]))
+            watch.poll(seen(silent=[hung]))
     assert len(ends) == ended
     said = capsys.readouterr().err
     assert (said.count("It is restarted"), said.count("is left alone")) == (ended, 5 - ended)
@@ -160,7 +160,7 @@ def test_a_silent_endpoint_is_said_once_and_a_judges_stage_given_up(
     given_up: list[tuple[float, list[Any]]] = []
     for clock[0] in range(0, 2000, 10):
         traffic = {"predict": Traffic(4, int(clock[0])), "judge": Traffic(2, 5)}
-        if stages := watch.look(seen(traffic)):
+        if stages := watch.poll(seen(traffic)):
             given_up.append((clock[0], stages))
     assert given_up[0] == (660, ["judge"])
     assert events == ["endpoint_silent"]
@@ -172,7 +172,7 @@ def test_a_silent_endpoint_is_said_once_and_a_judges_stage_given_up(
 def test_our_own_engines_and_a_slow_disk(capsys: pytest.CaptureFixture[str]) -> None:
     watch = Watch(None, lambda *_, **__: None, elsewhere=[], endless={})
     for syncing in (0.0, 3.0, 9.0, 12.0, 0.0, 11.0):
-        assert watch.look(seen({"predict": Traffic(4, 1)}, syncing=syncing)) == []
+        assert watch.poll(seen({"predict": Traffic(4, 1)}, syncing=syncing)) == []
     assert capsys.readouterr().err.count("the disk has taken") == 2
 
 

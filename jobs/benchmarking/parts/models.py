@@ -70,7 +70,7 @@ PRESETS = {
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What is measured. `preset` is None for a model that somebody else made."""
+    """What is measured. `preset` is None for a model from elsewhere."""
 
     name: str
     source: str  # a folder, or a name on the hub

@@ -66,7 +66,7 @@ def run_engine(order: Order) -> Figures:
         answers = engine.chat(messages, sampling, use_tqdm=False)
         seconds = time.perf_counter() - began
     finally:
-        engine.llm_engine.engine_core.shutdown()  # its process holds the GPU's memory, which the next way wants
+        engine.llm_engine.engine_core.shutdown()  # its process holds the GPU's memory, which the next way needs
     return Figures(seconds, sum(len(answer.outputs[0].token_ids) for answer in answers), 0, None)
 
 

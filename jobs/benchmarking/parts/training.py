@@ -39,12 +39,12 @@ MODELS: dict[Device, str] = {"cuda": "7b", "cpu": "tiny"}
 LOG = "sft_training.log"  # the seed's name
 WARM_UP = 2  # steps, in which code is compiled and memory is found
 MICRO_BATCHES = 4  # in a step of a worker
-LENGTH, LR = 2048, 1e-5  # of models that are no preset
+LENGTH, LR = 2048, 1e-5  # of models without a preset
 CPU_WORKERS = 2  # of a node without GPUs: enough to see that they share the work
 MOST_ROWS = 1024  # at once; a GPU that takes more is not searched further
 SILENCE = 1800  # seconds without a sign of life from a trainer
 RUN_SECONDS = 7200.0  # one training, from its start to its end
-STOP_SECONDS = 60.0  # for a job that is told to stop; its trainer ends with it, however it does
+STOP_SECONDS = 60.0  # seconds for a job to stop; its trainer ends with it in any case
 NAME_SECONDS = 60.0
 OUT_OF_MEMORY = ("OutOfMemoryError", "CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 LORA = ["lora.rank=16", "lora.alpha=32", "lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"]
@@ -174,7 +174,7 @@ class _Trainer:
         What it wrote is there but for its data and checkpoints. Raises OutOfMemory, SpecError and TrainingFailed.
         """
         run = TrainingFolder(self.results / "training" / f"{workers}-workers-{rows}-rows-{micro_batch_size}-at-once")
-        shutil.rmtree(run.path, ignore_errors=True)  # it would go on with that one
+        shutil.rmtree(run.path, ignore_errors=True)  # it would resume that one
         run.path.mkdir(parents=True)
         made = run.path / "rows.jsonl"
         batch, steps = workers * rows, WARM_UP + steps
@@ -229,7 +229,7 @@ class _Trainer:
 
 
 def failure_of(code: int, run: TrainingFolder, log: Path) -> KosenError:
-    """Why `jobs.sft` ended with this exit code, by its trainer's report or by the last words of its log."""
+    """Why `jobs.sft` ended with this exit code, by its trainer's report or by the end of its log."""
     found = run.failure()
     if found and any(text in found.message for text in OUT_OF_MEMORY):
         return OutOfMemory(found.message)

@@ -146,7 +146,7 @@ def node_bandwidths(pairs: Sequence[Pair]) -> dict[str, float]:
 
 
 def slow_nodes(pairs: Sequence[Pair]) -> dict[str, float]:
-    """The nodes below OUTLIER_SHARE of the median of all nodes, with their share of it. Two nodes can't tell."""
+    """The nodes below OUTLIER_SHARE of the median of all nodes, with their share of it. Two nodes are not enough."""
     nodes = node_bandwidths(pairs)
     middle = median(nodes.values()) if nodes else 0.0
     return {node: rate / middle for node, rate in nodes.items() if rate < OUTLIER_SHARE * middle}

@@ -46,7 +46,7 @@ def merge(spec: MergeSpec) -> Path:
             say(f"{out} is there already, from step {step}")
             return out
         checkpoint = path_of(run.checkpoints, step)
-        actor = checkpoint / "actor"  # of PPO, whose critic nobody serves
+        actor = checkpoint / "actor"  # of PPO, whose critic is not served
         facts = _run_merger(actor if actor.is_dir() else checkpoint, out, base, spec.dtype, wanted, run)
     say(f"step {step} of {run.path.name}: {facts['parameters']:,} parameters in {facts['dtype']}, merged and checked")
     if facts["of_base"]:
@@ -107,14 +107,14 @@ def _is_there(out: Path, wanted: dict[str, Any]) -> bool:
 
 
 def _saved_at(run: TrainingFolder, step: int) -> str | None:
-    """When a checkpoint was saved, as the run's journal says: a run that is trained anew saves the same step again."""
+    """When a checkpoint was saved, as the run's journal says: a run that is trained again saves the same step again."""
     lines = [line for line in read_journal(run) if line["event"] == "checkpoint" and line["step"] == step]
     return str(lines[-1]["time"]) if lines else None
 
 
 @contextmanager
 def _lock(out: Path) -> Iterator[None]:
-    """One merge a folder at a time, whose draft then is nobody else's."""
+    """One merge a folder at a time, whose draft then belongs to it alone."""
     path = out.with_name(f".{out.name}.lock")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

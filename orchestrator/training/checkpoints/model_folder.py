@@ -125,7 +125,7 @@ def survey(folder: Path, any_folder: bool) -> Plan:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files and links, those to folders too; what is no file at all, a pipe for example, belongs to no model."""
+    """Files and links, those to folders too; what is not a file at all, a pipe for example, belongs to no model."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or path.is_file():
             yield path

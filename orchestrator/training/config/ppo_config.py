@@ -1,4 +1,4 @@
-"""A reinforcement learning's spec in verl's keys."""
+"""Maps PpoSpec to verl configuration keys."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -23,9 +23,9 @@ from orchestrator.training.data.tokens import TokenCounter, is_here
 from orchestrator.training.data.turns import Message
 
 BATCH_ROWS = 2000  # checked, tokenized and written at a time; also the row group of the Parquet file
-DRY_ROWS = 1000  # of which a dry run looks at the first
+DRY_ROWS = 1000  # rows: a dry run reads so many
 REPORT = "report.json"
-VERSION = 2  # of this conversion: raised when the same rows would become other ones
+VERSION = 2  # of this conversion: raised when the same rows would give other ones
 
 Row = dict[str, Any]
 Shaper = Callable[[Sequence[str]], Shape]
@@ -204,7 +204,7 @@ def _sift(to: _Conversion, limit: int | None) -> tuple[Sieve, Iterator[list[tupl
     if not columns:
         raise SpecError(f"{to.source} has no rows, or none with anything in them")
     try:
-        shape = to.shape_of(common)  # a few odd rows do not make the format
+        shape = to.shape_of(common)  # a few other rows do not decide the format
     except SpecError:
         shape = to.shape_of(columns)
     tokenizer = to.options["tokenizer"]

@@ -50,7 +50,7 @@ AMBIGUOUS = frozenset({"loss", "label", "target", "training", "supervised", "lea
 class Shape:
     """A format of rows: its name, the columns that it uses, and how a row becomes what verl trains on.
 
-    `unused_keys` gathers the keys of turns that were read and passed over.
+    `unused_keys` gathers the keys of turns that were read and skipped.
     """
 
     name: str
@@ -168,7 +168,7 @@ def _letters(column: str) -> str:
 
 
 def _says_no(name: str, value: object) -> bool:
-    """Whether a flag of a whole row says that nobody is to train on it."""
+    """Whether a flag of a whole row says that it is not to be trained on."""
     said = yes_or_no(value)
     if name == "weight":
         return said is not True

@@ -19,7 +19,7 @@ from orchestrator.training.data.cells import EXACT_FLOAT, UnfitError, encodable,
 
 Row = dict[str, Any]
 Batch = list[tuple[int, Row]]  # with the rows' numbers in their source
-DEEPEST = 30  # levels of lists and objects; more is no data set
+DEEPEST = 30  # levels of lists and objects; more is not a data set
 UNSTORABLE = "not storable"  # the reason of rows that hold what Parquet cannot
 INT64 = 2**63
 KINDS: dict[type, str] = {bool: "bool", float: "float", str: "text", bytes: "bytes", dict: "object", list: "list"}

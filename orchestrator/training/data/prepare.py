@@ -77,7 +77,7 @@ class QuestionsSpec(PrepareSpec):
 
 
 def describe(spec: PrepareSpec) -> Iterator[str]:
-    """Tells in lines the spec, the files, and what the first rows of local ones come to."""
+    """Prints the spec, the files, and the result of the first rows of local ones."""
     steps = spec.steps()
     yield to_yaml(spec).rstrip()
     yield "---"

@@ -48,7 +48,7 @@ class Report(BaseModel):
     stored_as_text: list[str] = []  # fields whose values were of several types
     tokens: Tokens | None = None
     fingerprint: dict[str, Any] = {}
-    partial: bool = False  # there may be more rows, which were not looked at
+    partial: bool = False  # there may be more rows, which were not read
 
     def sentence(self) -> str:
         """The report for a user, in one line."""

@@ -1,4 +1,4 @@
-"""What a training came to, read from its run folder: the last figures, the attempts, the time. `metrics.json`."""
+"""Result of a training, read from its run folder: the last figures, the attempts, the time. `metrics.json`."""
 
 import itertools
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ class Result:
 
 
 def config_digest(folder: TrainingFolder) -> str:
-    """Tells whether two attempts trained the same thing."""
+    """Whether two attempts trained the same thing."""
     return digest(folder.verl_config.read_text(encoding="utf-8"))
 
 

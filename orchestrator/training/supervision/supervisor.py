@@ -1,11 +1,11 @@
-"""Keeps a training going: attempts from the newest good checkpoint, a deadline for silence, bounded retries, a stop.
+"""Keeps a training running: attempts from the newest good checkpoint, a deadline for silence, bounded retries, a stop.
 
 A trainer is a process of its own, so that nothing that it does, hanging included, can take its supervisor along. What
 is not the trainer's fault is tried again: up to `max_failures` times in a row without a newer checkpoint in between.
-What would fail again the same way (numbers that are none, a broken reward, bad data, a full disk) ends the job.
+What would fail again the same way (NaN values, a broken reward, bad data, a full disk) ends the job.
 
 No attempt is started while the cluster lacks what it needs: Ray would have it wait for a lost node in silence. The
-node is waited for here, aloud and within bounds, and that is none of the trainer's failures.
+node is waited for here, with messages and within bounds, and that does not count as the trainer's failure.
 """
 
 import os
@@ -38,7 +38,7 @@ from orchestrator.training.supervision.watch import Watch
 
 Missing = Callable[[], str | None]  # what the cluster lacks now for this training, as a clause; None: nothing
 
-POLL = 0.5  # seconds between looks at the journal, and at the nodes
+POLL = 0.5  # seconds between polls of the journal, and of the nodes
 PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds before the next attempt; the pause doubles with each failure
 JOB_STOP_SECONDS = 60.0  # what Ray grants a job of ours to stop, where the cluster does not say otherwise
 STOP_SHARE = 5 / 6  # of those, for the trainer's checkpoint; the rest is for the end of both
@@ -118,7 +118,7 @@ class _Supervisor:
         return result
 
     def _choose(self) -> int | None:
-        """The step to go on from. Bad checkpoints give way to older ones."""
+        """The step to resume from. Bad checkpoints are set aside for older ones."""
         step, remarks = checkpoints.choose(self._folder.checkpoints)
         for remark in remarks:
             self._tell_set_aside(remark)
@@ -157,8 +157,8 @@ class _Supervisor:
         newest = checkpoints.newest_good(self._folder.checkpoints)
         raise ClusterNotReady(
             f"{missing}, and the rest has not returned within {RETURN_SECONDS:.0f} s; {_newest_checkpoint(newest)}. "
-            "See `make cluster-status`, have a lost node replaced by `make cluster-up ARGS=--heal`, then give the same "
-            "command to go on"
+            "See `make cluster-status`, have a lost node replaced by `make cluster-up ARGS=--heal`, then run the same "
+            "command to resume"
         )
 
     def _attempt(self, step: int | None) -> Failure | None:
@@ -196,7 +196,7 @@ class _Supervisor:
         return number, log
 
     def _follow(self, trainer: TrainerProcess, watch: Watch) -> str | None:
-        """Until the trainer's end; a sentence if it had to be ended because it hung."""
+        """Until the trainer's end; a sentence if it had to be killed because it hung."""
         try:
             while not trainer.wait(POLL):
                 watch.read()
@@ -274,7 +274,7 @@ class _Supervisor:
     def _give_way(self, step: int | None, why: str) -> bool:
         """Set a checkpoint aside that looks whole but cannot be loaded, if there is an older one to resume from.
 
-        The last one stays: to begin anew, when perhaps only a setting is wrong, is for a person to decide.
+        The last one stays: to start again, when perhaps only a setting is wrong, is for a person to decide.
         """
         root = self._folder.checkpoints
         if step is None or checkpoints.newest_good(root, before=step) is None:

@@ -52,7 +52,7 @@ def _fit(folder: TrainingFolder, config: Any) -> int:
         folder.report_failure(Failure("other", _cause(error)))
         return FAILED
     except KeyboardInterrupt:
-        return FAILED  # told to end at once: there may be no checkpoint of the last step
+        return FAILED  # stopped at once: there may be no checkpoint of the last step
     finally:
         shutil.rmtree(_storage(folder), ignore_errors=True)
     return INTERRUPTED if result.return_value else COMPLETE

@@ -47,13 +47,13 @@ def train(order: Order) -> bool:
     config, keep = read_config(folder)
     _choose_device(config.trainer.device)
 
-    from orchestrator.training.trainer.sft_trainer import Trainer  # imports verl, which looks at the environment
+    from orchestrator.training.trainer.sft_trainer import Trainer  # imports verl, which reads the environment
 
     return Trainer(config, folder, keep).run()
 
 
 def _write_output_to(path: Path) -> None:
-    """What this process prints, and what breaks it, where the user looks: else it is in a session folder of Ray's."""
+    """What this process prints, and what breaks it, where the user finds it, not in a session folder of Ray's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

@@ -81,7 +81,7 @@ class HFServer:
             self._version = version
 
     async def _nothing(self, *_: Any, **__: Any) -> dict[str, Any]:
-        """There is no cache to give back, and no weights to unload: the trainer and we share the machine's memory."""
+        """There are no cache and no weights to release: the trainer and we share the machine's memory."""
         return {}
 
     wake_up = sleep = clear_kv_cache = release_kv_cache = resume_kv_cache = _nothing

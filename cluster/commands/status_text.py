@@ -21,7 +21,7 @@ from cluster.profile import THIS_MACHINE
 from cluster.schedulers.base import DEFAULT, Job, scheduler_of
 from cluster.streams import visible_lines
 
-JOBS_SHOWN = 8  # the newest, on screen; --json has all that Ray keeps
+JOBS_SHOWN = 8  # jobs, the newest, on screen; --json has all that Ray keeps
 
 
 def as_json(status: Status) -> str:

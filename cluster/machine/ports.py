@@ -29,7 +29,7 @@ SERVICES = (
 # the head's.
 OPEN = ("metrics_export", "autoscaler_metrics", "dashboard_metrics")
 PAIRWISE = 4
-WORKERS = 300  # one port a worker process: tasks, actors and replicas of one host
+WORKERS = 300  # ports, one a worker process: tasks, actors and replicas of one host
 BLOCK = len(SERVICES) + PAIRWISE - 1 + WORKERS + 1  # the last one is held by the node's keeper, see reserve_ports
 ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # a host without IPv6, or without IPv4

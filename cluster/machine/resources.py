@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-OBJECT_STORE_SHARE = 0.3  # Ray's own default; the rest of /dev/shm is for NCCL, PyTorch and vLLM
+OBJECT_STORE_SHARE = 0.3  # share, Ray's own default; the rest of /dev/shm is for NCCL, PyTorch and vLLM
 OBJECT_STORE_LEAST = 100 * 1024**2  # bytes; Ray refuses less than 75 MiB, and uses /tmp where /dev/shm is small
 # Bytes. Model weights never pass through the store. The largest thing that does is a batch of PPO: 1024 prompts x 8
 # answers x 16k tokens x 5 tensors of 8 bytes are 5 GiB, so a few of them fit; beyond that Ray spills to disk.

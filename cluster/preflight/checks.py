@@ -45,7 +45,7 @@ GIB = 1024**3
 OPEN_FILES_WANTED, OPEN_FILES_LEAST = 65536, 4096
 TEMP_WANTED = 5 * GIB  # bytes; unpacked runtime environments, a session's logs and objects that Ray spills
 TEMP_LEAST = GIB // 2
-TEMP_FULL = 0.95  # of the file system; from there on Ray refuses to spill objects
+TEMP_FULL = 0.95  # share of the file system; from there on Ray refuses to spill objects
 SHM_WANTED = (
     GIB // 2
 )  # bytes; Ray's store, and 30 MiB or so for each pair of NCCL ranks, PyTorch loaders and vLLM's queue

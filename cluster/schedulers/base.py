@@ -22,7 +22,7 @@ PATIENCE = 600.0  # seconds without an answer after which a loop gives up; contr
 # 10 and more before they give up, and a last question without an answer takes 30 more.
 SHORT_PATIENCE = 10.0
 PAUSE = 5.0  # seconds until a scheduler that did not answer is asked again
-SHORT_PAUSE = 2.0  # the same, where a person waits
+SHORT_PAUSE = 2.0  # seconds; the same, where a person waits
 UNKNOWN = "UNKNOWN"  # our word for the state of a job whose scheduler says nothing now
 
 # What a job's state means for whoever waits: `held` until a person lets it start, `impossible` until it asks for less;

@@ -28,7 +28,7 @@ from orchestrator.steering.follower import Follower
 
 FIRST_BUDGET = 4096  # tokens for a verdict, as the official code of HLE gives
 RULE_WINDOW = 512
-MAX_ASKS = 3  # for a verdict that can be read; with two doublings the last one has 16,384 tokens
+MAX_ASKS = 3  # requests for a verdict that can be read; with two doublings the last one has 16,384 tokens
 JUDGE_TIMEOUT = 600.0  # seconds for one verdict
 WAITING_ROWS = 8192  # answers awaited at once; a slow one must not hold up those behind it
 PREFLIGHT_TIMEOUT = 90.0  # seconds for one attempt at the trial verdict

@@ -54,7 +54,7 @@ from orchestrator.steering.liveness import Watch
 
 PLAN_CHUNK = 2000  # items whose state is asked for in one call to the writer
 DEFAULT_WINDOW = 64  # requests in flight at a server that does not say what it can take
-API_WINDOW = 512  # the most at an API that does, by refusing with 429
+API_WINDOW = 512  # requests, the most at an API that limits them by 429
 PROGRESS_INTERVAL = 0.5
 # Seconds without a response until judging is given up: each request under way has missed its deadline by then.
 JUDGE_SPEECHLESS = JUDGE_TIMEOUT + 60.0

@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from orchestrator.endpoints.refusals import Refusal
 
-MOST_CHANGES = 6  # of one request; real servers need three
+MOST_CHANGES = 6  # changes of one request; real servers need three
 # 500 and 501: sglang and others raise within the chat template. 404 and 405 speak of the address.
 _STATUSES = (400, 422, 500, 501)
 _OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}

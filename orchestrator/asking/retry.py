@@ -32,9 +32,9 @@ from orchestrator.records.types import Reason
 # missed its deadline has cost hours already, so three; 40 times 429 are 34 min, 30 windows of a limit per minute.
 TRIES: dict[Reason, int] = {"connection": 6, "5xx": 6, "deadline": 3, "429": 40}
 CAP: dict[Reason, float] = {"connection": 30, "5xx": 30, "deadline": 30, "429": 60}  # seconds
-JITTER = 0.25  # of a wait, to either side: requests that failed together must not come back together
+JITTER = 0.25  # share of a wait, to either side: requests that failed together must not come back together
 RETRY_AFTER_CAP = 120.0  # seconds; a server that wants more is asked again earlier, and says so again
-PAUSE_SPREAD = 0.1  # of a pause that the server asked for, on top of it: not all requests come back at once
+PAUSE_SPREAD = 0.1  # share of a pause that the server asked for, on top of it: not all requests come back at once
 CONNECT_TIMEOUT = 30.0  # seconds; only a host that drops packets needs longer than one
 
 # A kept connection that the server has just closed shows within a round trip; later, the request itself was dropped.

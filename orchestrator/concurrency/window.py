@@ -37,7 +37,7 @@ BINDING = 0.6
 # Requests that wait at an engine, of its seats, and at least. Answers of equal length end together, and a replica takes
 # in 200 to 300 requests a second: with a queue of 8 an H200 waited 1 to 3 s for each 512 of them.
 QUEUE = 0.25
-LEAST_QUEUE = 8  # a router that takes the shorter of two queues leaves a few more or less
+LEAST_QUEUE = 8  # requests; a router that takes the shorter of two queues leaves a few more or less
 # Of all KV caches. Engines differ by a tenth at the same number of requests, because the lengths do: at 0.9 the fullest
 # one is just full. In the benchmark 0.95 costs 0.1 % of throughput and more than doubles preemptions.
 KV_TARGET = 0.9
@@ -48,7 +48,7 @@ ALL_FIT = 0.95
 # 20 to act. In the benchmark 40 leaves a preemption in up to 0.94 % of the steps, 50 in up to 0.72 %, for the same
 # throughput.
 KV_AHEAD = 50.0
-FILLED = 0.8  # of what runs now: an engine that ran less before was still filling
+FILLED = 0.8  # share of what runs now: an engine that ran less before was still filling
 KV_LESSON = 0.05  # a rise of KV use that shows how many tokens a cache holds; a smaller one is mostly rounding
 
 

@@ -20,13 +20,13 @@ from orchestrator.planning.gpus import Gpu
 from orchestrator.planning.shape import Shape
 from orchestrator.planning.weights import Weights
 
-MATMUL_EFFICIENCY = 0.65  # of the peak; under the 0.8 of one large product, for what lies between those of a layer
-BANDWIDTH_EFFICIENCY = 0.8  # of the memory's
-LINK_EFFICIENCY = 0.6  # of NVLink's, in an all-reduce
+MATMUL_EFFICIENCY = 0.65  # share of the peak; below the 0.8 of one large product for what lies between those of a layer
+BANDWIDTH_EFFICIENCY = 0.8  # share of the memory's
+LINK_EFFICIENCY = 0.6  # share of NVLink's, in an all-reduce
 ALL_REDUCE_LATENCY = 10e-6  # seconds
 STEP_OVERHEAD = 2e-3  # seconds a step: scheduling, launching, sampling
 SEQUENCE_OVERHEAD = 4.4e-6  # seconds a sequence in a step: fitted
-PIPELINE_BUBBLE = 0.1  # of the time of a pipeline that its stages wait for one another
+PIPELINE_BUBBLE = 0.1  # share of a pipeline's time that its stages wait for one another
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from orchestrator.serving.options import deployment_config, engine_kwargs, max_n
 from orchestrator.serving.spec import ServingSpec
 from orchestrator.serving.wait import Progress, Vanished, app_status, app_statuses, wait_first_token, wait_running
 
-STARTS = 2  # of one application that another process deletes before it is ready
+STARTS = 2  # starts of one application that another process deletes before it is ready
 CPU_KV_CACHE_GIB = 1
 # 200 requests a second: a replica takes in 230 with an H200's host's CPU, and Serve's proxy, which is one, about 400.
 FIRST = 50

@@ -32,7 +32,7 @@ class TrainingSpec(SpecModel):
     workers: PositiveInt | Literal["auto"] = "auto"
     device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: GPUs where the cluster has any
     epochs: PositiveInt = 1
-    max_steps: PositiveInt | None = None  # ends the training earlier
+    max_steps: PositiveInt | None = None  # steps; stops the training earlier
     batch_size: PositiveInt = 256  # rows a step, of all workers together
     micro_batch_size: PositiveInt = 4  # at most so many padded rows at once on a worker; decides memory, not results
     max_tokens_per_gpu: PositiveInt = 8192  # of packed rows at once, likewise

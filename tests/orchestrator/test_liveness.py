@@ -90,7 +90,7 @@ def test_a_heart_beats_while_there_is_work_and_says_when_there_is_none(monkeypat
         heart = Heart(writer, "predict", client)
         async with heart.busy():
             async with heart.busy():
-                time.sleep(0.2)  # noqa: ASYNC251 - a busy event loop is no reason to be taken for dead
+                time.sleep(0.2)  # noqa: ASYNC251 - a busy event loop does not mean that it is dead
             assert writer.beats[-1].busy
             await asyncio.sleep(0.1)
         assert not writer.beats[-1].busy

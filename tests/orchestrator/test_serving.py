@@ -1,4 +1,4 @@
-"""Serving: what is started for a spec, and a real vLLM on CPU behind a real Ray Serve that wants its key."""
+"""Serving: what is started for a spec, and a real vLLM on CPU behind a real Ray Serve that requires its key."""
 
 import asyncio
 import json

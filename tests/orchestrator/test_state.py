@@ -1,4 +1,4 @@
-"""State files of clusters that are no such thing: passed over, or told in a sentence where one was named."""
+"""State files that are not valid: skipped, or reported in a sentence where one was named."""
 
 import json
 from pathlib import Path

@@ -43,7 +43,7 @@ MODELS: dict[Device, str] = {"cuda": "8b", "cpu": "tiny"}
 WORKERS = 180  # requests in flight of the seed's client
 WAY_SECONDS = 7200.0  # one way, its engine's start included
 REQUEST_SECONDS = 3600.0
-WARM_UP_REQUESTS = 64  # a replica: several full batches of prompts, and all steps of an answer
+WARM_UP_REQUESTS = 64  # requests a replica: several full batches of prompts, and all steps of an answer
 WARM_UP = "warm-up "  # before the ids of requests that do not count
 
 

@@ -38,10 +38,10 @@ from orchestrator.training.trainer import sft_worker
 MODELS: dict[Device, str] = {"cuda": "7b", "cpu": "tiny"}
 LOG = "sft_training.log"  # the seed's name
 WARM_UP = 2  # steps, in which code is compiled and memory is found
-MICRO_BATCHES = 4  # in a step of a worker
+MICRO_BATCHES = 4  # micro batches in a step of a worker
 LENGTH, LR = 2048, 1e-5  # of models without a preset
 CPU_WORKERS = 2  # of a node without GPUs: enough to see that they share the work
-MOST_ROWS = 1024  # at once; a GPU that takes more is not searched further
+MOST_ROWS = 1024  # rows at once; a GPU that takes more is not searched further
 SILENCE = 1800  # seconds without a sign of life from a trainer
 RUN_SECONDS = 7200.0  # one training, from its start to its end
 STOP_SECONDS = 60.0  # seconds for a job to stop; its trainer ends with it in any case

@@ -14,7 +14,7 @@ from orchestrator.training.data.tokens import TokenCounter
 from orchestrator.training.data.turns import Message
 
 Row = dict[str, Any]
-MOST_NAMES = 12  # of columns or keys in a sentence
+MOST_NAMES = 12  # names of columns or keys in a sentence
 
 
 class Dropped(BaseModel):

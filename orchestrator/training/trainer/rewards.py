@@ -46,7 +46,7 @@ Response: {solution}
 Correct answer: {ground_truth}
 
 End with one line: `score: 1` if the response is correct, `score: 0` if it is not."""
-MAX_ASKS = 3  # for a verdict that can be read
+MAX_ASKS = 3  # requests for a verdict that can be read
 MAX_UNREADABLE = 20  # verdicts in a row, after which the judge is taken for broken
 
 

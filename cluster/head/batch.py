@@ -25,7 +25,7 @@ from cluster.head.job import CLUSTER_FAILED, BatchJob, Ended, batch_job
 from cluster.head.monitor import Monitor
 from cluster.head.restart_workers import Repair
 from cluster.head.resubmit import resubmit
-from cluster.head.state_keeper import Watch
+from cluster.head.state_keeper import StateKeeper
 from cluster.machine.exit_codes import cannot_run, shell_code
 from cluster.machine.network import host_port, no_proxy
 from cluster.probes.recorder import Recorder
@@ -107,7 +107,7 @@ class Batch:
         self.job.events.write("successor_queued", successor=self.successor)
 
     def _watch(self, state: ClusterState) -> None:
-        watch = Watch(
+        watch = StateKeeper(
             state,
             self.job.folder,
             self.job.hosts,

@@ -34,7 +34,7 @@ class Expected(TypedDict):
     agent_http: int
 
 
-class Probe:
+class GpuProbe:
     """Runs as a Ray worker with all GPUs of its node."""
 
     def report(self) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def _missing(node: Expected, alive: dict[str, Any]) -> str | None:
 
 def probe(expected: list[Expected], ids: dict[str, str]) -> tuple[dict[str, list[str] | None], list[str]]:
     """The GPU UUIDs that a worker sees, by node (None where there is no driver to ask), and what is wrong with them."""
-    Remote = ray.remote(num_cpus=0)(Probe)
+    Remote = ray.remote(num_cpus=0)(GpuProbe)
     reports = {}
     for node in expected:
         where = NodeAffinitySchedulingStrategy(ids[node["ip"]], soft=False)

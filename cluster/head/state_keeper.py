@@ -10,7 +10,7 @@ from cluster.head.restart_workers import Repair
 from cluster.state import ClusterState, Node, Phase, read_state, write_state
 
 
-class Watch:
+class StateKeeper:
     """One cluster, from ready on. `hosts` are the batch job's, the head first."""
 
     def __init__(self, state: ClusterState, folder: Path, hosts: list[str], events: EventLog, repair: Repair) -> None:

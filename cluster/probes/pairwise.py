@@ -33,7 +33,7 @@ FORK = multiprocessing.get_context("fork")  # torch is imported once, before the
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class PairResult:
     """The result of one measurement, as `seen_by` saw it. `hosts` is one host (alone with itself) or two.
 
     `latency` in seconds, `bus_bandwidth` in bytes/s by message size (see Measured); None and empty where there is a
@@ -84,7 +84,7 @@ def rounds(hosts: Sequence[str], most: int = ROUNDS_MOST) -> list[list[tuple[str
     return schedule
 
 
-def play(me: Self) -> list[Result]:
+def play(me: Self) -> list[PairResult]:
     """Take part in the whole tournament; this node's results, which are also in me.folder/pairwise."""
     started = time.monotonic()
     _forget_own(me)
@@ -102,15 +102,15 @@ def play(me: Self) -> list[Result]:
     return results
 
 
-def _absent(me: Self, problem: str) -> Result:
+def _absent(me: Self, problem: str) -> PairResult:
     """This node cannot take part, and says so to those who would wait for it."""
     publish(_host_file(me, me.host), {"problem": problem})
-    result = Result(0, [me.host], me.host, "gloo", 0.0, problem=problem, blame=me.host)
+    result = PairResult(0, [me.host], me.host, "gloo", 0.0, problem=problem, blame=me.host)
     _write(me, result)
     return result
 
 
-def _rounds(me: Self, present: dict[str, Any], begin: float) -> list[Result]:
+def _rounds(me: Self, present: dict[str, Any], begin: float) -> list[PairResult]:
     """This host's measurement in each round. Rounds end at the same times for all: a late partner is waited for."""
     results = []
     for number, pairs in enumerate(rounds(me.hosts), 1):
@@ -120,15 +120,15 @@ def _rounds(me: Self, present: dict[str, Any], begin: float) -> list[Result]:
     return results
 
 
-def read_results(folder: Path) -> list[Result]:
+def read_results(folder: Path) -> list[PairResult]:
     """What all nodes have written so far under the job's folder."""
     found = (read_published(path) for path in sorted(_folder(folder).glob("result.*.json")))
     return [_result(values) for values in found if values is not None]
 
 
-def _result(values: dict[str, Any]) -> Result:
+def _result(values: dict[str, Any]) -> PairResult:
     sizes = {int(size): rate for size, rate in values["bus_bandwidth"].items()}  # JSON keys are strings
-    return Result(**values | {"bus_bandwidth": sizes})
+    return PairResult(**values | {"bus_bandwidth": sizes})
 
 
 def _folder(job_dir: Path) -> Path:
@@ -145,7 +145,7 @@ def _host_file(me: Self, host: str) -> Path:
     return _folder(me.folder) / f"host.{host}.json"
 
 
-def _write(me: Self, result: Result) -> None:
+def _write(me: Self, result: PairResult) -> None:
     publish(_folder(me.folder) / f"result.{result.round}.{me.host}.json", dataclasses.asdict(result))
 
 
@@ -171,7 +171,7 @@ def _gather(me: Self, deadline: float) -> dict[str, dict[str, Any]]:
         time.sleep(POLL)
 
 
-def _alone(me: Self, gpus: int, deadline: float) -> Result:
+def _alone(me: Self, gpus: int, deadline: float) -> PairResult:
     """The same all-reduce inside this node: with two nodes nothing else shows which of them is slow."""
     sides = [(me.host, gpus or 2)]
     result = _run(me, 0, sides, me.link.ip, me.port, "nccl" if gpus else "gloo", deadline)
@@ -180,11 +180,11 @@ def _alone(me: Self, gpus: int, deadline: float) -> Result:
     return result
 
 
-def _meet(me: Self, number: int, pair: tuple[str, str], present: dict[str, Any], deadline: float) -> Result:
+def _meet(me: Self, number: int, pair: tuple[str, str], present: dict[str, Any], deadline: float) -> PairResult:
     for host in pair:
         problem = present.get(host, {"problem": f"{host} did not connect within {me.patience:.0f} s"}).get("problem")
         if problem:
-            return Result(number, list(pair), me.host, "gloo", 0.0, problem=problem, blame=host)
+            return PairResult(number, list(pair), me.host, "gloo", 0.0, problem=problem, blame=host)
     gpus = [int(present[host]["gpus"]) for host in pair]
     backend: Backend = "nccl" if all(gpus) else "gloo"
     sides = [(host, count if backend == "nccl" else 1) for host, count in zip(pair, gpus, strict=True)]
@@ -194,7 +194,7 @@ def _meet(me: Self, number: int, pair: tuple[str, str], present: dict[str, Any],
 
 def _run(
     me: Self, number: int, sides: Sequence[tuple[str, int]], ip: str, port: int, backend: Backend, deadline: float
-) -> Result:
+) -> PairResult:
     """Run this host's ranks of the measurement and wait for them until `deadline`."""
     started = time.monotonic()
     first = sum(count for _, count in sides[: [host for host, _ in sides].index(me.host)])
@@ -206,9 +206,9 @@ def _run(
     hosts, seconds = [host for host, _ in sides], time.monotonic() - started
     problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if problems:
-        return Result(number, hosts, me.host, backend, seconds, problem=problems[0])
+        return PairResult(number, hosts, me.host, backend, seconds, problem=problems[0])
     ranks = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
-    return Result(
+    return PairResult(
         number,
         hosts,
         me.host,

@@ -14,7 +14,7 @@ from jobs.exam.spec import ExamSpec, budget_option, judge_format, judge_sampling
 from jobs.tasks.task import Item, JudgeFormat, Task, Verdict
 from orchestrator import secrets
 from orchestrator.asking.adapting import dropped
-from orchestrator.asking.client import ChatClient, Outcome
+from orchestrator.asking.client import ChatClient, RequestOutcome
 from orchestrator.console import say
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.endpoints.refusals import one_line
@@ -105,7 +105,7 @@ def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
     return asked
 
 
-async def _try(asked: AskedJudge) -> tuple[Verdict | None, AskedJudge, Outcome]:
+async def _try(asked: AskedJudge) -> tuple[Verdict | None, AskedJudge, RequestOutcome]:
     """The verdict on the trial answer, how the judge gave it, and its last reply. Raises EndpointDown."""
     endpoint = asked.endpoint
     if endpoint.key_name and endpoint.api_key() is None:
@@ -127,7 +127,7 @@ def _complaint(spec: ExamSpec, endpoint: Endpoint, told: str) -> str:
     return f"judge={spec.judge}{retired} gives no verdict at {endpoint.base_url}: {told}. {ALTERNATIVES}"
 
 
-def _told(outcome: Outcome) -> str:
+def _told(outcome: RequestOutcome) -> str:
     """What a judge's last reply was, in a line."""
     said = _reply_of(outcome) or outcome.reasoning or ""
     if said:
@@ -137,17 +137,17 @@ def _told(outcome: Outcome) -> str:
     return outcome.detail or f"{outcome.reason}"
 
 
-def _reply_of(outcome: Outcome) -> str:
+def _reply_of(outcome: RequestOutcome) -> str:
     """A judge's reply; some servers put the whole of it into the thought and leave the answer empty."""
     return outcome.response or (outcome.reasoning if outcome.reason == "empty" else None) or ""
 
 
 async def _ask_judge(
     client: ChatClient, asked: AskedJudge, item: Item, response: str
-) -> tuple[Verdict | None, list[Outcome]]:
+) -> tuple[Verdict | None, list[RequestOutcome]]:
     """Ask until a verdict can be read, with a doubled budget after one that was cut off; and all that came."""
     messages = asked.form.messages(item, [response], asked.template)
-    outcomes: list[Outcome] = []
+    outcomes: list[RequestOutcome] = []
     budget = FIRST_BUDGET
     for _ in range(MAX_ASKS):
         outcome = await client.ask(messages, asked.options | budget_option(asked.provider, budget))
@@ -161,7 +161,7 @@ async def _ask_judge(
     return None, outcomes
 
 
-def _read(form: JudgeFormat, outcome: Outcome) -> Verdict | None:
+def _read(form: JudgeFormat, outcome: RequestOutcome) -> Verdict | None:
     if outcome.status != "ok" and outcome.reason != "empty":
         return None
     return form.parse(_reply_of(outcome), outcome.reasoning or "" if outcome.response else "")
@@ -254,7 +254,7 @@ class _Trail:
         self.reason: str | None = None
         self.usage: Usage | None = None
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: RequestOutcome) -> None:
         self.attempts += outcome.attempts
         self.adapted += [change for change in outcome.adapted if change not in self.adapted]
         self.reason = outcome.reason or "malformed"

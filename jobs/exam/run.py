@@ -50,7 +50,7 @@ from orchestrator.spec import Provider, to_yaml
 from orchestrator.stages.predict import PredictConfig, predict
 from orchestrator.stages.stage import Pick, RowStore, configure_ray_data
 from orchestrator.steering.controller import steered, stop_all
-from orchestrator.steering.liveness import Watch
+from orchestrator.steering.liveness import Liveness
 
 PLAN_CHUNK = 2000  # items whose state is asked for in one call to the writer
 DEFAULT_WINDOW = 64  # requests in flight at a server that does not say what it can take
@@ -262,12 +262,12 @@ def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | No
             raise thread.error
 
 
-def _watch(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | None) -> Watch:
+def _watch(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | None) -> Liveness:
     judge = judging.asked.endpoint if judging and judging.asked else None
     asked: dict[Stage, Endpoint | None] = {"predict": endpoint, "judge": judge}
     elsewhere: list[Stage] = [stage for stage, one in asked.items() if one and not one.serve_app]
     endless: dict[Stage, float] = {"judge": JUDGE_SPEECHLESS} if "judge" in elsewhere else {}
-    return Watch(run.writer, run.events.add, elsewhere=elsewhere, endless=endless)
+    return Liveness(run.writer, run.events.add, elsewhere=elsewhere, endless=endless)
 
 
 def _speechless(run: Run) -> JudgeUnavailable:

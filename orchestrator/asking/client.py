@@ -46,7 +46,7 @@ _KEY_REFUSED = (401, 402)  # wrong or unpaid; never about the one item that was 
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RequestOutcome:
     """One finished request, whatever happened."""
 
     status: Status
@@ -117,7 +117,7 @@ class ChatClient:
     def in_flight(self) -> int:
         return self._slots.held
 
-    async def ask(self, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> Outcome:
+    async def ask(self, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> RequestOutcome:
         """Ask until there is an answer or the item has used its tries; `options` are further keys of the body.
 
         What the server refuses of a request is changed as `orchestrator.asking.adapting` says, and listed in `adapted`.
@@ -128,7 +128,7 @@ class ChatClient:
         item = _Item(request, _encode(request), changes)
         reply = await self._persist(item)
         assert item.started_at  # a reply is an answer to something
-        return Outcome(
+        return RequestOutcome(
             status=reply.status,
             reason=reply.reason,
             detail=reply.detail and reply.detail[:DETAIL_LIMIT],

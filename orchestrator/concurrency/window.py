@@ -52,7 +52,7 @@ FILLED = 0.8  # share of what runs now: an engine that ran less before was still
 KV_LESSON = 0.05  # a rise of KV use that shows how many tokens a cache holds; a smaller one is mostly rounding
 
 
-class Report(Protocol):
+class EngineReport(Protocol):
     """An engine's numbers; preemptions, tokens and finished requests since its start."""
 
     @property
@@ -84,7 +84,7 @@ class Load:
     prompt: float = 0.0  # tokens, mean
 
     @classmethod
-    def since(cls, before: Report | None, now: Report) -> "Load":
+    def since(cls, before: EngineReport | None, now: EngineReport) -> "Load":
         """What an engine reports now, against the poll before; one that was restarted counts from 0."""
         preemptions = now.preemptions - before.preemptions if before else 0
         tokens = now.prompts + now.tokens - before.prompts - before.tokens if before else 0

@@ -8,7 +8,7 @@ from typing import Any
 from orchestrator.errors import SpecError
 from orchestrator.files import expanded
 from orchestrator.planning.choice import Demand, Hardware, Plan, choose
-from orchestrator.planning.gpus import GIB, Gpu
+from orchestrator.planning.gpus import GIB, GpuKind
 from orchestrator.planning.shape import Shape, read_shape
 from orchestrator.planning.weights import DTYPE_BYTES, Weights, read_weights
 from orchestrator.serving.options import engine_kwargs, read_config
@@ -132,7 +132,7 @@ def _lengths(longest: int, prompt: int | None, output: int | None) -> tuple[int,
     return prompt, output
 
 
-def _max_num_seqs(gpu: Gpu) -> int:
+def _max_num_seqs(gpu: GpuKind) -> int:
     return 1024 if gpu.memory >= LARGE_GPU and not gpu.name.startswith("a100") else 256
 
 

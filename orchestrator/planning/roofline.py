@@ -16,7 +16,7 @@ products are taken to run at bf16's rate.
 
 from dataclasses import dataclass
 
-from orchestrator.planning.gpus import Gpu
+from orchestrator.planning.gpus import GpuKind
 from orchestrator.planning.shape import Shape
 from orchestrator.planning.weights import Weights
 
@@ -35,7 +35,7 @@ class Replica:
 
     shape: Shape
     weights: Weights
-    gpu: Gpu
+    gpu: GpuKind
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     cache_value: float = 2.0  # bytes of a value in the KV cache

@@ -89,7 +89,7 @@ class Pulses:
         return found
 
 
-class Requests(Protocol):
+class RequestCounts(Protocol):
     """What a client reports of its requests."""
 
     @property
@@ -104,7 +104,7 @@ class Heart:
     In a thread: an event loop may be busy for a minute, with the judging of many answers by rule for example.
     """
 
-    def __init__(self, writer: ActorHandle, stage: Stage, client: Requests | None) -> None:
+    def __init__(self, writer: ActorHandle, stage: Stage, client: RequestCounts | None) -> None:
         self._writer, self._stage, self._client = writer, stage, client
         self._life = Life.of_this_process()
         self._hands = 0  # blocks

@@ -58,7 +58,7 @@ class Silences:
         return {stage: now - self._well[stage] for stage in traffic}
 
 
-class Watch:
+class Liveness:
     """Looks at each progress of one run. `endless` seconds without a response end a stage that is named there.
 
     `elsewhere`: the stages whose endpoints others run. `note` is `Events.add`.

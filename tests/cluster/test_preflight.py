@@ -38,7 +38,7 @@ from cluster.preflight.slow_links import judge_pairs
 from cluster.probes.clock import Offset
 from cluster.probes.gpus import Gpu, Gpus, Process
 from cluster.probes.limits import Limits
-from cluster.probes.pairwise import Result
+from cluster.probes.pairwise import PairResult
 from cluster.probes.storage import Space
 from cluster.profile import Site
 
@@ -252,16 +252,16 @@ def test_findings_are_shown_worst_first_and_fine_ones_in_one_line() -> None:
 
 def met(
     *hosts: str, rate: float | None = 2e8, problem: str | None = None, correct: bool = True, latency: float = 3e-4
-) -> list[Result]:
+) -> list[PairResult]:
     """What both sides write after a measurement."""
     bandwidth = {} if rate is None or problem else {2**23: rate}
     return [
-        Result(1, list(hosts), host, "gloo", 0.3, None if problem else correct, latency, bandwidth, problem)
+        PairResult(1, list(hosts), host, "gloo", 0.3, None if problem else correct, latency, bandwidth, problem)
         for host in hosts
     ]
 
 
-def tournament(hosts: str, bad: dict[str, object], *broken: str) -> list[Result]:
+def tournament(hosts: str, bad: dict[str, object], *broken: str) -> list[PairResult]:
     """All pairs of `hosts`; those with one of `broken` go as `bad` says."""
     pairs = combinations(hosts, 2)
     return [r for a, b in pairs for r in met(a, b, **(bad if {a, b} & set(broken) else {}))]  # type: ignore[arg-type]

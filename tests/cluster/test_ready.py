@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.head import readiness as ready
-from cluster.head.readiness import Expected, Probe, _wrong
+from cluster.head.readiness import Expected, GpuProbe, _wrong
 
 NODE: Expected = {"name": "node1", "ip": "10.0.0.1", "gpus": 2, "agent_http": 1}
 
@@ -18,7 +18,7 @@ def wrong(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> list[st
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("VLLM_HOST_IP", raising=False)
-    return _wrong(NODE, Probe().report())
+    return _wrong(NODE, GpuProbe().report())
 
 
 def test_a_driver_that_does_not_answer_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

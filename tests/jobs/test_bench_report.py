@@ -15,7 +15,7 @@ from jobs.benchmarking.results import (
     Compute,
     DeviceRates,
     Environment,
-    Node,
+    NodeHardware,
     Pair,
     Serve,
     Serving,
@@ -30,7 +30,7 @@ DEVICES = [
     DeviceRates(node=node, index=index, name="H200", dtype="bfloat16", matmul=rate, memory=4e12, host_to_device=55e9)
     for node, index, rate in [("n1", 0, 8e14), ("n1", 1, 8e14), ("n2", 0, 8e14), ("n2", 1, 4e14)]
 ]
-NODES = [Node(name=name, cpus=96, gpus=2, gpu="H200", memory=2**41) for name in ("n1", "n2")]
+NODES = [NodeHardware(name=name, cpus=96, gpus=2, gpu="H200", memory=2**41) for name in ("n1", "n2")]
 
 
 def training(workers: int, nodes: int, tokens_per_second: float, **changes: Any) -> Training:

@@ -17,7 +17,7 @@ from orchestrator.errors import StorageFailed
 from orchestrator.events import Events
 from orchestrator.records.pulse import SILENT, Beat, Heart, Life, Pulses, Traffic
 from orchestrator.steering import liveness
-from orchestrator.steering.liveness import ENDS, Silences, Watch
+from orchestrator.steering.liveness import ENDS, Liveness, Silences
 
 ONE, TWO = Life("n1", 1, 1.0), Life("n2", 2, 2.0)
 
@@ -139,7 +139,7 @@ def test_a_row_that_hangs_each_actor_does_not_end_actors_for_ever(
 
     monkeypatch.setattr(liveness, "end_process", end_process)
     writer = SimpleNamespace(forgive=SimpleNamespace(remote=lambda life: None))
-    watch = Watch(writer, lambda *_, **__: None, elsewhere=[], endless={})
+    watch = Liveness(writer, lambda *_, **__: None, elsewhere=[], endless={})
     for number in range(5):
         hung = Beat(ONE._replace(pid=number), "judge", True, 0, 0)
         watch.poll(seen(silent=[hung], predicted=number if new_records else 0))
@@ -156,7 +156,9 @@ def test_a_silent_endpoint_is_said_once_and_a_judges_stage_given_up(
     clock = [0.0]
     monkeypatch.setattr("orchestrator.steering.liveness.time.monotonic", lambda: clock[0])
     events: list[str] = []
-    watch = Watch(None, lambda event, **_: events.append(event), elsewhere=["predict", "judge"], endless={"judge": 660})
+    watch = Liveness(
+        None, lambda event, **_: events.append(event), elsewhere=["predict", "judge"], endless={"judge": 660}
+    )
     given_up: list[tuple[float, list[Any]]] = []
     for clock[0] in range(0, 2000, 10):
         traffic = {"predict": Traffic(4, int(clock[0])), "judge": Traffic(2, 5)}
@@ -170,7 +172,7 @@ def test_a_silent_endpoint_is_said_once_and_a_judges_stage_given_up(
 
 
 def test_our_own_engines_and_a_slow_disk(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = Watch(None, lambda *_, **__: None, elsewhere=[], endless={})
+    watch = Liveness(None, lambda *_, **__: None, elsewhere=[], endless={})
     for syncing in (0.0, 3.0, 9.0, 12.0, 0.0, 11.0):
         assert watch.poll(seen({"predict": Traffic(4, 1)}, syncing=syncing)) == []
     assert capsys.readouterr().err.count("the disk has taken") == 2

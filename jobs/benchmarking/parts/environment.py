@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.probes.gpus import read_gpus
-from jobs.benchmarking.results import Device, Environment, Node
+from jobs.benchmarking.results import Device, Environment, NodeHardware
 from orchestrator.errors import ClusterNotReady
 from orchestrator.files import utc_now
 
@@ -40,11 +40,11 @@ def describe(device: Device) -> Environment:
     )
 
 
-def _node(node: dict[str, Any], memory: int, gpu: str | None) -> Node:
+def _node(node: dict[str, Any], memory: int, gpu: str | None) -> NodeHardware:
     has = node["Resources"]
     gpus = int(has.get("GPU", 0))
     name = node["NodeManagerHostname"]
-    return Node(name=name, cpus=int(has.get("CPU", 0)), gpus=gpus, gpu=gpu if gpus else None, memory=memory)
+    return NodeHardware(name=name, cpus=int(has.get("CPU", 0)), gpus=gpus, gpu=gpu if gpus else None, memory=memory)
 
 
 def _versions() -> dict[str, str]:

@@ -19,7 +19,7 @@ import ray
 from cluster.files import REPOSITORY
 from cluster.probes.gpus import read_gpus
 from jobs.benchmarking.parts.flops import flops_per_token, peak_flops
-from jobs.benchmarking.parts.models import Model, find_model
+from jobs.benchmarking.parts.models import BenchModel, find_model
 from jobs.benchmarking.parts.nccl import profile
 from jobs.benchmarking.parts.processes import stopped
 from jobs.benchmarking.parts.rows import write_rows
@@ -31,7 +31,7 @@ from orchestrator.planning.shape import Shape, read_shape
 from orchestrator.ray_cluster.connect import Cluster
 from orchestrator.serving.options import read_config
 from orchestrator.training.config.common import local_or_hub
-from orchestrator.training.config.placement import Node, connected_nodes
+from orchestrator.training.config.placement import NodeResources, connected_nodes
 from orchestrator.training.folder import TrainingFolder, read_journal
 from orchestrator.training.trainer import sft_worker
 
@@ -116,7 +116,7 @@ def _workers(spec: TrainSpec, device: Device) -> Sequence[int]:
     return worker_counts(connected_nodes(), device) if spec.workers == "auto" else spec.workers
 
 
-def worker_counts(nodes: Sequence[Node], device: Device) -> list[int]:
+def worker_counts(nodes: Sequence[NodeResources], device: Device) -> list[int]:
     """1, 2, 4, … and all of the largest node, then all of 2, 4, … and of all nodes, as many workers on each."""
     cpus = [min(CPU_WORKERS, int(node.cpus)) for node in nodes]
     slots = sorted([node.gpus for node in nodes] if device == "cuda" else cpus, reverse=True)
@@ -150,7 +150,7 @@ class _Trainer:
     """One model's trainings, each in a folder of its own below the results."""
 
     spec: TrainSpec
-    model: Model
+    model: BenchModel
     device: Device
     results: Path
     environment: dict[str, str]  # of jobs.sft

@@ -8,7 +8,7 @@ from statistics import fmean, median
 from typing import Literal
 
 from cluster.probes.sweep import Operation
-from jobs.benchmarking.report.reading import GpuReading, Results
+from jobs.benchmarking.report.reading import BenchResults, GpuReading
 from jobs.benchmarking.results import Collectives, DeviceRates, Pair, Serving, Train, Training, Transfer
 
 OUTLIER_SHARE = 0.9  # of the median: GPUs of one kind are within a few per cent of each other
@@ -77,7 +77,7 @@ class Findings:
     recommendations: list[str]  # empty where nothing that was measured asks for one
 
 
-def find(results: Results) -> Findings:
+def find(results: BenchResults) -> Findings:
     runs = results.train.runs if results.train else []
     pairs = results.collectives.pairs if results.collectives else []
     slow_devices, slow = outliers(results.compute.devices if results.compute else []), slow_nodes(pairs)
@@ -198,7 +198,7 @@ def mean_use(readings: Iterable[GpuReading]) -> float | None:
     return fmean(known) if known else None
 
 
-def training_use(results: Results) -> float | None:
+def training_use(results: BenchResults) -> float | None:
     """Mean use of all GPUs during the timed steps of the largest training; None unless it used all of them.
 
     Also None where the driver of a node shows others than the cluster has: whose they are is not known.
@@ -215,7 +215,7 @@ def training_use(results: Results) -> float | None:
     return mean_use(readings)
 
 
-def link_share(results: Results, best: Mapping[Operation, Transfer]) -> float | None:
+def link_share(results: BenchResults, best: Mapping[Operation, Transfer]) -> float | None:
     """The peak bus bandwidth of an all-reduce over the link's rate; NVLink SHARP can bring more than one."""
     rate = results.spec.collectives.link_rate if results.spec else None
     peak = best.get("all_reduce")

@@ -96,7 +96,7 @@ LONGEST_HEADER = 2**27  # bytes of a safetensors header; the library itself take
 
 
 @dataclass(frozen=True)
-class Plan:
+class UploadPlan:
     """The files of a folder with their sizes in bytes, and why others stay."""
 
     files: dict[str, int]
@@ -107,7 +107,7 @@ class Plan:
         return sum(self.files.values())
 
 
-def survey(folder: Path, any_folder: bool) -> Plan:
+def survey(folder: Path, any_folder: bool) -> UploadPlan:
     """What of `folder` may be published. Raises SpecError unless it is a model's, and a whole one."""
     if not folder.is_dir():
         raise SpecError(f"there is no folder {folder}")
@@ -121,7 +121,7 @@ def survey(folder: Path, any_folder: bool) -> Plan:
             files[name] = path.stat().st_size
     if not any_folder:
         check_model(folder, files)
-    return Plan(files, left_out)
+    return UploadPlan(files, left_out)
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -15,7 +15,7 @@ from orchestrator import secrets
 from orchestrator.console import say
 from orchestrator.errors import INTERRUPTED, KosenError, SpecError, storage_error
 from orchestrator.spec import SpecModel, first_line
-from orchestrator.training.checkpoints.model_folder import Plan
+from orchestrator.training.checkpoints.model_folder import UploadPlan
 
 CACHE = Path(".cache", "huggingface")  # of the hub's client, inside the folder: what is uploaded already
 TARGET = "kosen-upload.json"
@@ -46,7 +46,7 @@ class UploadFailed(KosenError):
     """The hub could not be reached, or it refused."""
 
 
-def describe(spec: UploadSpec, folder: Path, plan: Plan) -> str:
+def describe(spec: UploadSpec, folder: Path, plan: UploadPlan) -> str:
     """What `--dry-run` prints."""
     lines = [f"{folder} → {spec.repo} ({'public' if spec.public else 'private'})"]
     lines += [f"{size / MEGABYTE:12,.1f} MB  {name}" for name, size in plan.files.items()]
@@ -55,7 +55,7 @@ def describe(spec: UploadSpec, folder: Path, plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def upload(spec: UploadSpec, folder: Path, plan: Plan) -> str:
+def upload(spec: UploadSpec, folder: Path, plan: UploadPlan) -> str:
     """Upload what is not there yet, and compare what is there then. Returns the repository's address."""
     token = secrets.find("HF_TOKEN")
     if not token:
@@ -113,7 +113,7 @@ def _settle_cache(folder: Path, target: str) -> None:
         raise storage_error(error, note) from None
 
 
-def _check(api: Any, spec: UploadSpec, plan: Plan) -> None:
+def _check(api: Any, spec: UploadSpec, plan: UploadPlan) -> None:
     """Sizes on the hub are those of the folder."""
     there = {file.rfilename: file.size for file in api.model_info(spec.repo, files_metadata=True).siblings or ()}
     wrong = [name for name, size in plan.files.items() if there.get(name) != size]

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from orchestrator.errors import SpecError
 from orchestrator.training.data.cells import UnfitError, missing, shown
-from orchestrator.training.data.formats import Shape
+from orchestrator.training.data.formats import RowFormat
 from orchestrator.training.data.tokens import TokenCounter
 from orchestrator.training.data.turns import Message
 
@@ -35,7 +35,7 @@ class Tokens(BaseModel):
     total: int
 
 
-class Report(BaseModel):
+class DataReport(BaseModel):
     """What became of a data set; kept beside the Parquet file, under its name, in report.json."""
 
     source: str
@@ -97,7 +97,7 @@ class Sieve:
         self,
         source: str,
         columns: Sequence[str],
-        shape: Shape,
+        shape: RowFormat,
         finish: Callable[[Any, int], tuple[Row, list[Message]]],
         counter: TokenCounter | None,
         max_length: int | None,
@@ -129,7 +129,7 @@ class Sieve:
         self._lengths.pop(number, None)
         self._drop(number, error.reason, str(error))
 
-    def report(self) -> Report:
+    def report(self) -> DataReport:
         """Raises SpecError where no row is left."""
         if not self._kept:
             raise SpecError(self._why_none())
@@ -137,7 +137,7 @@ class Sieve:
         tokens = (
             Tokens(min=lengths[0], median=median(lengths), max=lengths[-1], total=sum(lengths)) if lengths else None
         )
-        return Report(
+        return DataReport(
             source=self._source,
             format=self._shape.name,
             rows=self._rows,

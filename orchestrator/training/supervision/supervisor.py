@@ -32,7 +32,7 @@ from orchestrator.records.lock import Owner, RunLock
 from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.folder import Failure, TrainingFolder, read_journal
 from orchestrator.training.supervision import outcome
-from orchestrator.training.supervision.outcome import Result
+from orchestrator.training.supervision.outcome import TrainingResult
 from orchestrator.training.supervision.process import TrainerProcess, wait_for_earlier
 from orchestrator.training.supervision.watch import Watch
 
@@ -56,7 +56,7 @@ def supervise(
     max_failures: int,
     environment: Mapping[str, str],
     missing: Missing,
-) -> Result:
+) -> TrainingResult:
     """Run the trainer `module` to its last step, in as many attempts as it takes. Main thread only.
 
     `timeout`: seconds without a new line in the journal after which a trainer counts as hung. `environment` is added to
@@ -95,7 +95,7 @@ class _Supervisor:
         self._short_since: float | None = None  # when an attempt was seen to lack resources
         self._waited = 0.0  # seconds for resources, without a newer checkpoint
 
-    def run(self) -> Result:
+    def run(self) -> TrainingResult:
         wait_for_earlier(self._folder.path)
         if result := self._finished_before():
             return result
@@ -109,7 +109,7 @@ class _Supervisor:
             raise
         return self._finish()
 
-    def _finished_before(self) -> Result | None:
+    def _finished_before(self) -> TrainingResult | None:
         result = outcome.read_result(self._folder)
         if not result and (step := outcome.finished_step(self._folder)) is not None:
             result = outcome.write_result(self._folder, step)  # killed just before it could say so
@@ -286,7 +286,7 @@ class _Supervisor:
         self._events.add("set_aside", reason=remark)
         say(f"warning: {remark}")
 
-    def _finish(self) -> Result:
+    def _finish(self) -> TrainingResult:
         step = checkpoints.newest_good(self._folder.checkpoints)
         assert step is not None  # _missing_checkpoint saw it
         result = outcome.write_result(self._folder, step)

@@ -36,7 +36,7 @@ class Trainer(sft_trainer.SFTTrainer):
 
     def __init__(self, config: DictConfig, folder: TrainingFolder, keep_checkpoints: int | None) -> None:
         self.folder, self.keep_checkpoints = folder, keep_checkpoints
-        self.recorder = Recorder(Journal(folder)) if dist.get_rank() == 0 else None
+        self.recorder = StepJournal(Journal(folder)) if dist.get_rank() == 0 else None
         self.step = 0
         self.stopped = False
         torch.manual_seed(config.trainer.seed + dist.get_rank())  # verl reads the key nowhere: LoRA's start, dropout
@@ -198,7 +198,7 @@ class Trainer(sft_trainer.SFTTrainer):
         self.folder.report_failure(Failure("disk", reason, self.step))
 
 
-class Recorder:
+class StepJournal:
     """Before verl's Tracking on rank 0: adds what a step took, and writes everything to the journal as well."""
 
     def __init__(self, journal: Journal) -> None:
@@ -207,7 +207,7 @@ class Recorder:
         self._phase: Phase = "starting"
         self._since = time.monotonic()
 
-    def open(self, **arguments: Any) -> "Recorder":
+    def open(self, **arguments: Any) -> "StepJournal":
         """In the place of verl's `Tracking(...)`."""
         self._tracking = open_trackers(**arguments)
         self._since = time.monotonic()

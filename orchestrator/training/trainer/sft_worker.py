@@ -13,7 +13,7 @@ from orchestrator.training.folder import TrainingFolder
 
 
 @dataclass(frozen=True)
-class Order:
+class RankOrder:
     """What the driver hands to each rank, over Ray's own channel."""
 
     folder: TrainingFolder
@@ -32,7 +32,7 @@ def read_config(folder: TrainingFolder) -> tuple[DictConfig, int | None]:
     return config, ours.get("keep_checkpoints")
 
 
-def train(order: Order) -> bool:
+def train(order: RankOrder) -> bool:
     """Train to the end or to the stop flag; whether it was the flag."""
     import ray.train
 

@@ -34,11 +34,11 @@ runs/demo/model/kosen-merge.json: $(addprefix jobs/demo/,exam.py model.py muon.p
 	@$(PY) -m jobs.merge run=$(CURDIR)/runs/demo/made/sft out=runs/demo/model
 	@touch $@
 
-demo-rl: install ## fine-tune, examine, reward, examine again: a pipeline at toy scale; the score rises, and why is said
+demo-rl: install ## fine-tune, examine, reward, examine again: a pipeline at toy scale; the score rises, and the reason is printed
 	@$(PY) -m jobs.pipeline --config conf/pipelines/demo-rl.yaml run=$(CURDIR)/runs/demo-rl $(ARGS)
 	@$(PY) -m jobs.demo explain runs/demo-rl
 
-check: install ## formatting, lint, imports between rooms, types
+check: install ## formatting, lint, imports between folders, types
 	@.venv/bin/ruff format --check .
 	@.venv/bin/ruff check .
 	@.venv/bin/lint-imports
@@ -59,7 +59,7 @@ cluster-status: install ## [NAME=…]: nodes, GPUs, applications, jobs and time 
 cluster-tunnel: install ## [NAME=…]: the ssh line for your laptop
 	@$(PY) -m cluster tunnel $(named)
 
-cluster-down: install ## [NAME=…]: end this cluster and nothing else
+cluster-down: install ## [NAME=…]: stop this cluster and nothing else
 	@$(PY) -m cluster down $(named)
 
 preflight: install ## SITE=osk NODES=2: check nodes and links without starting Ray

@@ -46,7 +46,7 @@ from orchestrator.steering.follower import OPENING  # noqa: E402
 
 REPORT = 10.0  # seconds between an engine's reports, and between the controller's looks at them
 DELAY = 10.0  # seconds at most until a report stands on Ray's page
-LOOK = 2.0  # seconds between looks at who lives
+LOOK = 2.0  # seconds between polls of which engines live
 REPLACE = 0.1  # seconds from an answer to the next request, over the client and the router
 RETRY = 1.0  # seconds until a dead engine's requests are asked again
 LONGEST = 32  # times the median length, where the token budget ends

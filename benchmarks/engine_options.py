@@ -24,7 +24,7 @@ sys.path.append(str(ROOT))
 
 from cluster.probes.gpus import read_gpus  # noqa: E402
 from jobs.benchmarking.parts.models import find_model  # noqa: E402
-from jobs.benchmarking.parts.offline import Order, run_engine  # noqa: E402
+from jobs.benchmarking.parts.offline import RequestOrder, run_engine  # noqa: E402
 from jobs.benchmarking.parts.rows import prompts  # noqa: E402
 from jobs.benchmarking.parts.serving import LOADS, MODELS, WARM_UP_REQUESTS, serving_spec  # noqa: E402
 from jobs.benchmarking.results import Device  # noqa: E402
@@ -53,7 +53,7 @@ def main() -> int:
     given = {name: value for name, value in vars(args).items() if name in LENGTHS and value}
     load = replace(LOADS[device], **given)
     model = find_model(args.model or MODELS[device], args.out)
-    order = Order(
+    order = RequestOrder(
         model=model.source,
         options=engine_kwargs(model.source, serving_spec(model, load), gpus),
         messages=prompts(load.requests, load.prompt_tokens, model.source),
@@ -82,7 +82,7 @@ def _variant(name: str) -> str:
     return name
 
 
-def _measure(name: str, order: Order) -> bool:
+def _measure(name: str, order: RequestOrder) -> bool:
     """Print what the variant gave; False if its engine did not start."""
     began = time.monotonic()
     line = {"variant": name, "requests": len(order.messages), "output_tokens": order.output_tokens}

@@ -217,7 +217,7 @@ def _check_result(read: Reply | Fault | Refusal) -> None:
 
 
 def assert_text(text: Any) -> None:
-    assert text is None or isinstance(text, str), f"{text!r} is no text"
+    assert text is None or isinstance(text, str), f"{text!r} is not a text"
 
 
 def fuzz(number: int, seed: int) -> tuple[Counter[str], list[bytes]]:

@@ -117,7 +117,7 @@ def try_file(seed: int, folder: Path, rows: int = ROWS_OF_A_FILE) -> Counter[str
             report = converted(str(path), folder / f"{name}.parquet")
         except SpecError as error:
             if "\n" in str(error) or len(str(error)) > 3000:
-                raise ValueError(f"this is no sentence: {error}") from error
+                raise ValueError(f"this is not a sentence: {error}") from error
             found[f"{name}: file refused, {str(error).partition(str(path))[2][:50]!r}"] += 1
             continue
         report.sentence().encode()

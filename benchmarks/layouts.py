@@ -34,8 +34,8 @@ from ray.exceptions import RayError  # noqa: E402
 
 from cluster.probes.gpus import read_gpus  # noqa: E402
 from jobs.benchmarking.parts.flops import find_named  # noqa: E402
-from jobs.benchmarking.parts.models import Model, find_model  # noqa: E402
-from jobs.benchmarking.parts.offline import Figures, Order  # noqa: E402
+from jobs.benchmarking.parts.models import BenchModel, find_model  # noqa: E402
+from jobs.benchmarking.parts.offline import Figures, RequestOrder  # noqa: E402
 from jobs.benchmarking.parts.rows import prompts  # noqa: E402
 from jobs.benchmarking.parts.serving import (  # noqa: E402
     LOADS,
@@ -95,7 +95,7 @@ class Layout(NamedTuple):
 class Trial:
     """What every layout is asked, where, and until when (of time.monotonic)."""
 
-    model: Model
+    model: BenchModel
     spec: ServingSpec  # without sizes
     messages: list[Any]
     output_tokens: int
@@ -241,8 +241,8 @@ def _measure(trial: Trial, layout: Layout, left: int) -> float | None:
     return None if figures.failed else figures.output_tokens / figures.seconds
 
 
-def _order(trial: Trial, spec: ServingSpec) -> Order:
-    return Order(
+def _order(trial: Trial, spec: ServingSpec) -> RequestOrder:
+    return RequestOrder(
         model=trial.model.source,
         options=engine_kwargs(trial.model.source, spec, trial.cluster.gpus),
         messages=trial.messages,

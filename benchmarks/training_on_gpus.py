@@ -288,7 +288,7 @@ def _tell(chapter: Chapter) -> None:
     began = time.monotonic()
     try:
         CHAPTERS[chapter.name](chapter)
-    except (RuntimeError, OSError, ValueError) as error:  # the others go on
+    except (RuntimeError, OSError, ValueError) as error:  # the others keep running
         chapter.report(failed=f"{type(error).__name__}: {error}")
     finally:
         chapter.deadline = time.monotonic() + 60

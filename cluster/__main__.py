@@ -76,13 +76,13 @@ def _parse(argv: list[str]) -> argparse.Namespace:
         "status": add("status", _status, "nodes, GPUs, applications and jobs, as Ray and the scheduler see them"),
         "tunnel": add("tunnel", _tunnel, "how to reach dashboard and models from a laptop"),
         "env": add("env", _env, 'what a plain `ray job submit` needs: eval "$(python -m cluster env)"'),
-        "down": add("down", _down, "end this cluster and nothing else"),
+        "down": add("down", _down, "stop this cluster and nothing else"),
     }
     for sub in running.values():
         sub.add_argument("--name", help="default: the only one there is")
     for sub in (starting[0], running["status"]):
         sub.add_argument("--json", action="store_true", help="print JSON")
-    running["down"].add_argument("--if-unused", action="store_true", help="local: only when no job works on it")
+    running["down"].add_argument("--if-unused", action="store_true", help="local: only when no job uses it")
     place = argv.index("--") if "--" in argv else len(argv)
     args = parser.parse_args(argv[:place])
     args.command = argv[place + 1 :]
@@ -190,12 +190,12 @@ def _down(args: argparse.Namespace) -> int:
 
 
 def _refuse_damaged(name: str) -> None:
-    """Raise ClusterError for a damaged state: what cannot be ended must not be forgotten either."""
+    """Raise ClusterError for a damaged state: what cannot be stopped must not be forgotten either."""
     if is_damaged(name):
         ways = ", ".join(f"`{scheduler.hints.queue}`" for scheduler in known_schedulers())
         raise ClusterError(
-            f"the state of cluster {name!r} in {cluster_dir(name)} cannot be understood, so what it started cannot be "
-            f"ended. Look for it ({ways}, `ps`), end it, and remove that folder"
+            f"the state of cluster {name!r} in {cluster_dir(name)} cannot be read, so what it started cannot be "
+            f"stopped. Find it ({ways}, `ps`), stop it, and remove that folder"
         )
 
 

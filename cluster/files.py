@@ -22,16 +22,16 @@ def kosen_home() -> Path:
 
 
 def expanded(text: str | Path) -> Path:
-    """The path, with the home folder that ~ or ~user stands for. Raises SpecError for what can be no path here."""
+    """The path, with the home folder that ~ or ~user stands for. Raises SpecError for what cannot be a path here."""
     try:
         path = Path(text).expanduser()
     except RuntimeError:
         user = Path(text).parts[0]
-        raise SpecError(f"{text} is no path here: there is no home folder {user}. Give an absolute path") from None
+        raise SpecError(f"{text} is not a valid path: there is no home folder {user}. Give an absolute path") from None
     name = os.fsencode(path)
     if b"\0" in name or len(name) > PATH_BYTES or max(map(len, name.split(b"/"))) > NAME_BYTES:
         shown = str(text).replace("\0", "?")
-        raise SpecError(f"{shown[:100]}… is no path: it is too long, or has a zero byte")
+        raise SpecError(f"{shown[:100]}… is not a valid path: it is too long, or has a zero byte")
     return path
 
 

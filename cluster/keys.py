@@ -3,13 +3,13 @@
 import re
 
 # Of an environment variable, in words that bash's regular expressions have too. HF_TOKEN and PGPASSWORD are secrets;
-# PWD, SSH_AUTH_SOCK and TOKENIZERS_PARALLELISM are none.
+# PWD, SSH_AUTH_SOCK and TOKENIZERS_PARALLELISM are not secrets.
 NAME = re.compile(
     r"(^|_)(API_?KEYS?|KEYS?|TOKEN|SECRETS?|PASSWORDS?|PASSWD|PASSPHRASE|CREDENTIALS?)(_|$)"
     r"|(TOKEN|SECRET|PASSWORD|PASSWD|APIKEY|SSHPASS|_PASS|_PWD|_PAT|_AUTH)$",
     re.IGNORECASE,
 )
-# As those who give keys out make them; each with the length that a real one has, so that hf_… and sk-… are none.
+# As those who give keys out make them; each with the length of a real one, so that hf_… and sk-… do not match.
 SHAPE = re.compile(
     r"\bhf_[A-Za-z0-9]{30,}\b|\bsk-[A-Za-z0-9_-]{32,}|\bgsk_[A-Za-z0-9]{40,}\b|\bnvapi-[A-Za-z0-9_-]{40,}"
     r"|\bxai-[A-Za-z0-9]{40,}\b|\br8_[A-Za-z0-9]{30,}\b|\bAIza[A-Za-z0-9_-]{35}|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"

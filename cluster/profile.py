@@ -28,7 +28,7 @@ from cluster.files import REPOSITORY
 SITES = REPOSITORY / "conf" / "sites"
 PASSWORD = re.compile(r"://[^/\s:@]*:[^/\s@]+@")  # http://user:password@proxy
 VARIABLE = re.compile(r"\$(?:\{|[A-Za-z_])")  # of a shell, or a resolver of OmegaConf
-NO_PLACE = "a batch script is no place for it. Put it into ~/.kosen/secrets.env (chmod 600)"
+NO_PLACE = "a batch script must not hold it. Put it into ~/.kosen/secrets.env (chmod 600)"
 THIS_MACHINE = "local"  # the `scheduler` of a machine without one
 LOCAL_KEYS = ("scheduler", "env", "interface", "ports", "temp_dir", "run_mode")
 
@@ -89,7 +89,7 @@ class Site(BaseModel):
     run_mode: str = Field(default="0700", pattern=r"^0?7[0-7][0-7]$")  # of new run folders, as chmod takes it
     # how long
     ready_timeout: PositiveInt = 600  # seconds from the allocation to a healthy cluster
-    grace: PositiveInt = 300  # seconds before the walltime ends that jobs are told to stop
+    grace: PositiveInt = 300  # seconds before the walltime ends at which jobs are signalled to stop
     resubmit: NonNegativeInt = 0  # successors after a walltime or a lost node
 
     @field_validator("env")
@@ -102,7 +102,7 @@ class Site(BaseModel):
         if secret := [name for name, value in env.items() if PASSWORD.search(value)]:
             raise ValueError(f"{secret[0]} has a password in an address; {NO_PLACE}")
         if wrong := [name for name in env if not re.fullmatch(r"[A-Za-z_]\w*", name, re.ASCII)]:
-            raise ValueError(f"{wrong[0]!r} is no name of an environment variable")
+            raise ValueError(f"{wrong[0]!r} is not a valid name of an environment variable")
         return env
 
     @field_validator(
@@ -194,7 +194,7 @@ class Rules(Protocol):
 def load_site(site: str, overrides: Sequence[str], rules_of: Callable[[str | None], Rules | None]) -> Site:
     """The profile of `site`, a name in conf/sites or a path, with `key=value` overrides.
 
-    `rules_of` has the rules of a scheduler by its name, of the default one for None, and none for this machine.
+    `rules_of` gives the rules of a scheduler by its name, of the default one for None; this machine has none.
     Raises ProfileError, which names the file, the key and, for an unknown key, the nearest valid one.
     """
     path = Path(site) if site.endswith((".yaml", ".yml")) else SITES / f"{site}.yaml"
@@ -237,10 +237,10 @@ def _validated(values: Any, rules_of: Callable[[str | None], Rules | None]) -> S
 
 
 def _plain(values: Any) -> Any:
-    """OmegaConf would expand `${oc.env:HF_TOKEN}`, and a secret would stand in a batch script. Nobody would expand
+    """OmegaConf would expand `${oc.env:HF_TOKEN}`, and a secret would stand in a batch script. Nothing would expand
     `$HOME`, and a folder of that name would be made, or missed."""
     if VARIABLE.search(str(values)):
-        raise ProfileError("a profile's values are not expanded, and ${…} or $NAME is none. Write what it stands for; "
+        raise ProfileError("a profile's values are not expanded: ${…} and $NAME cannot be used. Write the value; "
                            "a secret belongs into ~/.kosen/secrets.env (chmod 600)")  # fmt: skip
     return values
 

@@ -1,4 +1,4 @@
-"""What commands print: text from outside shown as text, and an output that cannot be written is no traceback."""
+"""What commands print: text from outside shown as text, and an output that cannot be written without a traceback."""
 
 import codecs
 import errno
@@ -40,7 +40,7 @@ def print_json(value: Any) -> None:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
     except UnicodeEncodeError:
         text = json.dumps(value, indent=2)
-    # Within JSON's texts the first 32 are escaped already; its own line ends are no part of them.
+    # Within JSON's texts the first 32 are escaped already; its own line ends are not part of them.
     print(_OBEYED.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text))
 
 
@@ -75,7 +75,7 @@ def _has_no_reader(stream: TextIO) -> bool:
 
 
 def _is_full(stream: TextIO) -> bool:
-    """Told by one more line end, behind output that is cut short by then."""
+    """Detected by one more line end, after output that is cut short by then."""
     try:
         os.write(stream.fileno(), b"\n")
     except OSError:

@@ -25,7 +25,7 @@ from pydantic.fields import FieldInfo
 from cluster.files import REPOSITORY
 from cluster.profile import Site
 from docs.meanings import MEANINGS
-from jobs import DOORS
+from jobs import ENTRY_POINTS
 from jobs.benchmarking.spec import BenchSpec
 from jobs.exam.spec import ExamSpec
 from orchestrator.pipelines.plan import PipelineSpec, StepSpec
@@ -36,7 +36,7 @@ NOTE = "<!-- Written by `python -m docs.generate`; a test compares. Edit the cod
 KEY = re.compile(r"^( *)([\w-]+): *(?:[^#]*?)(?: +# (.*))?$")
 
 
-class Section(NamedTuple):
+class PageSection(NamedTuple):
     title: str
     model: type[BaseModel]
     says: str
@@ -44,28 +44,28 @@ class Section(NamedTuple):
 
 
 KEYS = (
-    Section(
+    PageSection(
         "Exams",
         ExamSpec,
         "Keys of `jobs.evaluate`, `jobs.predict`, `jobs.judge` and `jobs.score`; `conf/hle.yaml` is a spec.",
         ("hle.yaml", "config.yaml"),
     ),
-    Section("Fine-tuning", SftSpec, "Keys of `jobs.sft`; `conf/sft-gsm8k.yaml` is a spec.", ("sft-gsm8k.yaml",)),
-    Section(
+    PageSection("Fine-tuning", SftSpec, "Keys of `jobs.sft`; `conf/sft-gsm8k.yaml` is a spec.", ("sft-gsm8k.yaml",)),
+    PageSection(
         "Reinforcement learning",
         PpoSpec,
         "Keys of `jobs.ppo`; `conf/ppo-gsm8k.yaml` is a spec.",
         ("ppo-gsm8k.yaml", "sft-gsm8k.yaml"),
     ),
     *(
-        Section(f"Data: {name}", model, f"Keys of `jobs.prepare {name}`.")
+        PageSection(f"Data: {name}", model, f"Keys of `jobs.prepare {name}`.")
         for name, model in importlib.import_module("jobs.prepare").TASKS.items()
     ),
-    Section("Merging", importlib.import_module("jobs.merge").MergeSpec, "Keys of `jobs.merge`."),
-    Section("Uploading", importlib.import_module("jobs.upload").UploadSpec, "Keys of `jobs.upload`."),
-    Section("Pipelines", PipelineSpec, "Keys of `jobs.pipeline`; `conf/pipelines/` has three specs."),
-    Section("Pipelines: a step", StepSpec, "Keys of each entry of `steps`."),
-    Section("Benchmark", BenchSpec, "Keys of `jobs.bench`; `conf/bench.yaml` is a spec.", ("bench.yaml",)),
+    PageSection("Merging", importlib.import_module("jobs.merge").MergeSpec, "Keys of `jobs.merge`."),
+    PageSection("Uploading", importlib.import_module("jobs.upload").UploadSpec, "Keys of `jobs.upload`."),
+    PageSection("Pipelines", PipelineSpec, "Keys of `jobs.pipeline`; `conf/pipelines/` has three specs."),
+    PageSection("Pipelines: a step", StepSpec, "Keys of each entry of `steps`."),
+    PageSection("Benchmark", BenchSpec, "Keys of `jobs.bench`; `conf/bench.yaml` is a spec.", ("bench.yaml",)),
 )
 
 # A command line that reaches the parser, where `[]` does not: what it is for, and the arguments.
@@ -115,7 +115,7 @@ def _commands() -> str:
         "",
     ]
     lines += ["## make", "", "| target | what it does |", "| --- | --- |", *_targets(), ""]
-    modules = [*(f"jobs.{door}" for door in sorted(DOORS)), "orchestrator.plan", "orchestrator.submit", "cluster"]
+    modules = [*(f"jobs.{job}" for job in sorted(ENTRY_POINTS)), "orchestrator.plan", "orchestrator.submit", "cluster"]
     for module in modules:
         command = importlib.import_module(f"{module}.__main__" if _is_folder(module) else module).main
         lines += _command(f"python -m {module}", parser_of(command))
@@ -195,10 +195,10 @@ def _site_profile() -> str:
         "is left out leaves the choice to the scheduler, or to the machine. [How to write one](../how-to/new-site.md).",
         "",
     ]
-    return "\n".join([*lines, *_table(Section("", Site, "", ("sites/slurm.yaml",))), ""])
+    return "\n".join([*lines, *_table(PageSection("", Site, "", ("sites/slurm.yaml",))), ""])
 
 
-def _table(section: Section) -> Iterator[str]:
+def _table(section: PageSection) -> Iterator[str]:
     yield "| key | value | default | meaning |"
     yield "| --- | --- | --- | --- |"
     beside = {key: text for name in reversed(section.specs) for key, text in _spec_comments(REPOSITORY / "conf" / name)}

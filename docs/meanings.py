@@ -44,7 +44,7 @@ MEANINGS = {  # a dotted key wins over a plain one
     "price.input": "of a million prompt tokens, in any one currency",
     "price.output": "of a million answer tokens",
     "provider": "compatible: any server with an OpenAI-compatible API at base_url",
-    "public": "whether everybody may see the model; else only its owner",
+    "public": "whether the model is public; else only its owner sees it",
     "question_ids": "only these questions",
     "question_key": "the column with the question, where it has a name of its own",
     "reasoning_parser": "vLLM's parser that separates thoughts from the answer",

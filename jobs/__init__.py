@@ -1,6 +1,6 @@
-"""Doors: each module named here is a job, run by `python -m jobs.NAME` or `ray job submit`. Folders hold the rest."""
+"""Entry points: each module named here is a job, run as `python -m jobs.NAME`. Folders hold the rest."""
 
-DOORS = (
+ENTRY_POINTS = (
     *("bench", "demo", "evaluate", "judge", "merge", "pipeline", "ppo", "predict", "prefetch", "prepare"),
     *("score", "sft", "upload"),
 )

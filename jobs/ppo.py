@@ -10,7 +10,7 @@ from orchestrator.training.config.common import Keys, local_or_hub
 from orchestrator.training.config.placement import Placement
 from orchestrator.training.config.ppo_config import ppo_keys, reasons
 from orchestrator.training.data.convert import convert_ppo
-from orchestrator.training.data.sieve import Report
+from orchestrator.training.data.sieve import DataReport
 from orchestrator.training.folder import TrainingFolder
 from orchestrator.training.spec import PpoSpec
 from orchestrator.training.supervision import run
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run.main(RECIPE, argv)
 
 
-def _convert(spec: PpoSpec, source: Source, out: Path | None) -> Report:
+def _convert(spec: PpoSpec, source: Source, out: Path | None) -> DataReport:
     return convert_ppo(
         source.path,
         out,

@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     job = args.job or job_of(args.config, args.overrides)
     if job not in JOBS:
-        raise SpecError(f"--job {job} is none that reads from the hub. Expected one of {', '.join(JOBS)}")
+        raise SpecError(f"--job {job} does not read from the hub. Expected one of {', '.join(JOBS)}")
     secrets.load_into_environment()
     for need in dict.fromkeys(JOBS[job](args.config, args.overrides)):
         print(f"{need}: {'on the hub' if args.dry_run and not need.is_local else fetch(need)}", flush=True)

@@ -8,7 +8,7 @@ from orchestrator.training.config.common import local_or_hub
 from orchestrator.training.config.placement import Placement
 from orchestrator.training.config.sft_config import sft_keys
 from orchestrator.training.data.convert import convert_sft
-from orchestrator.training.data.sieve import Report
+from orchestrator.training.data.sieve import DataReport
 from orchestrator.training.spec import SftSpec
 from orchestrator.training.supervision import run
 from orchestrator.training.supervision.run import Recipe, Source
@@ -18,7 +18,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return run.main(RECIPE, argv)
 
 
-def _convert(spec: SftSpec, source: Source, out: Path | None) -> Report:
+def _convert(spec: SftSpec, source: Source, out: Path | None) -> DataReport:
     return convert_sft(
         source.path,
         out,
@@ -31,7 +31,7 @@ def _convert(spec: SftSpec, source: Source, out: Path | None) -> Report:
 def _reasons(spec: SftSpec, placement: Placement) -> list[str]:
     if placement.device == "cpu" or placement.workers == 1 or placement.gpu_memory or spec.lora:
         return []
-    return ["weights:   gathered for each micro batch, but kept where the job finds room on its GPUs"]
+    return ["weights:   gathered for each micro batch, but kept where its GPUs have enough free memory"]
 
 
 RECIPE = Recipe(

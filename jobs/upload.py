@@ -1,4 +1,4 @@
-"""Brings a model folder to the Hugging Face hub: private unless told otherwise, resumable, only what belongs there.
+"""Uploads a model folder to the Hugging Face hub: private unless public=true, resumable, only what belongs there.
 
 The token is HF_TOKEN, from the environment or the secrets file.
 """

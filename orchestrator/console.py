@@ -1,4 +1,4 @@
-"""What is said to the user on standard error, beside whatever is drawn there."""
+"""Messages to the user on standard error, beside a progress bar that may be drawn there."""
 
 import errno
 import os
@@ -15,7 +15,7 @@ from orchestrator.files import utc_now
 
 
 class PlainConsole(Console):
-    """Prints as it is told: brackets are no markup, `:names:` no pictures, and a reader that left ends the command."""
+    """Prints text unchanged: brackets are not markup, `:names:` not emoji, and a reader that left ends the command."""
 
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)

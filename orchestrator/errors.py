@@ -40,7 +40,7 @@ class JudgeUnavailable(KosenError):
 
 
 class TrainingFailed(KosenError):
-    """A training does not get on by itself: it failed again and again, or its numbers are no numbers any more."""
+    """Training cannot recover on its own: repeated failures, or NaN values."""
 
 
 class StorageFailed(KosenError):
@@ -48,11 +48,11 @@ class StorageFailed(KosenError):
 
 
 def storage_error(error: OSError, path: str | os.PathLike[str]) -> KosenError:
-    """What to tell a user when writing below `path` failed."""
+    """The message for a failed write below `path`."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageFailed(
             f"the disk that holds {path} is full ({os.strerror(error.errno)}). Everything recorded so far is kept: "
-            "free some space and give the same command again"
+            "free some space and run the same command again"
         )
     return StorageFailed(f"cannot write {path}: {error.strerror or error}. Check its permissions, or give another run=")
 
@@ -71,14 +71,14 @@ def exit_code(main: Callable[[], int]) -> int:
         print(f"error: {visible_lines(error)}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted. What was finished is recorded; give the same command to go on", file=sys.stderr)
+        print("interrupted. What was finished is recorded; run the same command to resume", file=sys.stderr)
         return INTERRUPTED
 
 
 def interrupt_on_sigterm() -> None:
     """Take SIGTERM, which `ray job stop` and schedulers send, as Ctrl-C: what was deployed is released on the way out.
 
-    To be called again after ray.init, which installs a handler that ends the process at once. Main thread only.
+    To be called again after ray.init, which installs a handler that kills the process at once. Main thread only.
     """
     signal.signal(signal.SIGTERM, _interrupt)
 
@@ -88,7 +88,7 @@ def _interrupt(signum: int, frame: FrameType | None) -> None:
 
 
 def cause_of(error: "RayError") -> KosenError:
-    """The KosenError that a remote failure began with, or one that tells what Ray saw."""
+    """The KosenError that a remote failure began with, or one that says what Ray saw."""
     from ray.exceptions import RayTaskError  # whoever has such an error has imported Ray
 
     cause: BaseException | None = error
@@ -99,9 +99,7 @@ def cause_of(error: "RayError") -> KosenError:
         if isinstance(cause, KosenError):
             return cause
         cause = cause.__cause__ or cause.__context__
-    return ClusterNotReady(
-        f"Ray ended the work: {_last_line(error)}. Recorded answers are kept: give the command again"
-    )
+    return ClusterNotReady(f"Ray ended the work: {_last_line(error)}. Recorded answers are kept: run the command again")
 
 
 def _last_line(error: BaseException) -> str:

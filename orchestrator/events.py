@@ -13,7 +13,7 @@ from orchestrator.files import as_open_as_its_folder, utc_now
 class Events:
     """Appends events of one driver. Opened after the run folder's lock is held.
 
-    A folder that hangs is said, and Ctrl-C still works meanwhile.
+    A folder that hangs is reported, and Ctrl-C still works meanwhile.
     """
 
     def __init__(self, folder: Path) -> None:

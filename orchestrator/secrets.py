@@ -77,7 +77,7 @@ def load_into_environment() -> None:
 
 
 def set_up_worker() -> None:
-    """Ray's worker_process_setup_hook. An error here would keep the worker from starting; the driver has told it."""
+    """Ray's worker_process_setup_hook. An error here would keep the worker from starting; the driver reports it."""
     with suppress(SpecError):
         load_into_environment()
 
@@ -104,7 +104,7 @@ def _read_file() -> dict[str, str]:
     try:
         status = path.stat()
         if not stat.S_ISREG(status.st_mode) or status.st_size > LARGEST_FILE:
-            raise SpecError(f"{path} is no file of secrets. Expected a text with a line NAME=value for each key")
+            raise SpecError(f"{path} is not a secrets file. Expected a text with a line NAME=value for each key")
         if status.st_mode & 0o077:
             raise SpecError(f"{path} can be read by others. Give: chmod 600 {path}")
         text = path.read_text(encoding="utf-8-sig")

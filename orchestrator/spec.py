@@ -99,7 +99,7 @@ def load_spec(schema: type[S], config: Path | None, overrides: Sequence[str]) ->
         AttributeError,
         LookupError,
     ) as error:
-        # The last four: numbers of 5,000 digits, dates that are none, keys that are no text or a lone bracket.
+        # The last four: numbers of 5,000 digits, invalid dates, keys that are not text or a lone bracket.
         given = " ".join([*([str(config)] if config else []), *map(_shorten, overrides)])
         raise SpecError(f"cannot read the spec {given}: {first_line(error)}") from None
     if not isinstance(values, dict):
@@ -111,7 +111,7 @@ def load_spec(schema: type[S], config: Path | None, overrides: Sequence[str]) ->
 
 
 def _check_override(text: str) -> None:
-    """Raise SpecError for what is no key=value, before anything of it is shown."""
+    """Raise SpecError for what is not key=value, before anything of it is shown."""
     check_argument(text)
     if "=" not in text or text.startswith(("-", "=")):
         raise SpecError(f"{_shorten(text)!r} is not an override. Expected key=value, for example max_samples=20")
@@ -146,7 +146,7 @@ def _check_text(text: str, where: str) -> None:
             "written into spec.yaml. Give the value itself; a key goes into the variable that api_key_env= names"
         )
     if not text.isascii() and re.search("[\ud800-\udfff]", text):
-        raise SpecError(f"{where} holds bytes that are no UTF-8. Give it in UTF-8")
+        raise SpecError(f"{where} holds bytes that are not UTF-8. Give it in UTF-8")
 
 
 def refuse_login(text: str, where: str) -> None:
@@ -188,7 +188,7 @@ def _texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _is_text(schema: type[SpecModel], key: str) -> bool:
-    """Whether a key holds text or a list of texts: `run=2026_11_20` and `question_ids=[66e2]` are no numbers."""
+    """Whether a key holds text or a list of texts: `run=2026_11_20` and `question_ids=[66e2]` are not numbers."""
     name, _, rest = key.partition(".")
     if group := _group(schema, name):
         return _is_text(group, rest)

@@ -50,14 +50,16 @@ def _submit(job: str, arguments: list[str], *, wait: bool) -> int:
     try:
         return _logs(client, job_id)
     except KeyboardInterrupt:
-        print(f"no longer following; the job goes on. make logs ID={job_id}, make stop ID={job_id}", file=sys.stderr)
+        print(
+            f"no longer following; the job keeps running: make logs ID={job_id}, make stop ID={job_id}", file=sys.stderr
+        )
         return INTERRUPTED
 
 
 def _logs(client: JobSubmissionClient, job_id: str) -> int:
     """Print what the job printed, follow it to its end, and return its own exit code.
 
-    Whichever of the job, its log and the dashboard goes away first, why it ended is said once.
+    Whichever of the job, its log and the dashboard goes away first, why it ended is reported once.
     """
     log = PrintedLog()
     try:
@@ -96,7 +98,7 @@ def _stop(client: JobSubmissionClient, job_id: str) -> int:
         print(f"{job_id} has ended already: {job_details(client, job_id).status}")
         return 0
     client.stop_job(job_id)
-    print(f"{job_id}: {wait_for_end(client, job_id).status}. The same submission goes on where it stopped")
+    print(f"{job_id}: {wait_for_end(client, job_id).status}. The same submission resumes where it stopped")
     return 0
 
 

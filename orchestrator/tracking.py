@@ -59,7 +59,7 @@ def optional(otherwise: str) -> Iterator[None]:
     """An error of wandb in this block is a warning that ends with `otherwise`."""
     try:
         yield
-    except Exception as error:  # noqa: BLE001 - wandb's errors have no common base, and none is worth a job
+    except Exception as error:  # noqa: BLE001 - wandb's errors have no common base, and none may end a job
         say(f"warning: wandb: {first_line(error)}; {otherwise}")
 
 
@@ -95,7 +95,7 @@ def continued(folder: Path, spec: WandbSpec) -> dict[str, str]:
 
 
 def catch_up(run: "Run", steps: Mapping[int, Mapping[str, float]]) -> None:
-    """Log the steps that a run which is gone on with does not have: what killed an attempt kept its last ones back."""
+    """Logs the steps missing from a resumed run: a killed attempt may not have sent its last ones."""
     for step in sorted(steps):
         if step >= run.starting_step:
             run.log(dict(steps[step]), step=step)

@@ -91,7 +91,7 @@ def find_uv(lock: Path) -> str:
 def sync(uv: str, lock: Path, profile: str) -> None:
     """Make the environment equal to the lock.
 
-    The CPU build of torch is not on PyPI: uv takes it from PyTorch's own index, or from where pip was told to find it.
+    The CPU build of torch is not on PyPI: uv takes it from PyTorch's own index, or from pip's find-links.
     """
     command = [uv, "pip", "sync", "--quiet", "--python", str(VENV / "bin" / "python"), "--require-hashes"]
     command.append("--compile-bytecode")  # once here, or by a dozen of Ray's processes at once in the first run

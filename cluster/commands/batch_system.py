@@ -22,10 +22,10 @@ from cluster.schedulers.script import write_dry_run, write_script
 from cluster.state import UP, ClusterState, forget, read_state, write_state, write_token
 
 QUEUE_TIMEOUT = 1800.0  # seconds that `up` watches a queue; the job stays in it
-END_TIMEOUT = 90.0  # seconds for a job to end after it was asked to; then it is cancelled, which its scheduler enforces
+END_TIMEOUT = 90.0  # seconds for a job to stop when asked; then it is cancelled, which its scheduler enforces
 END_PATIENCE = 180.0  # seconds that a job may take from its processes' end to its own; some nodes' epilogs are slow
 LOCK_TIMEOUT = 120.0  # seconds; another `up` holds the lock for a few commands of the scheduler, each of 30 at most
-POLL = 0.5  # seconds between looks at the state file; the scheduler is asked every QUEUE_POLL
+POLL = 0.5  # seconds between polls of the state file; the scheduler is asked every QUEUE_POLL
 QUEUE_POLL = 5.0
 
 
@@ -128,7 +128,7 @@ class BatchSystem:
     def _running(self, folder: ClusterFolder, state: ClusterState | None) -> ClusterState | None:
         """A cluster as its live batch job has it; None without one.
 
-        Where a lost node ended the job without a word, the job is its successor, which waits.
+        Where a lost node ended the job without a trace, the job is its successor, which waits.
         """
         if state is None or state.job_id is None or self._is_live(state.job_id):
             return state if state and state.job_id else None
@@ -149,7 +149,7 @@ class BatchSystem:
             if state and state.job_id == job_id and state.phase in UP:
                 return state
             if time.monotonic() - asked > QUEUE_POLL:
-                asked, job = time.monotonic(), observer.look(job_id)
+                asked, job = time.monotonic(), observer.poll(job_id)
                 self._raise_ended(folder, job_id, job)
                 raise_stuck(self._scheduler, job, lambda: forget(name))
             line = _progress(folder, job_id, job, state)
@@ -161,9 +161,9 @@ class BatchSystem:
                 deadline = min(deadline, time.monotonic() + END_PATIENCE)
             if time.monotonic() > deadline:
                 raise ClusterError(
-                    f"the cluster is not there after {(time.monotonic() - began) / 60:.0f} minutes: job {job_id} is "
-                    f"{job.state if job else 'unknown'} ({line}), and stays where it is. "
-                    f"See make cluster-status NAME={name}, or give up with make cluster-down NAME={name}"
+                    f"the cluster is not ready after {(time.monotonic() - began) / 60:.0f} minutes: job {job_id} is "
+                    f"{job.state if job else 'unknown'} ({line}), and is left as it is. "
+                    f"See make cluster-status NAME={name}, or cancel it with make cluster-down NAME={name}"
                 )
             time.sleep(POLL)
 
@@ -196,21 +196,21 @@ class BatchSystem:
         jobs = [job_id for job_id in dict.fromkeys((successor, state.job_id, *folder.helpers())) if job_id]
         unknown = [
             job_id for job_id in jobs if not self._end_job(job_id)
-        ]  # the successor first: it is not to go on meanwhile
+        ]  # the successor first, which must not start meanwhile
         ended = [job_id for job_id in self._scheduler.jobs_of(folder.path) if self._end_job(job_id)] if unknown else []
         if not ended and (odd := [job_id for job_id in unknown if not self._scheduler.is_job_id(job_id)]):
             raise ClusterError(
                 f"{odd[0]!r} in the state of cluster {name!r} is not a job's id, and its scripts are not in the queue. "
-                f"Look with `{self._scheduler.hints.queue}`; if nothing of it is there, remove {folder.path}"
+                f"Check `{self._scheduler.hints.queue}`; if it lists none of its jobs, remove {folder.path}"
             )
         forget(name)
         if state.job_id not in unknown:
             return f"cluster {name!r} is down (job {state.job_id})"
-        found = f"; job {', '.join(ended)} of it ended now" if ended else ", and has none of its scripts in the queue"
+        found = f"; its job {', '.join(ended)} was stopped" if ended else ", and has none of its scripts in the queue"
         return f"cluster {name!r} is gone: {self._scheduler.title} does not know job {state.job_id} (any more){found}"
 
     def _end_job(self, job_id: str) -> bool:
-        """End a job; False where the scheduler does not know it. The batch script ends its cluster in order when it is
+        """Stops a job; False where the scheduler does not know it. The batch script stops its cluster in order when
         asked; a cancellation is for one that does not."""
         if not self._scheduler.is_job_id(job_id):  # what an older version took a wrapper's banner for
             return False
@@ -227,7 +227,7 @@ class BatchSystem:
     def _wait_ended(self, job_id: str, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
         observer = Observer(self._scheduler)
-        while (job := observer.look(job_id)) and not job.ended:
+        while (job := observer.poll(job_id)) and not job.ended:
             if time.monotonic() > deadline:
                 return False
             time.sleep(POLL)
@@ -261,7 +261,7 @@ class BatchSystem:
             if ended:
                 return
             if time.monotonic() - asked > QUEUE_POLL / 2:
-                asked, job = time.monotonic(), observer.look(job_id)
+                asked, job = time.monotonic(), observer.poll(job_id)
                 gone_since = (gone_since or asked) if job and job.ending else None
                 ended = job is None or job.ended or (gone_since is not None and asked - gone_since > END_PATIENCE)
                 raise_stuck(self._scheduler, job, lambda: forget(folder.name))
@@ -275,7 +275,7 @@ class BatchSystem:
             if line["job"] == job_id and line["event"] == "ended":
                 return int(line["code"])
         job = Observer(self._scheduler).ask(job_id)
-        seen = f"as {job.state} ({job.reason})" if job else f"out of sight of {self._scheduler.title}"
+        seen = f"as {job.state} ({job.reason})" if job else f"no longer listed by {self._scheduler.title}"
         raise ClusterError(f"job {job_id} ended {seen}")
 
 
@@ -292,8 +292,8 @@ def raise_stuck(scheduler: Scheduler, job: Job | None, cancelled: Callable[[], o
     if job and job.held:
         release = scheduler.hints.release.format(job.id)
         raise ClusterError(
-            f"job {job.id} is held ({job.state}, {job.reason}) until somebody lets it start: `{release}`, or ask the "
-            "administrators why. It stays in the queue; make cluster-down takes it out"
+            f"job {job.id} is held ({job.state}, {job.reason}): release it with `{release}`, or ask the "
+            "administrators why. It stays in the queue; make cluster-down cancels it"
         )
 
 
@@ -309,7 +309,7 @@ def _progress(folder: ClusterFolder, job_id: str, job: Job | None, state: Cluste
 
 
 def _print_from(log: Path, position: int) -> int:
-    """Print what a log has gained; where it ends now. The listing has an NFS client ask anew, see `read_published`."""
+    """Print what a log has gained; where it ends now. Listing makes an NFS client ask again, see `read_published`."""
     if not log.parent.is_dir() or log.name not in os.listdir(log.parent):  # noqa: PTH208
         return position
     with log.open("rb") as file:  # bytes: what was read may end inside a character

@@ -12,7 +12,7 @@ from cluster.schedulers.base import Job, Observer, Scheduler, scheduler_of
 from cluster.schedulers.script import save_script
 from cluster.state import UP, ClusterState, read_state, token_path
 
-POLL = 2.0  # seconds between looks at the dashboard and at the replacement's job
+POLL = 2.0  # seconds between polls of the dashboard and of the replacement's job
 
 
 def heal(name: str, say: Callable[[str], None]) -> ClusterState:
@@ -55,7 +55,7 @@ def wait_healed(name: str, say: Callable[[str], None]) -> ClusterState:
         if (known := folder.helpers()) and not whole:
             scheduler = scheduler_of(state.scheduler)
             observer = observer or Observer(scheduler)
-            line += _standing(scheduler, observer.look(known[-1]))
+            line += _standing(scheduler, observer.poll(known[-1]))
         if line != said:
             say(said := line)
         if time.monotonic() > deadline:

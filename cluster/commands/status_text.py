@@ -21,7 +21,7 @@ from cluster.profile import THIS_MACHINE
 from cluster.schedulers.base import DEFAULT, Job, scheduler_of
 from cluster.streams import visible_lines
 
-JOBS_SHOWN = 8  # the newest, on screen; --json has all that Ray keeps
+JOBS_SHOWN = 8  # jobs, the newest, on screen; --json has all that Ray keeps
 
 
 def as_json(status: Status) -> str:
@@ -138,6 +138,6 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     table = Table(*head, box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
     for row in rows:
         table.add_row(*map(visible_lines, row))
-    output = io.StringIO()  # users' texts hold brackets, which are no markup, and lines must not wrap in a pipe
+    output = io.StringIO()  # users' texts hold brackets, which are not markup, and lines must not wrap in a pipe
     Console(file=output, width=400, markup=False, highlight=False, emoji=False, no_color=True).print(table)
     return "\n".join(line.rstrip() for line in output.getvalue().splitlines())

@@ -1,7 +1,7 @@
 """A Ray cluster on this machine: SITE=local.
 
 It is what a scheduler's allocation gives, without a scheduler: state file, token, pinned ports, a temporary folder of
-its own. `down` ends what `up` started and nothing else.
+its own. `down` stops what `up` started and nothing else.
 """
 
 import dataclasses
@@ -54,7 +54,7 @@ READY_TIMEOUT = 180.0  # seconds; 8 to 15 on two cores, 45 when others keep them
 LOCK_TIMEOUT = READY_TIMEOUT + 30.0
 LEAVE_TIMEOUT = 3.0  # seconds that jobs have to leave a cluster that is taken down
 # Ray counts what actors reserve, not what they use. A vLLM replica reserves 2 CPUs, and a job's actors and Serve's
-# controller want some too, so a laptop with two cores would wait for ever.
+# controller need some too, so a laptop with two cores would wait for ever.
 MIN_CPUS = 16
 
 
@@ -111,7 +111,7 @@ def up(name: str, *, ephemeral: bool = False, site: Site = LOCAL) -> tuple[Clust
             return _kept(state, ephemeral), False
         if state:
             _remove(state)
-        # Held until Ray listens: a cluster of this name in another home would look at the same block first.
+        # Held until Ray listens: a cluster of this name in another home would try the same block first.
         ports, held = reserve_ports(f"{os.getuid()}:{name}", site.port_range)
         with held:
             try:
@@ -128,7 +128,7 @@ def down(name: str, *, if_unused: bool = False) -> str:
             return f"there is no cluster {name!r}"
         with _exclusive_lease(name) as unused:
             if if_unused and not unused:
-                return f"cluster {name!r} stays up: another job works on it"
+                return f"cluster {name!r} stays up: another job uses it"
             count = _remove(state)
     left = f"; {state.temp_dir} is left, because it is not a folder of Kosen's" if _is_left(state) else ""
     return f"cluster {name!r} is down, {count} processes ended{left}"
@@ -194,7 +194,7 @@ def is_healthy(state: ClusterState) -> bool:
 
 
 def _kept(state: ClusterState, ephemeral: bool) -> ClusterState:
-    """A cluster that a job started becomes one that stays, when somebody asks for that."""
+    """A cluster that a job started becomes one that stays, when a user asks for that."""
     if state.ephemeral and not ephemeral:
         state = dataclasses.replace(state, ephemeral=False)
         write_state(state)
@@ -291,7 +291,7 @@ def _wait_ready(state: ClusterState, head: "subprocess.Popen[bytes]", log: Path)
 
 
 def _head_ip(state: ClusterState) -> str | None:
-    """The head's address as Ray tells it to jobs in RAY_ADDRESS: the host's own, although 127.0.0.1 was asked for."""
+    """The head's address as Ray gives it to jobs in RAY_ADDRESS: the host's own, although 127.0.0.1 was asked for."""
     nodes = node_summaries(json.loads(_get(state, state.ports["dashboard"], NODES) or "null"))
     return nodes[0].get("ip") if nodes else None  # empty until the agent has reported
 

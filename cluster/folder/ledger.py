@@ -1,7 +1,7 @@
 """The ledger of a cluster: which jobs its successor must take up, on disk and outside Ray.
 
 The scheduler starts a successor after any end that is not a success, also after a cancellation and after an exam that
-finished with unanswered items. Whether there is something to go on with, the ledger decides.
+finished with unanswered items. The ledger decides whether there is something to resume.
 """
 
 import json
@@ -136,7 +136,7 @@ def _settles(job: RayJob, seen_by: str, interrupted_by: str | None) -> bool:
 
 def parse_jobs(answer: Any) -> list[RayJob]:
     """The submitted jobs in an answer of Ray's job API; drivers that a person started by hand are not among them, nor
-    jobs whose metadata names a `parent`: another job submitted them, which ends them and would submit them again."""
+    jobs whose metadata names a `parent`: another job submitted them, which stops them and would submit them again."""
     jobs = [job for job in answer or [] if job.get("type") == "SUBMISSION" and job.get("submission_id")]
     return [_parse_job(job) for job in jobs if not (job.get("metadata") or {}).get("parent")]
 

@@ -1,6 +1,6 @@
 """Runs on the batch job's first node: python -m cluster.head.batch NAME [PREDECESSOR].
 
-Starts the cluster, monitors it and ends it; a successor does so only where the ledger lists unfinished jobs. Two steps,
+Starts, monitors and stops the cluster; a successor does so only where the ledger lists unfinished jobs. Two steps,
 the head and the workers, run `cluster.node.agent`. This process reads what the nodes publish and writes the state file;
 no other process decides. The cluster ends with its head, and outlives a worker.
 """
@@ -24,7 +24,7 @@ from cluster.head.job import BatchJob, Ended, batch_job
 from cluster.head.monitor import Monitor
 from cluster.head.restart_workers import Repair
 from cluster.head.resubmit import resubmit
-from cluster.head.state_keeper import Watch
+from cluster.head.state_keeper import StateKeeper
 from cluster.machine.exit_codes import cannot_run, shell_code
 from cluster.machine.network import host_port, no_proxy
 from cluster.probes.recorder import Recorder
@@ -33,7 +33,7 @@ from cluster.schedulers.script import write_script
 from cluster.schedulers.step import STOP_SECONDS
 from cluster.state import ClusterState, client_variables, forget, write_state, write_token
 
-COMMAND_SECONDS = 3.0  # for a command to end at TERM, where the walltime does not give it more
+COMMAND_SECONDS = 3.0  # seconds for a command to stop at TERM, where the walltime does not allow more
 
 
 class Batch:
@@ -52,7 +52,7 @@ class Batch:
             if self.predecessor and not self._goes_on(self.predecessor):
                 return 0
             self._live()
-            raise AssertionError("a cluster lives until it is ended")
+            raise AssertionError("a cluster runs until it is stopped")
         except Ended as ended:
             return self._end(ended)
         except (ClusterError, OSError) as error:
@@ -90,7 +90,7 @@ class Batch:
         self._watch(state)
 
     def _promise_successor(self, left: int) -> None:
-        """A successor queues from now on, and gains priority there; the ledger tells it whether to go on."""
+        """A successor queues from now on, and gains priority there; the ledger decides whether it resumes."""
         if left <= 0 or self.request.mode == "preflight":
             return
         script = write_script(self.request, predecessor=self.job.job_id)
@@ -106,7 +106,7 @@ class Batch:
         self.job.events.write("successor_queued", successor=self.successor)
 
     def _watch(self, state: ClusterState) -> None:
-        watch = Watch(
+        watch = StateKeeper(
             state,
             self.job.folder,
             self.job.hosts,
@@ -115,7 +115,7 @@ class Batch:
         )
         monitor = Monitor(state.dashboard_url, self.job.token, self.ledger)
         with Recorder(self.job.folder, self._metric_targets) as recorder:
-            monitor.each_round(recorder.sample, lambda: watch.look(monitor))
+            monitor.each_round(recorder.sample, lambda: watch.poll(monitor))
             with monitor:
                 self._start_command(state)
                 while True:
@@ -175,7 +175,7 @@ class Batch:
 
     @staticmethod
     def _try(action: Callable[..., object], *args: object, **values: object) -> None:
-        """Bookkeeping on the way out: said where it fails, and no reason to stop."""
+        """Bookkeeping at the end: a failure is printed and stops nothing."""
         try:
             action(*args, **values)
         except (ClusterError, OSError) as error:
@@ -191,7 +191,7 @@ class Batch:
         while any(job.status in running for job in self.ledger.unfinished()) and time.monotonic() < deadline:
             if self.job.head and self.job.head.poll() is not None:
                 break  # the scheduler's signal went to all processes, and Ray is gone
-            monitor.look()
+            monitor.poll()
             time.sleep(0.5)
         self.job.events.write("jobs_stopped", jobs=[job.submission_id for job in jobs])
 

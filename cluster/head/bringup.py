@@ -45,7 +45,7 @@ class BringUp:
         if hosts[1:]:
             self.job.start_step(hosts[1:], "cluster.node.agent", "worker")
         pairs = self.job.start_step(hosts, "cluster.preflight.measure_links") if self._has_pairs() else None
-        self.until(lambda: read_published(self.folder / "head.json"), "the head to take connections")
+        self.until(lambda: read_published(self.folder / "head.json"), "the head to accept connections")
         self.job.events.write("head_listening")
         self._write_state("starting")
         ready = self._probe()
@@ -61,7 +61,7 @@ class BringUp:
             self._raise_failed()
             self._raise_silent()
             if time.monotonic() > self.deadline:
-                raise ClusterError(f"waited {self.request.site.ready_timeout} s in vain for {what}. {self._standing()}")
+                raise ClusterError(f"waited {self.request.site.ready_timeout} s for {what}. {self._standing()}")
             self.job.pause(0.1)
         return value
 
@@ -81,8 +81,8 @@ class BringUp:
         silent = [host for host in self.job.hosts if host not in reports]
         if silent:
             raise ClusterError(
-                f"{', '.join(silent)} said nothing for {SILENT_SECONDS:.0f} s. Do all nodes share the file system of "
-                f"{self.folder}, and of the Python environment?\n{self._end_of_log(silent[0])}"
+                f"{', '.join(silent)} reported nothing for {SILENT_SECONDS:.0f} s. Do all nodes share the file system "
+                f"of {self.folder}, and of the Python environment?\n{self._end_of_log(silent[0])}"
             )
 
     def _end_of_log(self, host: str) -> str:
@@ -98,7 +98,7 @@ class BringUp:
 
     def _probe(self) -> dict[str, Any]:
         """Runs `cluster.head.readiness` beside the head. Imports take seconds, so it starts before the workers."""
-        self.until(lambda: len(self.reports_with_address()) == len(self.job.hosts), "every node to tell its address")
+        self.until(lambda: len(self.reports_with_address()) == len(self.job.hosts), "every node to report its address")
         expected = self.folder / "expected.json"
         reports = self.reports_with_address()
         publish(expected, {"nodes": [self._expected(reports[host]) for host in self.job.hosts]})
@@ -113,7 +113,7 @@ class BringUp:
                 stderr=log,
             )
         try:
-            self.until(lambda: probe.poll() is not None, "Ray to see every node")
+            self.until(lambda: probe.poll() is not None, "every node to join Ray")
         finally:
             if probe.poll() is None:
                 probe.kill()
@@ -122,7 +122,7 @@ class BringUp:
             json.loads(answer.splitlines()[-1]) if answer.strip() else {"problems": [tail(self.folder / "ready.log")]}
         )
         if result["problems"]:
-            raise ClusterError(f"the cluster is not whole: {'; '.join(result['problems'])}")
+            raise ClusterError(f"the cluster is not complete: {'; '.join(result['problems'])}")
         return dict(result)
 
     def reports_with_address(self) -> dict[str, dict[str, Any]]:

@@ -43,7 +43,7 @@ class BatchJob:
             signal.signal(number, self._note_signal)
 
     def pause(self, seconds: float = 0.2) -> None:
-        """Wait a little, unless there is a reason to end: a signal, or the head's end. Raises Ended."""
+        """Wait a little, unless there is a reason to stop: a signal, or the head's end. Raises Ended."""
         time.sleep(seconds)
         if self._signals:
             raise self._reason_of_signal(self._signals[0])
@@ -71,7 +71,7 @@ class BatchJob:
 
     def _reason_of_signal(self, number: int) -> Ended:
         """USR2 is our own early notice of the walltime. TERM is that too on sites that send nothing else, and the
-        scheduler's last word at the limit; else it is `down`, which says so beforehand, or a cancellation."""
+        scheduler's last signal at the limit; else it is `down`, which says so beforehand, or a cancellation."""
         if number == signal.SIGUSR2 or (number == signal.SIGTERM and self._walltime_is_near()):
             return Ended("walltime", INTERRUPTED, "the walltime is over")
         return Ended("down", INTERRUPTED if self.request.mode == "run" else 0)

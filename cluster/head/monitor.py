@@ -1,4 +1,4 @@
-"""Looks at a running cluster every few seconds, in a thread of its own: a slow answer must not delay a signal."""
+"""Polls a running cluster every few seconds, in a thread of its own: a slow answer must not delay a signal."""
 
 import sys
 import threading
@@ -18,13 +18,13 @@ JOIN = 2.0  # seconds to wait for the last round on exit; losing it is harmless
 class Monitor:
     """Which nodes Ray has alive, and what its jobs do (into the ledger); inside its `with` block, round by round.
 
-    A round that fails, for a full disk or an answer of another shape, is said and tried again: a watcher that dies
+    A round that fails, for a full disk or an answer of another shape, is reported and polled again: a watcher that dies
     silently would leave a state that lies.
     """
 
     def __init__(self, dashboard_url: str, token: Path, ledger: Ledger) -> None:
         self._url, self._token, self._ledger = dashboard_url, token, ledger
-        self._actions: list[Callable[[], object]] = [self.look]
+        self._actions: list[Callable[[], object]] = [self.poll]
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="monitor", daemon=True)
         self._answered = time.monotonic()
@@ -39,7 +39,7 @@ class Monitor:
         self._thread.join(timeout=JOIN)
 
     def each_round(self, *actions: Callable[[], object]) -> None:
-        """Have these done after each look."""
+        """Have these called after each poll."""
         self._actions += actions
 
     @property
@@ -48,10 +48,10 @@ class Monitor:
 
     @property
     def silent(self) -> bool:
-        """Whether the dashboard has not answered for so long that its last word says nothing any more."""
+        """Whether the dashboard has not answered for so long that its last answer says nothing any more."""
         return time.monotonic() - self._answered > SILENCE
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """One round."""
         nodes = get_json(self._url + NODES, self._token)
         if nodes:
@@ -65,6 +65,4 @@ class Monitor:
                 try:
                     action()
                 except (ClusterError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-                    print(
-                        f"warning: a look at the cluster failed: {error!r}; trying again", file=sys.stderr, flush=True
-                    )
+                    print(f"warning: cannot poll the cluster: {error!r}; retrying", file=sys.stderr, flush=True)

@@ -1,7 +1,7 @@
 """Checks that the Ray cluster is complete: python -m cluster.head.readiness ADDRESS EXPECTED.json SECONDS IP
 
 Waits until every expected node is alive with its resources and its job agent answers, then runs a probe actor on each
-node that tells which GPUs it sees. The answer is one line of JSON; the exit code is 0 for whole, 4 for not.
+node that reports which GPUs it sees. The answer is one line of JSON; the exit code is 0 for whole, 4 for not.
 """
 
 import json
@@ -34,10 +34,10 @@ class Expected(TypedDict):
     agent_http: int
 
 
-class Probe:
+class GpuProbe:
     """Runs as a Ray worker with all GPUs of its node."""
 
-    def look(self) -> dict[str, Any]:
+    def report(self) -> dict[str, Any]:
         gpus = read_gpus(os.environ.get("CUDA_VISIBLE_DEVICES"), GPU_SECONDS)
         problem = gpus.problem if gpus else None
         uuids = None if gpus is None or problem else [gpu.uuid for gpu in gpus.found]
@@ -71,17 +71,18 @@ def _missing(node: Expected, alive: dict[str, Any]) -> str | None:
 
 def probe(expected: list[Expected], ids: dict[str, str]) -> tuple[dict[str, list[str] | None], list[str]]:
     """The GPU UUIDs that a worker sees, by node (None where there is no driver to ask), and what is wrong with them."""
-    Remote = ray.remote(num_cpus=0)(Probe)
-    looks = {}
+    Remote = ray.remote(num_cpus=0)(GpuProbe)
+    reports = {}
     for node in expected:
         where = NodeAffinitySchedulingStrategy(ids[node["ip"]], soft=False)
-        looks[node["name"]] = Remote.options(num_gpus=node["gpus"], scheduling_strategy=where).remote().look.remote()
-    ray.wait(list(looks.values()), num_returns=len(looks), timeout=PROBE_SECONDS)
+        worker = Remote.options(num_gpus=node["gpus"], scheduling_strategy=where).remote()
+        reports[node["name"]] = worker.report.remote()
+    ray.wait(list(reports.values()), num_returns=len(reports), timeout=PROBE_SECONDS)
     uuids: dict[str, list[str] | None] = {}
     problems = []
     for node in expected:
         try:
-            seen = ray.get(looks[node["name"]], timeout=0)
+            seen = ray.get(reports[node["name"]], timeout=0)
         except (ray.exceptions.RayError, ray.exceptions.GetTimeoutError) as error:
             problems.append(f"no worker process starts on {node['name']}: {str(error).splitlines()[0]}")
             continue
@@ -93,7 +94,7 @@ def probe(expected: list[Expected], ids: dict[str, str]) -> tuple[dict[str, list
 def _wrong(node: Expected, seen: dict[str, Any]) -> list[str]:
     problems = []
     if seen["problem"]:
-        problems.append(f"a worker on {node['name']} cannot ask for its GPUs: {seen['problem']}")
+        problems.append(f"a worker on {node['name']} cannot query its GPUs: {seen['problem']}")
     if seen["uuids"] is not None and len(seen["uuids"]) != node["gpus"]:
         problems.append(f"a worker on {node['name']} sees {len(seen['uuids'])} GPUs, expected {node['gpus']}")
     if seen["host_ip"] not in (None, node["ip"]):

@@ -1,4 +1,4 @@
-"""Brings workers back whose node process is gone, by a step of their own on the node, within bounds.
+"""Restarts workers whose node process is gone, by a step of their own on the node, within bounds.
 
 A worker whose Ray ended or that lost its link comes back by itself: its node process starts Ray again. This is for the
 case that the process itself is gone, as after a reboot of the node.
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from cluster.schedulers.base import NodeState, Step
 
-PATIENCE = 15.0  # seconds without a node before a look at it; a restarted Ray is back in less
+PATIENCE = 15.0  # seconds without a node before it is checked; a restarted Ray is back in less
 PAUSE = 30.0  # seconds between two tries on one node
 TRIES = 5
 
@@ -31,7 +31,7 @@ class Repair:
         self._patients: dict[str, _Patient] = {}
 
     def tick(self, missing: Iterable[str]) -> list[str]:
-        """Look after the nodes that are missing now; those on which a step was started."""
+        """Restarts Ray on missing nodes; returns those on which a step was started."""
         now = time.monotonic()
         gone = set(missing)
         for host in list(self._patients):

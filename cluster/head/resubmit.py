@@ -16,11 +16,11 @@ def resubmit(state: ClusterState, ledger: Ledger, cwd: str, pause: Callable[[flo
 
     A job keeps its submission id, its command and its runtime environment. The nodes share a file system, so it runs
     in the folder that it was submitted from: the package that Ray made of that went with the old head. `make submit`
-    names the folder in the job's metadata (`working_dir`). Ray does not tell it of a plain `ray job submit
+    names the folder in the job's metadata (`working_dir`). Ray does not report it for a plain `ray job submit
     --working-dir .`; such a job runs in `cwd`, where `cluster up` was called, or where `--metadata-json
-    '{"working_dir": …}'` says. Resources that an entrypoint asked for are not among what Ray tells either.
+    '{"working_dir": …}'` says. Resources that an entrypoint asked for are not reported by Ray either.
 
-    `pause(seconds)` waits, and raises when the cluster is to end.
+    `pause(seconds)` waits, and raises when the cluster is to stop.
     """
     done: dict[str, list[str]] = {"resumed": [], "refused": []}
     for job in ledger.unfinished():
@@ -31,7 +31,7 @@ def resubmit(state: ClusterState, ledger: Ledger, cwd: str, pause: Callable[[flo
 
 
 def _submit(state: ClusterState, submission_id: str, body: dict[str, object], pause: Callable[[float], None]) -> bool:
-    """Whether Ray took the job. A 4xx is its last word; silence and a 5xx pass when its agent is up."""
+    """Whether Ray took the job. A 4xx is final; silence and a 5xx pass when its agent is up."""
     url, token = f"{state.dashboard_url}/api/jobs/", token_path(state.name)
     deadline = time.monotonic() + AGENT_SECONDS
     while (status := post_status(url, token, body)) is None or status >= 500:

@@ -10,13 +10,13 @@ from cluster.head.restart_workers import Repair
 from cluster.state import UP, ClusterState, Node, Phase, read_state, write_state
 
 
-class Watch:
+class StateKeeper:
     """One cluster, from ready on. `hosts` are the batch job's, the head first."""
 
     def __init__(self, state: ClusterState, folder: Path, hosts: list[str], events: EventLog, repair: Repair) -> None:
         self._state, self._folder, self._hosts, self._events, self._repair = state, folder, hosts, events, repair
 
-    def look(self, monitor: Monitor) -> None:
+    def poll(self, monitor: Monitor) -> None:
         """One round: note a change, restart what is missing and has not given up."""
         nodes = known_nodes(self._folder)
         if monitor.silent:
@@ -37,7 +37,7 @@ class Watch:
     def _note(self, phase: Phase, problem: str | None, nodes: list[Node]) -> None:
         state = read_state(self._state.name)
         if state is None or state.job_id != self._state.job_id or state.phase not in UP:
-            return  # it is being ended, or another job has it
+            return  # it is being stopped, or another job has it
         if (phase, problem, nodes) != (state.phase, state.problem, state.nodes):
             if (phase, problem) != (state.phase, state.problem):
                 self._events.write(phase, problem=problem)

@@ -6,7 +6,7 @@ from cluster.errors import ClusterError, reason
 
 
 class NoCommand(ClusterError):
-    """There is no such command, or it is none."""
+    """There is no such command, or it cannot be executed."""
 
     exit_code = 127
 

@@ -46,7 +46,7 @@ def find_link(peer: str | None, interface: str | None = None) -> Link:
     seen = ", ".join(map(str, targets)) or "only link-local addresses"
     raise ClusterError(
         f"{socket.gethostname()} has no route to {peer} ({seen}) "
-        f"that {peer} could answer on. Look at `getent ahosts {peer}` and `ip route`, "
+        f"that {peer} could answer on. Check `getent ahosts {peer}` and `ip route`, "
         "or set `interface` in the site profile"
     )
 
@@ -158,7 +158,7 @@ def _link(source: Address) -> Link:
 
 
 def _interface_of(address: Address) -> str:
-    """The interface that has `address`. 127.0.1.1 is none's own, but loopback's all the same."""
+    """The interface that has `address`. 127.0.1.1 is the address of no interface; it counts as loopback's."""
     interfaces = interface_addresses()
     for name, addresses in interfaces.items():
         if address in addresses or (address.is_loopback and any(a.is_loopback for a in addresses)):

@@ -29,7 +29,7 @@ SERVICES = (
 # the head's.
 OPEN = ("metrics_export", "autoscaler_metrics", "dashboard_metrics")
 PAIRWISE = 4
-WORKERS = 300  # one port a worker process: tasks, actors and replicas of one host
+WORKERS = 300  # ports, one a worker process: tasks, actors and replicas of one host
 BLOCK = len(SERVICES) + PAIRWISE - 1 + WORKERS + 1  # the last one is held by the node's keeper, see reserve_ports
 ANY = {socket.AF_INET: "0.0.0.0", socket.AF_INET6: "::"}
 NO_SUCH_FAMILY = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)  # a host without IPv6, or without IPv4
@@ -39,7 +39,7 @@ FIRST = 20_000  # below are the well-known ones, among them Ray's own defaults (
 def plan_ports(seed: int | str, within: range | None = None) -> dict[str, int]:
     """A free block of ports by service name, with `worker_min` and `worker_max`.
 
-    `seed` picks where the search starts, so that clusters that start at the same moment look at different blocks:
+    `seed` picks where the search starts, so that clusters that start at the same moment try different blocks:
     a number (a job's id) picks the block of that number, so neighbours in the queue never meet. `within` are the ports
     that the site allows; those that the kernel gives to outgoing connections are left out. Raises OSError when no
     block is free.
@@ -60,7 +60,7 @@ def plan_ports(seed: int | str, within: range | None = None) -> dict[str, int]:
 def reserve_ports(seed: int | str, within: range | None = None) -> tuple[dict[str, int], socket.socket]:
     """`plan_ports`, and a socket that holds the block's last port: while it is open, no other plan takes the block,
     also in the seconds before Ray's own servers listen."""
-    for _ in range(10):  # another plan may take the same block between the look and the hold
+    for _ in range(10):  # another plan may take the same block between the check and the hold
         ports = plan_ports(seed, within)
         with suppress(OSError):
             return ports, _hold(ports["worker_max"] + 1)
@@ -83,7 +83,7 @@ def is_free(port: int) -> bool:
 def _is_free(family: socket.AddressFamily, port: int) -> bool:
     try:
         with socket.socket(family, socket.SOCK_STREAM) as test:
-            test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT is no obstacle
+            test.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do: TIME_WAIT does not matter
             if family == socket.AF_INET6:
                 test.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             test.bind((ANY[family], port))

@@ -1,4 +1,4 @@
-"""Ending exactly the processes that a cluster started, however they were re-parented or renamed."""
+"""Stops exactly the processes that a cluster started, however they were re-parented or renamed."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ def processes_of(temp_dir: str, head: int = 0, head_started: int = 0) -> set[int
 
     Parents can die, and Ray's agents rename themselves over their own environment where that is short; these stay in
     the session that the head (`head`, started at tick `head_started`) opened. A session whose leader is by now
-    another process is nobody's business. This process and its ancestors are never among them.
+    another process is left alone. This process and its ancestors are never among them.
     """
     mark = f"RAY_TMPDIR={temp_dir}".encode()
     found = {pid for pid in _all_pids() if mark in _environment(pid)}
@@ -25,16 +25,16 @@ def processes_of(temp_dir: str, head: int = 0, head_started: int = 0) -> set[int
 
 
 def end_processes(find: Callable[[], set[int]], first: int | None = None) -> int:
-    """SIGTERM, then SIGKILL after a grace, until `find` finds nothing; the number of processes that were ended.
+    """SIGTERM, then SIGKILL after a grace, until `find` finds nothing; the number of processes that were stopped.
 
-    `first` gets its signal alone: Ray's head ends its own children in order when it is asked to stop.
+    `first` gets its signal alone: Ray's head stops its own children in order when it is asked to stop.
     """
     found = find()
     ended = set(found)
     if first in found:
         _signal({first}, signal.SIGTERM)
         _wait_gone(lambda: find() & {first}, GRACE)
-        found = _wait_gone(find, 1.0)  # what it has not ended by then is not going to end by itself
+        found = _wait_gone(find, 1.0)  # what still runs then will not stop by itself
     for number in (signal.SIGTERM, signal.SIGKILL):
         _signal(found, number)
         found = _wait_gone(find, GRACE / 2 if found else 0)

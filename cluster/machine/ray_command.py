@@ -12,7 +12,7 @@ SLOW_START = "timed out during startup"  # Ray gives its own parts 30 s; the nex
 # run as its tasks.
 STEP_VARIABLES = ("PMI_", "PMIX_", "OMPI_")
 OF_ANOTHER = ("RAY_ADDRESS", "RAY_AUTH_TOKEN")  # cluster
-# A scheduler may tell the GPUs of a step to every vendor's libraries; verl refuses to start where both are set.
+# A scheduler may set the GPUs of a step for every vendor's libraries; verl refuses to start where both are set.
 OF_OTHER_VENDORS = ("ROCR_VISIBLE_DEVICES", "ZE_AFFINITY_MASK", "GPU_DEVICE_ORDINAL")
 
 
@@ -69,7 +69,7 @@ def ray_command(node: RayNode) -> list[str]:
 
 
 def ray_environment(base: Mapping[str, str], node: RayNode) -> dict[str, str]:
-    """What the node's processes inherit. RAY_TMPDIR is also the mark by which they are known when they are ended."""
+    """What the node's processes inherit. RAY_TMPDIR is also the mark by which they are found when they are stopped."""
     left_out = (*OF_ANOTHER, *(OF_OTHER_VENDORS if "CUDA_VISIBLE_DEVICES" in base else ()))
     inherited = {k: v for k, v in base.items() if not k.startswith(STEP_VARIABLES) and k not in left_out}
     return inherited | {
@@ -84,7 +84,7 @@ def ray_environment(base: Mapping[str, str], node: RayNode) -> dict[str, str]:
         "RAY_JOB_STOP_WAIT_TIME_S": str(node.job_stop_seconds),
         # The first driver would make Ray start a worker a core, which no job here can use: theirs have a runtime_env.
         "RAY_prestart_worker_first_driver": "0",
-        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # a driver under `uv run` would have every worker install anew
+        "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # a driver under `uv run` would make every worker install again
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",  # `down` means now; jobs are stopped before it, where they should
         "PYTHONUNBUFFERED": "1",

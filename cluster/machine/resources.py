@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-OBJECT_STORE_SHARE = 0.3  # Ray's own default; the rest of /dev/shm is for NCCL, PyTorch and vLLM
+OBJECT_STORE_SHARE = 0.3  # share, Ray's own default; the rest of /dev/shm is for NCCL, PyTorch and vLLM
 OBJECT_STORE_LEAST = 100 * 1024**2  # bytes; Ray refuses less than 75 MiB, and uses /tmp where /dev/shm is small
 # Bytes. Model weights never pass through the store. The largest thing that does is a batch of PPO: 1024 prompts x 8
 # answers x 16k tokens x 5 tensors of 8 bytes are 5 GiB, so a few of them fit; beyond that Ray spills to disk.
@@ -21,7 +21,7 @@ NO_DEVICE = ("", "-1", "NoDevFiles", "none", "void")  # words of schedulers and 
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What Ray is told of one node. `memory` and `object_store` are bytes and do not overlap."""
+    """What Ray gets to know of one node. `memory` and `object_store` are bytes and do not overlap."""
 
     cpus: int
     gpus: int
@@ -57,7 +57,7 @@ def count_gpus(environment: Mapping[str, str], allocated: int | None = None, *, 
     """GPUs that this process may see: CUDA_VISIBLE_DEVICES, else the scheduler's count, else those device files that
     this process may open, on a node of its own.
 
-    Ray's own look needs a driver library on its path.
+    Ray's own detection needs a driver library on its path.
     """
     seen = visible_gpus(environment, allocated)
     if seen is not None:

@@ -1,4 +1,4 @@
-"""Private temporary folders of Ray on one host: short, known by their names, swept when their keeper is gone."""
+"""Private temporary folders of Ray on one host: short, known by their names, removed when their owner is gone."""
 
 import fcntl
 import os
@@ -13,7 +13,7 @@ from cluster.machine.processes import end_processes, processes_of
 
 MARK = "kosen"  # the file in a folder that says, by the folder's own path, that we made it: nothing else is removed
 LOCK = "kept"  # this file is locked by the owning process; the kernel releases it when the process dies
-RAY = "r"  # the folder in it that Ray gets: Ray opens it to everybody (0777), so no other user may get there
+RAY = "r"  # the folder in it that Ray gets: Ray makes it world-writable (0777), so no other user may get there
 
 
 def new_temp_dir(root: str, job_id: str) -> tuple[str, IO[str]]:

@@ -1,7 +1,7 @@
-"""One node of a cluster, as a task of a batch step: python -m cluster.node.agent head|worker|check NAME JOB.
+"""Runs one node of a cluster, as a task of a batch step: python -m cluster.node.agent head|worker|check NAME JOB.
 
-It checks the node, keeps Ray running on it, tells the batch script in a small file how it stands, and cleans up. JOB is
-the batch job that the cluster belongs to; a replacement node runs in a job of its own.
+It checks the node, keeps Ray running on it, reports its state to the batch script in a small file, and cleans up. JOB
+is the batch job that the cluster belongs to; a replacement node runs in a job of its own.
 """
 
 import dataclasses
@@ -43,7 +43,7 @@ HEALTH = {
 
 
 class Stop(BaseException):
-    """A signal: the batch script (USR2) or the scheduler (TERM) wants this node to end."""
+    """A signal: the batch script (USR2) or the scheduler (TERM) asks this node to stop."""
 
 
 class ServedAlready(Exception):
@@ -89,7 +89,7 @@ class NodeProcess:
     def _run(self) -> None:
         raise_soft_limits()
         for name in sweep(self.request.site.temp_dir):
-            self.say(f"swept {name}, left by a killed node process")
+            self.say(f"removed {name}, left by a killed node process")
         head = self._first_contact() if self.role == "worker" else None
         peers = [host for host in self.hosts if host != self.host]
         link = find_link(head["ip"] if head else next(iter(peers), None), self.request.site.interface)
@@ -135,7 +135,7 @@ class NodeProcess:
         deadline = time.monotonic() + self.request.site.ready_timeout
         while not (head := read_published(self.folder / "head.json")):
             if time.monotonic() > deadline:
-                raise ClusterError(f"the head published no address in {self.folder} within its time")
+                raise ClusterError(f"the head published no address in {self.folder} in time")
             time.sleep(0.1)
         return head
 

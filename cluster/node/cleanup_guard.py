@@ -27,7 +27,7 @@ class Watched:
 
 
 class Guard:
-    """The parent's side: tell the guard what to watch, and when there is nothing left to do."""
+    """The parent's side: sets what the guard watches, and releases it."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -41,7 +41,7 @@ class Guard:
         self._process.wait()  # it forks, and the fork lives on without a parent
 
     def watch(self, watched: Watched | None) -> None:
-        """From now on `watched` is what must be ended; None: nothing."""
+        """From now on `watched` is what must be killed; None: nothing."""
         assert self._process.stdin is not None
         line = [watched.temp_dir, watched.pid, watched.started] if watched else None
         with suppress(BrokenPipeError):  # the guard was killed; the node process still cleans up by itself

@@ -1,7 +1,7 @@
-"""Ends a batch job that lost its head: python -m cluster.node.head_watchdog NAME JOB, a step on each worker's node.
+"""Cancels a batch job that lost its head: python -m cluster.node.head_watchdog NAME JOB, a step on each worker's node.
 
 A job survives the loss of any node, also of the one that ran the batch script: it would hold the other
-nodes until its walltime, with no process to end it. A worker's node notes the loss in the ledger, for the successor.
+nodes until its walltime, with no process to stop it. A worker's node notes the loss in the ledger, for the successor.
 """
 
 import dataclasses
@@ -17,8 +17,8 @@ from cluster.node.ray_keeper import is_listening
 from cluster.schedulers.base import Scheduler, Silent, scheduler_of
 from cluster.state import read_state, token_path, write_state
 
-LOOK = 5.0  # seconds between looks at the head's port, which cost nothing
-PATIENCE = 3  # looks in vain before the scheduler is asked, and each time after
+POLL = 5.0  # seconds between polls of the head's port, which cost nothing
+PATIENCE = 3  # failed polls before the scheduler is asked, and each time after
 
 
 def main(argv: list[str]) -> int:
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     scheduler = scheduler_of(state.scheduler)
     host, port = parse_host_port(state.ray_address)
     in_vain = 0
-    while not stopped.wait(LOOK):
+    while not stopped.wait(POLL):
         in_vain = 0 if is_listening(host, port) else in_vain + 1
         if in_vain >= PATIENCE and _has_lost(scheduler, job_id, state.host):
             with suppress(Silent):  # the job was not cancelled: once more

@@ -18,7 +18,7 @@ from cluster.machine.temp_dirs import new_temp_dir
 from cluster.node.cleanup_guard import Guard, Watched, end
 
 HEAD_TRIES = 3  # a head's failed start ends everything, so it gets fewer than a worker
-JOIN_TRIES = 10  # in a row; a worker that stayed for STEADY seconds starts counting anew
+JOIN_TRIES = 10  # in a row; a worker that stayed for STEADY seconds starts counting again
 STEADY = 60.0  # seconds
 BACKOFF = 15.0  # seconds at most between two tries
 LOST_TIMEOUT = 1800.0  # seconds that a disconnected worker keeps trying to reach the head
@@ -59,7 +59,7 @@ class Keeper:
             self.end()
             if SLOW_START not in self._since(position):
                 raise ClusterError(f"Ray's head ended with code {code}")
-            self._tell("Ray was too slow to start; trying again")
+            self._tell("Ray did not start in time; retrying")
         raise ClusterError(f"Ray's head did not start in {HEAD_TRIES} tries")
 
     def keep_worker(self, head: str) -> None:
@@ -73,7 +73,7 @@ class Keeper:
             self.end()
             lived = time.monotonic() - started
             failures = 1 if lived > STEADY else failures + 1
-            self._tell(f"Ray ended with code {code} after {lived:.0f} s; trying again ({failures} of {JOIN_TRIES})")
+            self._tell(f"Ray ended with code {code} after {lived:.0f} s; retrying ({failures} of {JOIN_TRIES})")
             time.sleep(min(BACKOFF, 2.0 ** (failures - 1)))
         raise ClusterError(f"Ray ended {JOIN_TRIES} times in a row, the last time with code {code}")
 
@@ -86,7 +86,7 @@ class Keeper:
                 self._watched = None
 
     def _start(self, head: str | None) -> "tuple[subprocess.Popen[bytes], RayNode]":
-        with _undisturbed():  # whatever exists is also known, when a signal ends it
+        with _undisturbed():  # whatever exists is also known, when a signal stops it
             temp_dir, self._lock = new_temp_dir(self._temp_root, self._job_id)
             self._watched = Watched(temp_dir, 0, 0)
             node = self._plan(temp_dir, head)
@@ -113,7 +113,7 @@ class Keeper:
         deadline = time.monotonic() + LOST_TIMEOUT
         while not is_listening(host, port):
             if time.monotonic() > deadline:
-                raise ClusterError(f"found no way to the head at {head} in {LOST_TIMEOUT / 60:.0f} minutes")
+                raise ClusterError(f"could not connect to the head at {head} for {LOST_TIMEOUT / 60:.0f} minutes")
             time.sleep(0.2)
 
     def _since(self, position: int) -> str:

@@ -12,8 +12,8 @@ from cluster.folder.cluster_folder import ClusterFolder
 from cluster.schedulers.base import Scheduler, scheduler_of
 from cluster.state import read_state
 
-LOOK = 2.0  # seconds between looks at the state file
-ASK = 10.0  # seconds between questions to the scheduler, for a cluster that ended without a word
+POLL = 2.0  # seconds between polls of the state file
+ASK = 10.0  # seconds between polls of the scheduler, for a cluster that ended without a trace
 
 
 def main(argv: list[str]) -> int:
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     step = scheduler.step(hosts, "cluster.node.agent", arguments, folder=folder, gpus=site.gpus_per_node)
     asked = time.monotonic()
     while step.poll() is None and not stopped and _is_wanted(name, job_id):
-        time.sleep(LOOK)
+        time.sleep(POLL)
         if time.monotonic() - asked > ASK:
             asked = time.monotonic()
             if _has_ended(scheduler, job_id):
@@ -52,7 +52,7 @@ def _is_wanted(name: str, job_id: str) -> bool:
 def _has_ended(scheduler: Scheduler, job_id: str) -> bool:
     try:
         job = scheduler.job(job_id)
-    except ClusterError:  # the controller is away; its absence is no reason to end
+    except ClusterError:  # the controller is away; this does not end the cluster
         return False
     return job is None or job.ended
 

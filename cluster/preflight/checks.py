@@ -45,7 +45,7 @@ GIB = 1024**3
 OPEN_FILES_WANTED, OPEN_FILES_LEAST = 65536, 4096
 TEMP_WANTED = 5 * GIB  # bytes; unpacked runtime environments, a session's logs and objects that Ray spills
 TEMP_LEAST = GIB // 2
-TEMP_FULL = 0.95  # of the file system; from there on Ray refuses to spill objects
+TEMP_FULL = 0.95  # share of the file system; from there on Ray refuses to spill objects
 SHM_WANTED = (
     GIB // 2
 )  # bytes; Ray's store, and 30 MiB or so for each pair of NCCL ranks, PyTorch loaders and vLLM's queue
@@ -59,7 +59,7 @@ INFINIBAND = Path("/sys/class/infiniband")
 
 @dataclass(frozen=True, slots=True)
 class NodeReport:
-    """What a node tells the others of itself, for `compare_nodes`."""
+    """What a node reports of itself, for `compare_nodes`."""
 
     node: str
     versions: dict[str, str]  # "versions": Python and Ray; "gpus": their names and driver, where it has some
@@ -128,7 +128,7 @@ def check_open_files(limits: Limits) -> Finding:
     soft = limits.open_files
     seen = f"at most {'unlimited' if soft is None else soft} open files"
     advice = (
-        f"Ray wants {OPEN_FILES_WANTED}: raise `ulimit -n`, or ask for a higher hard limit in the scheduler's service"
+        f"Ray needs {OPEN_FILES_WANTED}: raise `ulimit -n`, or ask for a higher hard limit in the scheduler's service"
     )
     if soft is None or soft >= OPEN_FILES_WANTED:
         return _ok("open files", seen)
@@ -152,7 +152,7 @@ def check_address_space(limits: Limits) -> Finding:
 
 
 def check_temp_dir(path: Path, found: Space | None) -> Finding:
-    advice = "Set `temp_dir` in the site profile to a short local path with room, or clean it"
+    advice = "Set `temp_dir` in the site profile to a short local path with free space, or clean it"
     if found is None:
         return Finding("error", "temp dir", "", f"there is no folder {path}", advice)
     if not os.access(path, os.W_OK | os.X_OK):
@@ -167,7 +167,7 @@ def check_temp_dir(path: Path, found: Space | None) -> Finding:
 
 def check_socket_paths(folder: Path) -> Finding:
     longest = socket_path_bytes(folder)
-    seen = f"socket paths under {folder.parent} get {longest} bytes, of {PATH_MOST} possible"
+    seen = f"socket paths under {folder.parent} have {longest} bytes; at most {PATH_MOST} are possible"
     advice = "Set `temp_dir` in the site profile to a shorter path, for example /tmp"
     return Finding("error", "socket paths", "", seen, advice) if longest > PATH_MOST else _ok("socket paths", seen)
 
@@ -190,7 +190,7 @@ def check_shared_folder(job_dir: Path, problem: str | None) -> Finding:
             "~/.kosen must lie on a file system that all nodes share and may write: set KOSEN_HOME to such a folder"
         )
         return Finding("error", "shared folder", "", f"{job_dir}: {problem}", advice)
-    return _ok("shared folder", f"{job_dir} gives back what is written ({own.write_seconds or 0:.3f} s)")
+    return _ok("shared folder", f"{job_dir} reads back what was written ({own.write_seconds or 0:.3f} s)")
 
 
 def check_clock(skew: Offset) -> Finding:
@@ -199,7 +199,7 @@ def check_clock(skew: Offset) -> Finding:
     certain = abs(skew.seconds) - skew.uncertainty
     if certain <= CLOCK_WANTED:
         return _ok("clock", seen)
-    advice = "Ask the administrators to look at chrony or ntpd there, or leave the node out with --exclude"
+    advice = "Ask the administrators to check chrony or ntpd there, or leave the node out with --exclude"
     return Finding("error" if certain > CLOCK_MOST else "warning", "clock", "", seen, advice)
 
 
@@ -226,17 +226,17 @@ def check_ports(ports: Mapping[str, int] | None, range_text: str) -> Finding:
     if not ports:
         advice = "Give another `ports=first-last` in the site profile, or see who listens there: `ss -ltnp`"
         return Finding("error", "ports", "", f"no free block of ports in {range_text}", advice)
-    seen = f"{min(ports.values())}-{max(ports.values())} are free and ours"
+    seen = f"{min(ports.values())}-{max(ports.values())} are free and reserved"
     floor = port_plan.ephemeral_floor()
     if max(ports.values()) >= floor:
-        advice = f"The kernel gives ports from {floor} on to any connection: choose `ports` below that"
+        advice = f"The kernel assigns ports from {floor} up to outgoing connections: choose `ports` below that"
         return Finding("warning", "ports", "", seen, advice)
     return _ok("ports", seen)
 
 
 def check_open_ports(ports: Mapping[str, int]) -> list[Finding]:
-    """The ports that Ray binds on every interface, and opens without a token. It cannot be told otherwise, and this is
-    no fault of the node, so it is only named: who minds closes them from outside with a firewall."""
+    """The ports that Ray binds on every interface, and opens without a token. It has no option for that, and
+    the node is not at fault, so it is only named: a firewall can close them."""
     there = [ports[service] for service in port_plan.OPEN if service in ports]
     if not there:
         return []
@@ -252,7 +252,7 @@ def check_interface(link: Link, *, alone: bool) -> Finding:
         return Finding("error", "interface", "", f"{link.interface} {state}", advice)
     if not alone and (link.ip.startswith("127.") or link.ip == "::1"):
         return Finding("error", "interface", "", f"{link.ip} is loopback: no other node can reach it", advice)
-    speed = f"{interface.speed} Mbit/s" if interface.speed > 0 else "speed not told"
+    speed = f"{interface.speed} Mbit/s" if interface.speed > 0 else "speed unknown"
     return _ok("interface", f"{link.ip} on {link.interface}, {speed}, MTU {interface.mtu}")
 
 
@@ -264,7 +264,7 @@ def check_proxy(environment: Mapping[str, str], hosts: Sequence[str]) -> Finding
     if not proxies or not missed:
         return _ok("proxy", f"{', '.join(proxies)} set, not for the nodes" if proxies else "none")
     seen = f"{', '.join(proxies)} set, and no_proxy lacks {', '.join(missed[:4])}{' …' if len(missed) > 4 else ''}"
-    advice = "Ray, Serve and vLLM would ask the proxy for each other: add the nodes to no_proxy, or unset the proxy"
+    advice = "Ray, Serve and vLLM would use the proxy between nodes: add the nodes to no_proxy, or unset the proxy"
     return Finding("warning", "proxy", "", seen, advice)
 
 
@@ -291,7 +291,7 @@ def _differences(reports: Sequence[NodeReport], what: str, severity: Severity, a
 
 
 def _look_at_canary(job_dir: Path) -> tuple[Offset | None, str | None]:
-    """The batch host's clock as its file tells, and what is wrong with the file."""
+    """The batch host's clock as its file says, and what is wrong with the file."""
     path, deadline = job_dir / CANARY, time.monotonic() + CANARY_SECONDS
     while (values := read_published(path)) is None:
         if time.monotonic() > deadline:
@@ -301,10 +301,10 @@ def _look_at_canary(job_dir: Path) -> tuple[Offset | None, str | None]:
 
 
 def _health(gpu: Gpu) -> list[Finding]:
-    """What is wrong with one GPU; nothing of what its driver does not tell."""
+    """What is wrong with one GPU; nothing of what its driver does not report."""
     name, found = f"GPU {gpu.index} ({gpu.uuid})", []
     if gpu.error:
-        advice = "It answers no more: have it reset or the node drained, and leave the node out with --exclude"
+        advice = "It no longer responds: have it reset or the node drained, and leave the node out with --exclude"
         found.append(Finding("error", "gpu error", "", f"{name} reports {gpu.error}", advice))
     if gpu.ecc_errors:
         advice = "Its memory is failing: have the GPU reset or the node drained"
@@ -324,9 +324,9 @@ def _health(gpu: Gpu) -> list[Finding]:
 
 
 def _lost(complaint: str) -> Finding:
-    """What nvidia-smi says of a GPU in a line that is no row; a warning of its own, as of a damaged infoROM, is one."""
+    """What nvidia-smi says of a GPU in a line that is not a row, for example its warning about a damaged infoROM."""
     severity: Severity = "warning" if complaint.lower().startswith("warning") else "error"
-    advice = "Look at `dmesg | grep -E 'Xid|NVRM'` there, leave the node out with --exclude, tell the administrators"
+    advice = "Check `dmesg | grep -E 'Xid|NVRM'` there, leave the node out with --exclude, tell the administrators"
     return Finding(severity, "gpu error", "", f"nvidia-smi says: {complaint}", advice)
 
 

@@ -13,7 +13,7 @@ from cluster.folder.cluster_folder import ClusterFolder
 from cluster.probes import pairwise
 from cluster.schedulers.base import scheduler_of
 
-GATHER_SHARE = 0.8  # of ready_timeout, for everybody to come; then there is time left to say who did not
+GATHER_SHARE = 0.8  # of ready_timeout, for all hosts to connect; the rest is time to report who did not
 
 
 def main(argv: list[str]) -> int:

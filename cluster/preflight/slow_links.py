@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from cluster.preflight.findings import Finding, Severity
 from cluster.probes.collective import Backend
-from cluster.probes.pairwise import Result
+from cluster.probes.pairwise import PairResult
 
 Pair = frozenset[str]
 # A pair is slow below a quarter of the best one: switches with a third of the bandwidth upwards are common, and meant.
@@ -18,8 +18,8 @@ ENOUGH: dict[Backend, float] = {"nccl": float("inf"), "gloo": 1e8}
 LATENCY_MOST = 0.005  # seconds; 0.1 to 0.5 ms over Ethernet. 5 ms is another town, lost packets or a busy node
 
 
-def judge_pairs(results: Sequence[Result], hosts: Sequence[str], leave_out: str = "") -> list[Finding]:
-    """Findings that name a node wherever the meetings of `hosts` can tell which one it is.
+def judge_pairs(results: Sequence[PairResult], hosts: Sequence[str], leave_out: str = "") -> list[Finding]:
+    """Findings that name a node wherever the measurements of `hosts` show which one it is.
 
     `leave_out` is what keeps node {} out of the next job, in the words of the scheduler.
     """
@@ -35,7 +35,7 @@ def judge_pairs(results: Sequence[Result], hosts: Sequence[str], leave_out: str 
     return (found + _blame(slow, whole, "warning", away)) or [_fine(results)]
 
 
-def _named(results: Sequence[Result], hosts: Sequence[str], away: str) -> list[Finding]:
+def _named(results: Sequence[PairResult], hosts: Sequence[str], away: str) -> list[Finding]:
     """The nodes that a single measurement names: they did not come, failed alone, or fell silent."""
     seen = {result.blame: result.problem for result in results if result.blame and result.problem}
     spoke = {result.seen_by for result in results}
@@ -49,14 +49,14 @@ def _named(results: Sequence[Result], hosts: Sequence[str], away: str) -> list[F
     return [Finding("error", "links", host, problem, advice.format(host)) for host, problem in seen.items()]
 
 
-def _blame(bad: Sequence[Result], tested: Sequence[Result], severity: Severity, away: str) -> list[Finding]:
-    """One finding for each node that the bad meetings have in common, and one for each pair that is left over."""
+def _blame(bad: Sequence[PairResult], tested: Sequence[PairResult], severity: Severity, away: str) -> list[Finding]:
+    """One finding for each node that the bad measurements have in common, and one for each pair that is left over."""
     reasons: dict[Pair, str] = {}
     for result in bad:
         reasons.setdefault(frozenset(result.hosts), _describe(result))
     pairs = {frozenset(result.hosts) for result in tested}
     culprits = _common(set(reasons), pairs) or _slow_alone(set(reasons), tested)
-    advice = "Look at its interface (`ip -s link`, `ibstat`), or " + away
+    advice = "Check its interface (`ip -s link`, `ibstat`), or " + away
     found = []
     for host in sorted(culprits):
         partners = sorted(next(iter(pair - {host}), host) for pair in reasons if host in pair)
@@ -70,7 +70,7 @@ def _blame(bad: Sequence[Result], tested: Sequence[Result], severity: Severity, 
 
 
 def _common(bad: set[Pair], tested: set[Pair]) -> set[str]:
-    """The nodes with the highest share of bad pairs, where at least two pairs say so and not everybody is like that."""
+    """The nodes with the highest share of bad pairs, where at least two pairs say so and not every node has it."""
     played = Counter(host for pair in tested if len(pair) == 2 for host in pair)
     failed = Counter(host for pair in bad if len(pair) == 2 for host in pair)
     share = {host: failed[host] / played[host] for host in failed}
@@ -81,7 +81,7 @@ def _common(bad: set[Pair], tested: set[Pair]) -> set[str]:
     return leaders | _common({pair for pair in bad if not pair & leaders}, tested)
 
 
-def _slow_alone(bad: set[Pair], tested: Sequence[Result]) -> set[str]:
+def _slow_alone(bad: set[Pair], tested: Sequence[PairResult]) -> set[str]:
     """Of a bad pair, the node that is slow by itself as well. Nothing else decides between two."""
     alone = {result.hosts[0]: _bandwidth(result) for result in tested if len(result.hosts) == 1}
     known = {host: rate for host, rate in alone.items() if rate is not None and any(host in pair for pair in bad)}
@@ -89,8 +89,8 @@ def _slow_alone(bad: set[Pair], tested: Sequence[Result]) -> set[str]:
     return {host for host, rate in known.items() if rate < SLOW_SHARE * best}
 
 
-def _slow(results: Sequence[Result]) -> list[Result]:
-    """The meetings of two that were slower than they may be."""
+def _slow(results: Sequence[PairResult]) -> list[PairResult]:
+    """The measurements of two nodes that were slower than allowed."""
     pairs = [result for result in results if len(result.hosts) == 2]
     best: dict[Backend, float] = {}
     for result in pairs:
@@ -98,7 +98,7 @@ def _slow(results: Sequence[Result]) -> list[Result]:
     return [result for result in pairs if _is_slow(result, best[result.backend])]
 
 
-def _is_slow(result: Result, best: float) -> bool:
+def _is_slow(result: PairResult, best: float) -> bool:
     rate = _bandwidth(result)
     least = max(FLOOR[result.backend], min(SLOW_SHARE * best, ENOUGH[result.backend]))
     return (rate is not None and rate < least) or (result.latency or 0.0) > LATENCY_MOST
@@ -107,11 +107,11 @@ def _is_slow(result: Result, best: float) -> bool:
 def _undecided(pair: Iterable[str], text: str, severity: Severity, total: int) -> Finding:
     names = sorted(pair)
     why = "with two nodes" if total == 2 else "from these pairs"
-    advice = f"Which of the two it is cannot be told {why}: try each of them with another node, or look at the switch"
+    advice = f"Which of the two is slow is not known {why}: test each of them with another node, or check the switch"
     return Finding(severity, "links", " and ".join(names), text, advice)
 
 
-def _describe(result: Result) -> str:
+def _describe(result: PairResult) -> str:
     if result.problem:
         return result.problem
     if not result.correct:
@@ -119,19 +119,19 @@ def _describe(result: Result) -> str:
     return _speed(result)
 
 
-def _speed(result: Result) -> str:
+def _speed(result: PairResult) -> str:
     rate = _bandwidth(result)
     bandwidth = "not measured" if rate is None else f"{rate / 1e9:.3g} GB/s"
     latency = "not measured" if result.latency is None else f"{result.latency * 1e3:.3g} ms"
     return f"{result.backend} bus bandwidth {bandwidth}, latency {latency}"
 
 
-def _bandwidth(result: Result) -> float | None:
+def _bandwidth(result: PairResult) -> float | None:
     """Bytes/s of the largest message."""
     return result.bus_bandwidth[max(result.bus_bandwidth)] if result.bus_bandwidth else None
 
 
-def _fine(results: Sequence[Result]) -> Finding:
+def _fine(results: Sequence[PairResult]) -> Finding:
     pairs = [result for result in results if len(result.hosts) == 2] or list(results)
     slowest = min(pairs, key=lambda result: _bandwidth(result) or float("inf"))
     count = len({frozenset(result.hosts) for result in pairs})

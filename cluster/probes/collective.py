@@ -1,4 +1,4 @@
-"""An all-reduce between processes, timed and checked: what training and tensor parallelism do all day.
+"""An all-reduce between processes, timed and checked: the main collective of training and tensor parallelism.
 
 `all_reduce` is one rank of it and imports torch, so it belongs into a process of its own.
 """
@@ -21,13 +21,13 @@ SIZES: dict[Backend, tuple[int, ...]] = {"nccl": (2**20, 2**27), "gloo": (2**18,
 
 
 @dataclass(frozen=True, slots=True)
-class Meeting:
-    """Where the ranks of one process group meet, and which one of them this is."""
+class Rendezvous:
+    """The rendezvous of one process group, and the rank of this process in it."""
 
     backend: Backend
     ip: str  # of the host whose TCPStore introduces the ranks to each other
     port: int
-    topic: str  # keeps the meetings apart that use one store
+    topic: str  # separates the process groups that use one store
     rank: int
     world_size: int
     device: int  # index of the GPU; unused with Gloo
@@ -46,23 +46,25 @@ class Measured:
     bus_bandwidth: dict[int, float]
 
 
-def all_reduce(meeting: Meeting, environment: dict[str, str]) -> Measured:
+def all_reduce(rendezvous: Rendezvous, environment: dict[str, str]) -> Measured:
     """Run one rank. `environment` chooses the interface. Raises RuntimeError, as torch does, when a peer fails."""
     os.environ.update({**environment, "NCCL_NVLS_ENABLE": "0", "TORCH_NCCL_BLOCKING_WAIT": "1"})
     import torch
     import torch.distributed as dist
 
     torch.set_num_threads(1)
-    device = torch.device("cuda", meeting.device) if meeting.backend == "nccl" else torch.device("cpu")
-    if meeting.backend == "nccl":
+    device = torch.device("cuda", rendezvous.device) if rendezvous.backend == "nccl" else torch.device("cpu")
+    if rendezvous.backend == "nccl":
         torch.cuda.set_device(device)
-    timeout = timedelta(seconds=meeting.timeout)
-    store = dist.PrefixStore(meeting.topic, open_store(meeting.ip, meeting.port, meeting.timeout, serve=False))
+    timeout = timedelta(seconds=rendezvous.timeout)
+    store = dist.PrefixStore(
+        rendezvous.topic, open_store(rendezvous.ip, rendezvous.port, rendezvous.timeout, serve=False)
+    )
     dist.init_process_group(
-        meeting.backend, store=store, rank=meeting.rank, world_size=meeting.world_size, timeout=timeout
+        rendezvous.backend, store=store, rank=rendezvous.rank, world_size=rendezvous.world_size, timeout=timeout
     )
     try:
-        return _measure(meeting, device)
+        return _measure(rendezvous, device)
     finally:
         dist.destroy_process_group()
 
@@ -70,14 +72,14 @@ def all_reduce(meeting: Meeting, environment: dict[str, str]) -> Measured:
 def open_store(ip: str, port: int, timeout: float, *, serve: bool) -> Any:
     """torch's TCPStore at ip:port, as its server or as a client that waits `timeout` seconds for it.
 
-    Raises RuntimeError when the port is taken, or when nobody serves there in time.
+    Raises RuntimeError when the port is taken, or when no process serves it in time.
     """
     import torch.distributed as dist
 
     return dist.TCPStore(ip, port, is_master=serve, timeout=timedelta(seconds=timeout), wait_for_workers=False)
 
 
-def _measure(meeting: Meeting, device: Any) -> Measured:
+def _measure(rendezvous: Rendezvous, device: Any) -> Measured:
     import torch
 
     small = torch.zeros(SMALL // 4, device=device)
@@ -85,15 +87,15 @@ def _measure(meeting: Meeting, device: Any) -> Measured:
         _timed(small)
     latency = statistics.median(_timed(small) for _ in range(LATENCY_ROUNDS))
     correct, bandwidth = True, {}
-    for size in SIZES[meeting.backend]:
+    for size in SIZES[rendezvous.backend]:
         pattern = torch.arange(size // 4, device=device, dtype=torch.float32) % PERIOD
-        message = pattern * (meeting.rank + 1)
+        message = pattern * (rendezvous.rank + 1)
         first = over_ranks(_timed(message), "MAX", device)
-        total = meeting.world_size * (meeting.world_size + 1) // 2
+        total = rendezvous.world_size * (rendezvous.world_size + 1) // 2
         correct = correct and bool(torch.equal(message, pattern * total))
         seconds = statistics.median(_timed(message.zero_()) for _ in range(repetitions(first)))
-        if meeting.world_size > 1:  # alone, nothing is sent
-            bandwidth[size] = size / seconds * bus_factor("all_reduce", meeting.world_size)
+        if rendezvous.world_size > 1:  # alone, nothing is sent
+            bandwidth[size] = size / seconds * bus_factor("all_reduce", rendezvous.world_size)
     return Measured(correct, latency, bandwidth)
 
 

@@ -31,7 +31,7 @@ def read_interfaces() -> list[Interface]:
 
 
 def read_ports(root: Path = INFINIBAND) -> dict[str, list[int | None]]:
-    """PORT_COUNTERS of each port, by device/number; None is what the driver does not tell.
+    """PORT_COUNTERS of each port, by device/number; None is what the driver does not report.
 
     As the InfiniBand specification has it, the two counters of data are in units of 4 bytes.
     """

@@ -27,7 +27,7 @@ NO_DRIVER = (9, 12)  # nvidia-smi's exit codes for "driver not loaded" and "its 
 # clocks, power cap.
 SLOWED = {0x08: "hardware slowdown", 0x20: "too hot (software)", 0x40: "too hot (hardware)", 0x80: "power brake"}
 MIB = 1024**2
-# In brackets stands why there is no figure. These mean only that the driver has none, or does not tell it.
+# Brackets hold the reason for a missing figure. These mean only that the driver does not report it.
 UNTOLD = ("[N/A]", "[Not Supported]", "[Not Found]", "[Insufficient Permissions]", "[Requested functionality has been")
 # Lines of `nvidia-smi -L`: a GPU, and the parts that it is cut into (MIG) below it.
 LISTED = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[\w-]+)\)", re.ASCII)
@@ -45,7 +45,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU; None is what the driver does not tell. Memory in bytes, ECC errors since the driver was loaded."""
+    """One GPU; None is what the driver does not report. Memory in bytes, ECC errors since the driver was loaded."""
 
     index: int
     name: str
@@ -84,7 +84,7 @@ def read_gpus(visible: str | None = None, timeout: float = TIMEOUT) -> Gpus | No
     if code is None:
         return Gpus([], f"nvidia-smi did not answer within {timeout:g} s")
     if code:
-        return Gpus([], f"nvidia-smi failed with code {code}: {' '.join(rows[-1]) if rows else 'without a word'}")
+        return Gpus([], f"nvidia-smi failed with code {code}: {' '.join(rows[-1]) if rows else 'no output'}")
     processes = [(row[0], _process(row)) for row in users if len(row) == len(PROCESS_FIELDS) and _is_number(row[1])]
     whole = [_gpu(number, row, processes) for number, row in enumerate(r for r in rows if len(r) == len(FIELDS))]
     complaints = [", ".join(row) for row in rows if len(row) != len(FIELDS) and any(row)]
@@ -141,7 +141,7 @@ def _answer(process: "subprocess.Popen[str]", deadline: float) -> tuple[int | No
 
 
 def _gpu(number: int, row: Sequence[str], processes: Sequence[tuple[str, Process]]) -> Gpu:
-    """A row as a GPU; `number` is the row's, for a GPU that does not even tell its own."""
+    """A row as a GPU; `number` is the row's, for a GPU that does not even report its own."""
     index, name, uuid, driver, total, used, ecc, slowed = row
     errors = [cell for cell in row if cell.startswith("[") and not cell.startswith(UNTOLD)]
     return Gpu(

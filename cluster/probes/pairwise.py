@@ -1,10 +1,10 @@
-"""Every node meets others in an all-reduce, two by two, and writes down how it went. Needs no Ray.
+"""Every node runs an all-reduce with others, two by two, and writes the result. Needs no Ray.
 
 python -m cluster.probes.pairwise --folder JOBDIR --host NAME --hosts a,b,c --ip IP --interface IF --port P --gpus N
 --patience S --timeout S runs once on each node; the nodes find each other through small files in JOBDIR/pairwise.
-Importing torch from a cold file system takes minutes, so `patience` until everybody is there is one limit, and
-`timeout` for each meeting, from then on, another. Each meeting runs in forked processes that are killed at its end,
-so that neither a silent partner nor a hung GPU holds anybody up.
+Importing torch from a cold file system takes minutes, so `patience` until all hosts have connected is one limit, and
+`timeout` for each measurement, from then on, another. Each runs in forked processes that are killed at its end,
+so that neither a silent partner nor a hung GPU delays the others.
 """
 
 import argparse
@@ -23,18 +23,18 @@ from typing import Any
 
 from cluster.files import publish, read_published
 from cluster.machine.network import Link, comm_environment
-from cluster.probes.collective import Backend, Measured, Meeting, all_reduce, open_store
+from cluster.probes.collective import Backend, Measured, Rendezvous, all_reduce, open_store
 
 ROUNDS_MOST = 3
 PATIENCE = 600.0  # seconds
-MEETING = 45.0  # seconds; 16 ranks of NCCL take 16 when everything is read for the first time, others 1 or 2
-LOOK = 0.3  # seconds between two looks for the others
+TIMEOUT = 45.0  # seconds; 16 ranks of NCCL take 16 when everything is read for the first time, others 1 or 2
+POLL = 0.3  # seconds between two polls for the others
 FORK = multiprocessing.get_context("fork")  # torch is imported once, before the first fork
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """How one meeting went, as `seen_by` saw it. `hosts` is one host (alone with itself) or two.
+class PairResult:
+    """The result of one measurement, as `seen_by` saw it. `hosts` is one host (alone with itself) or two.
 
     `latency` in seconds, `bus_bandwidth` in bytes/s by message size (see Measured); None and empty where there is a
     `problem`. `blame` is the host that this one measurement names, where it does.
@@ -62,15 +62,16 @@ class Self:
     link: Link
     port: int
     gpus: int
-    patience: float  # seconds until everybody is there
-    timeout: float  # seconds for each meeting
+    patience: float  # seconds until all hosts have connected
+    timeout: float  # seconds for each measurement
 
 
 def rounds(hosts: Sequence[str], most: int = ROUNDS_MOST) -> list[list[tuple[str, str]]]:
     """Who meets whom: rounds of disjoint pairs, by the circle method of a round-robin tournament.
 
-    Up to four hosts meet everybody (3 rounds for 3 or 4). More play `most` rounds: in 3 each meets two or three others,
-    and a broken one is what its failed pairs have in common, while the time does not grow with the cluster.
+    Up to four hosts are paired with every other (3 rounds for 3 or 4). More take `most` rounds: in 3 each is paired
+    with two or three others, and a broken one is what its failed pairs have in common, while the time does not grow
+    with the cluster.
     """
     players: list[str | None] = [*hosts, *([None] if len(hosts) % 2 else [])]
     order = {host: rank for rank, host in enumerate(hosts)}
@@ -83,7 +84,7 @@ def rounds(hosts: Sequence[str], most: int = ROUNDS_MOST) -> list[list[tuple[str
     return schedule
 
 
-def play(me: Self) -> list[Result]:
+def play(me: Self) -> list[PairResult]:
     """Take part in the whole tournament; this node's results, which are also in me.folder/pairwise."""
     started = time.monotonic()
     _forget_own(me)
@@ -101,16 +102,16 @@ def play(me: Self) -> list[Result]:
     return results
 
 
-def _absent(me: Self, problem: str) -> Result:
+def _absent(me: Self, problem: str) -> PairResult:
     """This node cannot take part, and says so to those who would wait for it."""
     publish(_host_file(me, me.host), {"problem": problem})
-    result = Result(0, [me.host], me.host, "gloo", 0.0, problem=problem, blame=me.host)
+    result = PairResult(0, [me.host], me.host, "gloo", 0.0, problem=problem, blame=me.host)
     _write(me, result)
     return result
 
 
-def _rounds(me: Self, present: dict[str, Any], begin: float) -> list[Result]:
-    """This host's meeting in each round. Rounds end at the same times for all: a late partner is waited for."""
+def _rounds(me: Self, present: dict[str, Any], begin: float) -> list[PairResult]:
+    """This host's measurement in each round. Rounds end at the same times for all: a late partner is waited for."""
     results = []
     for number, pairs in enumerate(rounds(me.hosts), 1):
         for pair in (pair for pair in pairs if me.host in pair):
@@ -119,15 +120,15 @@ def _rounds(me: Self, present: dict[str, Any], begin: float) -> list[Result]:
     return results
 
 
-def read_results(folder: Path) -> list[Result]:
+def read_results(folder: Path) -> list[PairResult]:
     """What all nodes have written so far under the job's folder."""
     found = (read_published(path) for path in sorted(_folder(folder).glob("result.*.json")))
     return [_result(values) for values in found if values is not None]
 
 
-def _result(values: dict[str, Any]) -> Result:
+def _result(values: dict[str, Any]) -> PairResult:
     sizes = {int(size): rate for size, rate in values["bus_bandwidth"].items()}  # JSON keys are strings
-    return Result(**values | {"bus_bandwidth": sizes})
+    return PairResult(**values | {"bus_bandwidth": sizes})
 
 
 def _folder(job_dir: Path) -> Path:
@@ -144,7 +145,7 @@ def _host_file(me: Self, host: str) -> Path:
     return _folder(me.folder) / f"host.{host}.json"
 
 
-def _write(me: Self, result: Result) -> None:
+def _write(me: Self, result: PairResult) -> None:
     publish(_folder(me.folder) / f"result.{result.round}.{me.host}.json", dataclasses.asdict(result))
 
 
@@ -161,17 +162,17 @@ def _gather(me: Self, deadline: float) -> dict[str, dict[str, Any]]:
     """What the hosts published that have come by the deadline."""
     present: dict[str, dict[str, Any]] = {}
     while True:
-        names = set(os.listdir(_folder(me.folder)))  # noqa: PTH208 - one look for all: the folder may be on NFS
+        names = set(os.listdir(_folder(me.folder)))  # noqa: PTH208 - one listing for all: the folder may be on NFS
         for host in (host for host in me.hosts if host not in present and _host_file(me, host).name in names):
             if values := read_published(_host_file(me, host)):
                 present[host] = values
         if len(present) == len(me.hosts) or time.monotonic() > deadline:
             return present
-        time.sleep(LOOK)
+        time.sleep(POLL)
 
 
-def _alone(me: Self, gpus: int, deadline: float) -> Result:
-    """The same all-reduce inside this node: with two nodes nothing else can tell which of them is the slow one."""
+def _alone(me: Self, gpus: int, deadline: float) -> PairResult:
+    """The same all-reduce inside this node: with two nodes nothing else shows which of them is slow."""
     sides = [(me.host, gpus or 2)]
     result = _run(me, 0, sides, me.link.ip, me.port, "nccl" if gpus else "gloo", deadline)
     result = dataclasses.replace(result, blame=me.host if result.problem else None)
@@ -179,11 +180,11 @@ def _alone(me: Self, gpus: int, deadline: float) -> Result:
     return result
 
 
-def _meet(me: Self, number: int, pair: tuple[str, str], present: dict[str, Any], deadline: float) -> Result:
+def _meet(me: Self, number: int, pair: tuple[str, str], present: dict[str, Any], deadline: float) -> PairResult:
     for host in pair:
-        problem = present.get(host, {"problem": f"{host} did not come within {me.patience:.0f} s"}).get("problem")
+        problem = present.get(host, {"problem": f"{host} did not connect within {me.patience:.0f} s"}).get("problem")
         if problem:
-            return Result(number, list(pair), me.host, "gloo", 0.0, problem=problem, blame=host)
+            return PairResult(number, list(pair), me.host, "gloo", 0.0, problem=problem, blame=host)
     gpus = [int(present[host]["gpus"]) for host in pair]
     backend: Backend = "nccl" if all(gpus) else "gloo"
     sides = [(host, count if backend == "nccl" else 1) for host, count in zip(pair, gpus, strict=True)]
@@ -193,21 +194,21 @@ def _meet(me: Self, number: int, pair: tuple[str, str], present: dict[str, Any],
 
 def _run(
     me: Self, number: int, sides: Sequence[tuple[str, int]], ip: str, port: int, backend: Backend, deadline: float
-) -> Result:
-    """Run this host's ranks of the meeting and wait for them until `deadline`."""
+) -> PairResult:
+    """Run this host's ranks of the measurement and wait for them until `deadline`."""
     started = time.monotonic()
     first = sum(count for _, count in sides[: [host for host, _ in sides].index(me.host)])
     world_size, own = sum(count for _, count in sides), dict(sides)[me.host]
     topic = f"{number}.{'.'.join(host for host, _ in sides)}"
     timeout = max(deadline - started - 0.5, 0.5)  # torch's own, so that its message comes before the kill
-    meetings = [Meeting(backend, ip, port, topic, first + i, world_size, i, timeout) for i in range(own)]
-    outcomes = _fork(meetings, comm_environment(me.link), deadline)
+    places = [Rendezvous(backend, ip, port, topic, first + i, world_size, i, timeout) for i in range(own)]
+    outcomes = _fork(places, comm_environment(me.link), deadline)
     hosts, seconds = [host for host, _ in sides], time.monotonic() - started
     problems = [outcome for outcome in outcomes if isinstance(outcome, str)]
     if problems:
-        return Result(number, hosts, me.host, backend, seconds, problem=problems[0])
+        return PairResult(number, hosts, me.host, backend, seconds, problem=problems[0])
     ranks = [outcome for outcome in outcomes if isinstance(outcome, Measured)]
-    return Result(
+    return PairResult(
         number,
         hosts,
         me.host,
@@ -219,14 +220,14 @@ def _run(
     )
 
 
-def _fork(meetings: Sequence[Meeting], environment: dict[str, str], deadline: float) -> list[Measured | str]:
+def _fork(places: Sequence[Rendezvous], environment: dict[str, str], deadline: float) -> list[Measured | str]:
     """What each rank measured, or what went wrong with it. All of them are gone when this returns."""
     # The site profile's own choice has come in through the environment, and wins.
     environment = {key: value for key, value in environment.items() if key not in os.environ}
     ranks, receivers = [], []
-    for meeting in meetings:
+    for rendezvous in places:
         receiver, sender = FORK.Pipe(duplex=False)
-        ranks.append(FORK.Process(target=_rank, args=(meeting, environment, sender), daemon=True))
+        ranks.append(FORK.Process(target=_rank, args=(rendezvous, environment, sender), daemon=True))
         ranks[-1].start()
         sender.close()  # so that a dead rank is an end of file, and no later rank inherits it
         receivers.append(receiver)
@@ -238,9 +239,9 @@ def _fork(meetings: Sequence[Meeting], environment: dict[str, str], deadline: fl
     return outcomes
 
 
-def _rank(meeting: Meeting, environment: dict[str, str], sender: Connection) -> None:
+def _rank(rendezvous: Rendezvous, environment: dict[str, str], sender: Connection) -> None:
     try:
-        sender.send(all_reduce(meeting, environment))
+        sender.send(all_reduce(rendezvous, environment))
     except (RuntimeError, ValueError, OSError) as error:  # torch's DistError and its children are RuntimeErrors
         sender.send(_one_line(error))
 
@@ -251,7 +252,7 @@ def _one_line(error: Exception) -> str:
 
 def _receive(receiver: Connection, deadline: float) -> Measured | str:
     if not wait([receiver], timeout=max(deadline - time.monotonic(), 0)):
-        return "the all-reduce did not end within its time"
+        return "the all-reduce did not finish within its time limit"
     try:
         outcome: Measured | str = receiver.recv()
     except EOFError:
@@ -266,10 +267,10 @@ def _parse(argv: Sequence[str] | None) -> Self:
     parser.add_argument("--hosts", required=True, help="all hosts, with commas, in the same order everywhere")
     parser.add_argument("--ip", required=True)
     parser.add_argument("--interface", required=True)
-    parser.add_argument("--port", type=int, required=True, help="a free port of this host, for the hosts to meet")
+    parser.add_argument("--port", type=int, required=True, help="a free port of this host, for the rendezvous")
     parser.add_argument("--gpus", type=int, default=0)
-    parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds until everybody is there")
-    parser.add_argument("--timeout", type=float, default=MEETING, help="seconds for each meeting")
+    parser.add_argument("--patience", type=float, default=PATIENCE, help="seconds for all hosts to connect")
+    parser.add_argument("--timeout", type=float, default=TIMEOUT, help="seconds for each measurement")
     given = parser.parse_args(argv)
     hosts = given.hosts.split(",")
     if given.host not in hosts or not math.isfinite(given.timeout + given.patience):
@@ -279,7 +280,7 @@ def _parse(argv: Sequence[str] | None) -> Self:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit code 0 when all of this host's meetings went well, 1 when one did not."""
+    """Exit code 0 when all of this host's measurements succeeded, 1 when one did not."""
     results = play(_parse(argv))
     for result in results:
         print(f"{' and '.join(result.hosts)}: {result.problem or 'passed'}", flush=True)

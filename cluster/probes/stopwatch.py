@@ -5,13 +5,13 @@ import gc
 import time
 from collections.abc import Callable
 
-POLL = 1e-4  # seconds between two looks at a GPU
+POLL = 1e-4  # seconds between two polls of a GPU
 
 
 def batch_seconds(run: Callable[[], object], count: int, *, cuda: bool, limit: float = float("inf")) -> float:
     """Seconds of `count` runs: between two events on the GPU's current stream, or by the clock of this process.
 
-    On a GPU one more run goes before the first event, so that nobody waits for this process's first launch within the
+    On a GPU one more run goes before the first event, so that no rank waits for this process's first launch within the
     time, nor, in a collective, for the first launch of the slowest rank. Python collects no garbage meanwhile, as in
     timeit: with torch loaded that takes milliseconds. Raises RuntimeError if a GPU is not done in `limit` seconds.
     """
@@ -53,7 +53,7 @@ def captured(run: Callable[[], object], count: int) -> Callable[[], object]:
     import torch
 
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # torch's own threads look at events meanwhile
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # torch's own threads query events meanwhile
         for _ in range(count):
             run()
     return graph.replay

@@ -1,4 +1,4 @@
-"""Room on a file system, and whether it gives back what is written to it."""
+"""Free space of a file system, and whether what is written to it can be read back."""
 
 import os
 import secrets
@@ -27,7 +27,7 @@ class Canary:
 
 
 def space(path: Path) -> Space | None:
-    """The room where `path` lies, or None where there is no such folder."""
+    """The free space where `path` lies, or None where there is no such folder."""
     try:
         usage = shutil.disk_usage(path)
     except OSError:

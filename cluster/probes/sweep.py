@@ -31,8 +31,8 @@ SECONDS_A_SIZE = 0.3  # the repetitions of a size stop after about this time
 REPETITIONS_LEAST = 5
 REPETITIONS_MOST = 20
 SHORT = 1e-3  # seconds; Python launches in some 50 µs, so that of longer ones the next is always there in time
-SHORT_BATCHES = 5  # whose median counts: one rank that halts for some ms holds up all
-SHORT_LIMIT = 120.0  # seconds; torch watches no operation of a graph, so that a peer which fails is not told by it
+SHORT_BATCHES = 5  # batches, whose median counts: one rank that halts for some ms holds up all
+SHORT_LIMIT = 120.0  # seconds; torch watches no operation of a graph, so that it does not report a failed peer
 PERIOD = 251  # of the pattern that is sent: whole numbers, so that sums in float32 are exact
 PIECE = PERIOD * 2**14  # elements that are filled and compared at once: 16 MB beside a message of 8 GB
 WEIGHTS = 61  # the pattern is sent times 1 to 61: sums over a thousand ranks stay below 2**24, where float32 is exact
@@ -127,7 +127,7 @@ def _measure(operation: Operation, buffers: list[Any], group: Any) -> Timing:
     call = _prepare(operation, buffers, group)
     seconds_of = partial(batch_seconds, call.run, cuda=device.type == "cuda")
     tries = [seconds_of(WARM_UP) / WARM_UP, seconds_of(1)]  # the very first one opens connections
-    first = over_ranks(min(tries), "MAX", device, group)  # all ranks go on alike
+    first = over_ranks(min(tries), "MAX", device, group)  # all ranks continue alike
     count = repetitions(first, REPETITIONS_LEAST)
     short = device.type == "cuda" and first < SHORT
     own = _seconds_of_short(call.run, count) if short else seconds_of(count)
@@ -174,7 +174,7 @@ def _prepare(operation: Operation, buffers: list[Any], group: Any) -> _Call:
 
 
 def _weight(source: int, target: int = 0) -> int:
-    """Tells the shards of two ranks apart, and those for two ranks."""
+    """Distinguishes the shards of two ranks, and those for two ranks."""
     return (7 * source + target) % WEIGHTS + 1
 
 

@@ -1,1 +1,1 @@
-"""The batch systems: scripts, submission, job and node states. No other room knows their commands."""
+"""The batch systems: scripts, submission, job and node states. No other folder knows their commands."""

@@ -22,7 +22,7 @@ PATIENCE = 600.0  # seconds without an answer after which a loop gives up; contr
 # 10 and more before they give up, and a last question without an answer takes 30 more.
 SHORT_PATIENCE = 10.0
 PAUSE = 5.0  # seconds until a scheduler that did not answer is asked again
-SHORT_PAUSE = 2.0  # the same, where a person waits
+SHORT_PAUSE = 2.0  # seconds; the same, where a person waits
 UNKNOWN = "UNKNOWN"  # our word for the state of a job whose scheduler says nothing now
 
 # What a job's state means for whoever waits: `held` until a person lets it start, `impossible` until it asks for less;
@@ -58,7 +58,7 @@ class Job:
 
     @property
     def waits(self) -> bool:
-        """Whether it has yet to start, or to go on."""
+        """Whether it has yet to start, or to resume."""
         return self.stage in ("waits", "held", "impossible")
 
     @property
@@ -96,7 +96,7 @@ class Allocation:
     this_host: str  # as the scheduler calls it
     cpus: int | None = None  # on this host
     gpus: int | None = None  # on this host
-    memory: int | None = None  # bytes on this host; None is no limit
+    memory: int | None = None  # bytes on this host; None means no limit
 
     @property
     def number(self) -> int:
@@ -109,7 +109,7 @@ class Allocation:
 class Hints:
     """What a person types, or writes into the profile. {} is a job's id, or a node's name."""
 
-    alive: str  # tells whether the controller answers
+    alive: str  # shows whether the controller answers
     queue: str  # lists one's own jobs
     job: str  # shows a job
     release: str  # lets a held job start
@@ -132,7 +132,7 @@ class Step(Protocol):
         """The step's exit code, the worst of its processes; None while any runs."""
 
     def terminate(self) -> None:
-        """Tell its processes to end in order, by SIGUSR2 or SIGTERM."""
+        """Signals its processes to stop in order, by SIGUSR2 or SIGTERM."""
 
     def wait(self, deadline: float | None = None) -> None:
         """Wait for its end until `deadline` (time.monotonic), and let go of what has not ended."""
@@ -175,7 +175,7 @@ class Scheduler(Protocol):
     def submit(
         self, script: Path, *, after: str | None = None, avoid: Sequence[str] = (), minutes: int | None = None
     ) -> str:
-        """Submit a script; the job's id. The job starts after the end of job `after`, where that can be told only if
+        """Submit a script; the job's id. The job starts after the end of job `after`, where the scheduler can, only if
         it failed; on none of the nodes `avoid`; for `minutes` at most. Raises ProfileError for a refusal, in the
         scheduler's own words."""
 
@@ -196,7 +196,7 @@ class Scheduler(Protocol):
         """Whether a text has the form of a job's id."""
 
     def node_states(self, names: Sequence[str]) -> Mapping[str, NodeState]:
-        """The states of those nodes of which the scheduler tells one."""
+        """The states of those nodes for which the scheduler reports one."""
 
     def allocation(self, environ: Mapping[str, str]) -> Allocation:
         """The job that this process belongs to."""
@@ -217,7 +217,7 @@ class Observer:
         self._scheduler, self._patience = scheduler, patience
         self._answered = time.monotonic()
 
-    def look(self, job_id: str) -> Job | None:
+    def poll(self, job_id: str) -> Job | None:
         """As `job`, with the state UNKNOWN while it is silent. Raises Silent after `patience` seconds of that."""
         try:
             seen = self._scheduler.job(job_id)
@@ -230,7 +230,7 @@ class Observer:
 
     def ask(self, job_id: str, pause: Callable[[float], None] = time.sleep) -> Job | None:
         """As `job`, asked again while it is silent. Raises Silent after `patience` seconds of that."""
-        while (seen := self.look(job_id)) and seen.state == UNKNOWN:
+        while (seen := self.poll(job_id)) and seen.state == UNKNOWN:
             pause(PAUSE)
         return seen
 

@@ -108,7 +108,7 @@ def _gpus(environ: Mapping[str, str]) -> int | None:
 
 
 def _memory(environ: Mapping[str, str]) -> int | None:
-    """Bytes that Slurm gave on this node, or None: no variable, or 0 (`--mem=0`), is no limit."""
+    """Bytes that Slurm gave on this node, or None: no variable, or 0 (`--mem=0`), means no limit."""
     units = {
         "SLURM_MEM_PER_NODE": 1,
         "SLURM_MEM_PER_CPU": _number(environ, "SLURM_CPUS_ON_NODE"),

@@ -23,7 +23,7 @@ def submit(script: Path, *options: str) -> str:
     """Hand a batch script to sbatch; the job's id, which is a number.
 
     A controller that is away is asked again for SHORT_PATIENCE seconds. Raises ProfileError with sbatch's own words
-    where it refuses the job, Silent when Slurm does not answer, ClusterError where nobody can tell which job it is:
+    where it refuses the job, Silent when Slurm does not answer, ClusterError where the job cannot be identified:
     then sbatch's output names none for certain, and Slurm's queue has none of this submission either.
     """
     mark = "" if _has_comment(script) else f"kosen-{secrets.token_hex(6)}"
@@ -47,8 +47,8 @@ def submit(script: Path, *options: str) -> str:
     if done.returncode:
         raise ProfileError(f"sbatch refused the job: {_complaint(done)}. Check the site profile with --dry-run")
     raise ClusterError(
-        f"sbatch said nothing that is certainly a job's id, and the queue has no job of {script}. It said: "
-        f"{_shown(done)}. Look with `squeue --me`, and end with scancel what should not be there"
+        f"sbatch printed no certain job id, and the queue has no job of {script}. It printed: "
+        f"{_shown(done)}. Check `squeue --me`, and cancel what should not be there with scancel"
     )
 
 
@@ -96,7 +96,7 @@ def _queue() -> list[slurm_text.Queued]:
 
 
 def cancel(job_id: str) -> None:
-    """Ask Slurm to end a job; one that is gone already is fine. Raises Silent when Slurm does not answer."""
+    """Asks Slurm to cancel a job; one that is gone already is fine. Raises Silent when Slurm does not answer."""
     done = _call(["scancel", job_id])
     if done.returncode and slurm_text.is_away(_said(done)):
         raise _away(done)

@@ -1,4 +1,4 @@
-"""sbatch's options, as far as a site profile meets them: which there are, and which are the batch script's own."""
+"""sbatch's options, as far as a site profile uses them: which there are, and which the batch script sets."""
 
 import re
 import shlex
@@ -71,10 +71,10 @@ GPUS = re.compile(r"(?:gres[/:])?gpu(?:[:/][A-Za-z][\w.-]*)?(?:[:=](\d+))?", re.
 
 
 def check(lines: list[str], *, exclusive: bool, gpus: int, grace: int) -> None:
-    """Raise ValueError for a line that is no option of sbatch, or that would take back what the profile says."""
+    """Raise ValueError for a line that is not an option of sbatch, or that would take back what the profile says."""
     for line in lines:
         if not line.strip().startswith("-") or not line.isprintable():
-            raise ValueError(f"{line!r} is no option of sbatch. Expected one a line, for example --qos=long")
+            raise ValueError(f"{line!r} is not an option of sbatch. Expected one per line, for example --qos=long")
         for name, value in parse(line):
             _check_one(line, name, value, exclusive=exclusive, gpus=gpus, grace=grace)
 
@@ -90,7 +90,7 @@ def _check_one(line: str, name: str, value: str | None, *, exclusive: bool, gpus
     if name == "signal" and value in (f"B:USR2@{grace}", f"B:TERM@{grace}"):
         return  # at the same time, and the batch script takes both
     if name == "exclusive" and value and not exclusive:
-        return  # =user and =mcs, for which there is no key
+        return  # =user and =mcs, which have no key
     instead = f"use the key {KEYS[name]}" if name in KEYS else OWN[name]
     raise ValueError(f"{line} would override what the batch script says itself: {instead}")
 
@@ -113,7 +113,7 @@ def parse(line: str) -> Iterator[tuple[str, str | None]]:
     try:
         words = iter(shlex.split(line, comments=True))
     except ValueError as error:
-        raise ValueError(f"{line} is no option of sbatch: {str(error).lower()}") from None
+        raise ValueError(f"{line} is not an option of sbatch: {str(error).lower()}") from None
     for word in words:
         if word.startswith("--"):
             given, equals, value = word[2:].partition("=")
@@ -141,7 +141,7 @@ def _short(letters: str, words: Iterator[str]) -> Iterator[tuple[str, str | None
 
 
 def advice(key: str, value: object) -> str | None:
-    """What to write instead of a profile's unknown key that is an option of sbatch; None where it is none."""
+    """What to write instead of a profile's unknown key that is an option of sbatch; None where it is not one."""
     option = SHORT.get(key) or key.lstrip("-").replace("_", "-").lower()
     if option not in OPTIONS:
         return None
@@ -156,7 +156,7 @@ def advice(key: str, value: object) -> str | None:
 
 
 def gpu_advice(value: str) -> str | None:
-    """How a number of GPUs is said, with or without their type; None for what is no number of GPUs."""
+    """How a number of GPUs is said, with or without their type; None for what is not a number of GPUs."""
     if typed := TYPED.fullmatch(value):
         return f"Write `gpus_per_node: {typed[2]}` and, for the type, `sbatch: [--gpus-per-node={typed[1]}:{typed[2]}]`"
     if number := re.fullmatch(r"(?:gpu:)?(\d+)", value, re.ASCII):

@@ -6,12 +6,12 @@ from cluster.schedulers import slurm_options
 
 def check(site: Site) -> None:
     """Raise ValueError for a profile whose options of sbatch, or whose time, mean something else to Slurm."""
-    # sbatch takes the last of two, and the state file would tell of another cluster than there is.
+    # sbatch takes the last of two, and the state file would describe another cluster than there is.
     slurm_options.check(site.sbatch, exclusive=site.exclusive, gpus=site.gpus_per_node, grace=site.grace)
     limit = seconds(site.time) if site.time else 0
-    if limit and site.grace >= limit:  # to Slurm no minutes are no limit
+    if limit and site.grace >= limit:  # to Slurm no minutes mean no limit
         raise ValueError(
-            f"grace={site.grace} seconds leave nothing of time={site.time}, which are {limit}: Slurm would tell "
+            f"grace={site.grace} seconds leave nothing of time={site.time}, which are {limit}: Slurm would signal "
             "the jobs to stop as soon as they start. Give more time, or less grace"
         )
 

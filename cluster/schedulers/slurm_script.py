@@ -61,7 +61,7 @@ def _options(site: Site, name: str, nodes: int, output: Path) -> list[str]:
         "output": output,
     }
     flags = ["exclusive"] if site.exclusive else []
-    # A lost node shrinks the job instead of ending it; a job that starts anew by itself would not know what was done.
+    # A lost node shrinks the job instead of cancelling it; a job that restarts by itself would not know what was done.
     flags += ["no-kill", "no-requeue"]
     return [f"--{key}={shlex.quote(str(value))}" for key, value in wanted.items() if value is not None] + [
         *(f"--{flag}" for flag in flags),

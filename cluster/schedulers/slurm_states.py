@@ -20,8 +20,8 @@ ENDED = {
     "REVOKED",  # another cluster of the federation has it
 }
 RUNNING = {"RUNNING", "RESIZING", "SIGNALING"}
-ENDING = {"COMPLETING", "STAGE_OUT", "UPDATE_DB"}  # its processes are gone, or are being ended
-STOPPED = {"SUSPENDED", "STOPPED"}  # somebody else decides when it goes on
+ENDING = {"COMPLETING", "STAGE_OUT", "UPDATE_DB"}  # its processes are gone, or are being killed
+STOPPED = {"SUSPENDED", "STOPPED"}  # another user or the scheduler resumes it
 LOST = {"NODE_FAIL", "BOOT_FAIL", "PREEMPTED", "TIMEOUT"}  # nothing in the job itself was wrong
 USUAL = {"PENDING", "RUNNING"}
 HELD = {"REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD", "LAUNCH_FAILED", "RECONFIG_FAIL"}
@@ -34,7 +34,7 @@ IMPOSSIBLE = re.compile(
     r"|Reservation(?:Deleted|Invalid)|DependencyNeverSatisfied",
     re.IGNORECASE,
 )
-# Reasons that a person ends, with `scontrol release`. Some are told in words, as launch_failed_requeued_held.
+# Reasons that a person removes, with `scontrol release`. Some are given in words, as launch_failed_requeued_held.
 HOLD = re.compile(r"JobHeld\w*|JobHold\w*|(?:.*[ _])?held(?:[ _].*)?|BurstBufferOperation", re.IGNORECASE)
 
 
@@ -44,7 +44,7 @@ def never_starts(reason: str) -> bool:
 
 
 def is_held(state: str, reason: str) -> bool:
-    """Whether the job starts only when somebody lets it."""
+    """Whether the job starts only when a person releases it."""
     return state in HELD or bool(HOLD.fullmatch(reason))
 
 

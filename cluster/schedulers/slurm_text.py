@@ -1,6 +1,6 @@
 """What Slurm's commands print, read. A site's wrapper or a login shell puts banners, colours and numbers around it.
 
-Every function takes any text and raises nothing: what cannot be told for certain is None, or left out.
+Every function takes any text and raises nothing: what is not certain is None, or left out.
 """
 
 import re
@@ -62,7 +62,7 @@ def submitted_id(out: str, err: str = "") -> str | None:
     """The id of the job in what sbatch printed, None where it is not certain.
 
     Its own forms count more than a wrapper's words, a line that is nothing but a number more than one inside a
-    sentence, standard output more than standard error. What several numbers could be is none of them.
+    sentence, standard output more than standard error. Where several numbers could be it, none is taken.
     """
     ways: list[Collection[str]] = [
         _found(SUBMITTED, out, err),
@@ -166,4 +166,4 @@ def queue(text: str) -> list[Queued]:
 def sentence(lines: Iterable[str]) -> str:
     """What a command said, without its name and the word error, as one line."""
     told = [re.sub(r"^\w+( error)?: (error: )?", "", plain(line)).strip() for line in lines if line.strip()]
-    return "; ".join(line for line in told if line) or "it said nothing"
+    return "; ".join(line for line in told if line) or "it printed nothing"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-STOP_SECONDS = 12.0  # a node needs about 5 to end its Ray; whoever is slower is left to the scheduler
+STOP_SECONDS = 12.0  # a node needs about 5 to stop its Ray; a slower one is left to the scheduler
 
 
 class LaunchedStep:
@@ -38,7 +38,7 @@ class LaunchedStep:
         return None if None in codes else max(abs(code or 0) for code in codes)
 
     def terminate(self) -> None:
-        """Tell its processes to end."""
+        """Signals its processes to stop."""
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(self._stop_signal)

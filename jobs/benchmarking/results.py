@@ -16,7 +16,7 @@ from orchestrator.spec import SpecModel, first_line
 Device = Literal["cuda", "cpu"]
 
 
-class Result(SpecModel):
+class PartResult(SpecModel):
     """The content of one file of the results folder."""
 
     file: ClassVar[str]
@@ -33,7 +33,7 @@ class Result(SpecModel):
             return None
         except ValidationError as error:
             raise SpecError(
-                f"{folder / cls.file} is no result of this version: {first_line(error)}. Measure it again"
+                f"{folder / cls.file} is not a result of this version: {first_line(error)}. Measure it again"
             ) from None
 
     @classmethod
@@ -45,7 +45,7 @@ class Result(SpecModel):
             return None
 
 
-class Node(SpecModel):
+class NodeHardware(SpecModel):
     """A node that took part. `gpu` is the GPUs' name, None where it has none."""
 
     name: str
@@ -55,13 +55,13 @@ class Node(SpecModel):
     memory: int  # bytes
 
 
-class Environment(Result):
+class Environment(PartResult):
     """Where and with what it was measured. `versions` by package name; `nccl` and `cuda` are torch's."""
 
     file: ClassVar = "environment.json"
     started_at: str  # ISO 8601, UTC
     device: Device
-    nodes: list[Node]
+    nodes: list[NodeHardware]
     versions: dict[str, str]
     settings: dict[str, str]  # environment variables that steer NCCL
 
@@ -79,7 +79,7 @@ class DeviceRates(SpecModel):
     device_to_host: float | None = None
 
 
-class Compute(Result):
+class Compute(PartResult):
     """Every device: products and memory with all of them at work, host copies with one of a node at a time."""
 
     file: ClassVar = "compute.json"
@@ -107,7 +107,7 @@ class Pair(SpecModel):
     correct: bool
 
 
-class Collectives(Result):
+class Collectives(PartResult):
     """`pairs` is empty on one node; `peer` are nccl-tests' own figures, empty where it is not installed."""
 
     file: ClassVar = "collectives.json"
@@ -132,7 +132,7 @@ class Training(SpecModel):
     ended_at: str | None = None
 
 
-class Train(Result):
+class Train(PartResult):
     file: ClassVar = "train.json"
     model: str
     parameters: int
@@ -159,7 +159,7 @@ class Serving(SpecModel):
     client_cpu: float | None  # seconds of CPU
 
 
-class Serve(Result):
+class Serve(PartResult):
     file: ClassVar = "serve.json"
     model: str
     prompt_tokens: int  # of a request, about

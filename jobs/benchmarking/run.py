@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.streams import print_json
-from jobs.benchmarking.report.reading import Results, read_windows
+from jobs.benchmarking.report.reading import BenchResults, read_windows
 from jobs.benchmarking.report.write import write_report
-from jobs.benchmarking.results import Collectives, Compute, Environment, Result, Serve, Train
+from jobs.benchmarking.results import Collectives, Compute, Environment, PartResult, Serve, Train
 from jobs.benchmarking.spec import BenchSpec, Part
 from orchestrator.console import logged, say
 from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, SpecError
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 class PartInfo(NamedTuple):
     module: str  # has measure(spec, folder, cluster)
-    result: type[Result]
+    result: type[PartResult]
     purpose: str
 
 
@@ -51,7 +51,7 @@ def bench(spec: BenchSpec, *, as_json: bool = False) -> int:
         try:
             with logged(folder / "benchmark.log"):
                 _prepare(settled, folder)
-                say(f"{folder}: run={name} goes on there, should this be interrupted")
+                say(f"{folder}: if this is interrupted, run={name} resumes it")
                 try:
                     missing = _measure_all(settled, folder, cluster)
                 finally:
@@ -103,7 +103,7 @@ def _is_measured(part: Part, folder: Path) -> bool:
     try:
         result = PARTS[part].result.read(folder)
     except SpecError as error:
-        say(f"{part}: {error}: that is done now")
+        say(f"{part}: {error}: measuring it again")
         return False
     window = read_windows(folder).get(part)
     return result is not None and (window is None or (window.end is not None and window.problem is None))
@@ -154,7 +154,7 @@ def describe(spec: BenchSpec) -> str:
     return "\n".join([to_yaml(spec).rstrip(), "---", *lines])
 
 
-def report(folder: Path, *, as_json: bool) -> Results:
+def report(folder: Path, *, as_json: bool) -> BenchResults:
     """Write the report, say what could not be read, and print the targets or the summary."""
     results, targets = write_report(folder)
     for problem in results.problems:

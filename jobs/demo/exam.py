@@ -49,7 +49,7 @@ class Family:
 
 
 @dataclass(frozen=True)
-class Question:
+class DemoQuestion:
     """A question as it is asked: the choices in the text, the answer a letter if there are choices."""
 
     family: Family
@@ -288,16 +288,16 @@ FAMILIES = (
 )
 
 
-def _ask(family: Family, draft: Draft) -> Question:
+def _ask(family: Family, draft: Draft) -> DemoQuestion:
     """Put a draft into words, the choices lettered in HLE's form."""
     if not draft.choices:
-        return Question(family, draft.text, draft.answer, "exactMatch", draft.rationale)
+        return DemoQuestion(family, draft.text, draft.answer, "exactMatch", draft.rationale)
     listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip("ABCD", draft.choices, strict=False))
     letter = "ABCD"[draft.choices.index(draft.answer)]
-    return Question(family, f"{draft.text}\n\nAnswer Choices:\n{listed}", letter, "multipleChoice", draft.rationale)
+    return DemoQuestion(family, f"{draft.text}\n\nAnswer Choices:\n{listed}", letter, "multipleChoice", draft.rationale)
 
 
-def questions(family: Family, rng: random.Random, *, held_out: bool) -> Iterator[Question]:
+def questions(family: Family, rng: random.Random, *, held_out: bool) -> Iterator[DemoQuestion]:
     """Endless questions of a family from one side of the fence; the training side may repeat itself."""
     while True:
         draft = family.draw(rng)
@@ -305,12 +305,12 @@ def questions(family: Family, rng: random.Random, *, held_out: bool) -> Iterator
             yield _ask(family, draft)
 
 
-def make_exam(seed: int = 0) -> list[Question]:
+def make_exam(seed: int = 0) -> list[DemoQuestion]:
     """The exam: 128 different held-out questions, the categories well mixed from the first question on."""
     rng = random.Random(f"exam {seed}")
-    exam: list[Question] = []
+    exam: list[DemoQuestion] = []
     for family in FAMILIES:
-        drawn: dict[str, Question] = {}
+        drawn: dict[str, DemoQuestion] = {}
         source = questions(family, rng, held_out=True)
         while len(drawn) < family.n_exam:
             question = next(source)

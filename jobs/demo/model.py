@@ -74,7 +74,7 @@ def make_start(out: Path, *, seed: int = 0, steps: int = STEPS) -> None:
     if (made / RECIPE).is_file() and (made / RECIPE).read_text() == recipe:
         return
     if made.exists() and not (made / RECIPE).is_file():
-        raise SpecError(f"{made} exists and is none of the demo's. Give an --out that does not exist yet")
+        raise SpecError(f"{made} exists and was not made by the demo. Give an --out that does not exist yet")
     draft = out / f".made.{os.getpid()}"
     draft.mkdir(parents=True)
     try:

@@ -1,7 +1,7 @@
 """A task that supervised training cannot learn from its data and reinforcement learning can: sums whose ones carry.
 
 Half of the conversations to imitate forget the carry (47 + 38 = 75), and nothing in a question says which half it is
-in. So a model that imitates them well is right about every second time. A reward for right sums tells the two apart.
+in. So a model that imitates them well is right about every second time. A reward for right sums separates the two.
 The questions of the exam are in neither training set.
 """
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from jobs.exam.requests import Requests, load_items
 from jobs.exam.retired import retirement
-from jobs.exam.spec import RULE_JUDGE, TEMPLATED, ExamSpec, judge_wish, load_judge_prompt
+from jobs.exam.spec import RULE_JUDGE, TEMPLATED, ExamSpec, judge_endpoint_spec, load_judge_prompt
 from jobs.tasks.registry import find_task
 from jobs.tasks.task import Item
 from orchestrator.console import say
-from orchestrator.endpoints.endpoint import Endpoint, Wish
+from orchestrator.endpoints.endpoint import Endpoint, EndpointSpec
 from orchestrator.errors import EndpointDown, Parser, SpecError
 from orchestrator.ray_cluster.find import find_path, known_gpus
 from orchestrator.serving.spec import ServingSpec
@@ -43,7 +43,7 @@ def parse(job: str, purpose: str, argv: Sequence[str] | None) -> Command:
     args = parser.parse_intermixed_args(argv)
     spec = load_spec(ExamSpec, args.config, args.overrides)
     _check_task(spec)
-    if job != "score":  # which asks nobody and deploys nothing
+    if job != "score":  # which asks no model and deploys nothing
         _check_deployments(spec)
         for without_effect in _without_effect(spec):
             say(without_effect)
@@ -52,7 +52,7 @@ def parse(job: str, purpose: str, argv: Sequence[str] | None) -> Command:
 
 
 def _check_task(spec: ExamSpec) -> None:
-    """Raise SpecError for a task that cannot run as the spec wishes."""
+    """Raise SpecError for a task that cannot run as the spec asks."""
     task = find_task(spec.task)
     if task.turns > 1:
         raise SpecError(f"task={spec.task} asks {task.turns} turns for one answer; runs ask one")
@@ -60,17 +60,17 @@ def _check_task(spec: ExamSpec) -> None:
         raise SpecError(f"task={spec.task} has no rule: a model must judge its answers. Name it: judge=")
 
 
-def _model_wish(spec: ExamSpec) -> Wish:
-    return Wish("model", spec.provider, spec.model, spec.base_url, spec.api_key_env)
+def _model_endpoint_spec(spec: ExamSpec) -> EndpointSpec:
+    return EndpointSpec("model", spec.provider, spec.model, spec.base_url, spec.api_key_env)
 
 
 def _check_deployments(spec: ExamSpec) -> None:
-    """Raise SpecError for an address that is none, or for options that vLLM would refuse where it is deployed here."""
-    _model_wish(spec).endpoint()
+    """Raise SpecError for an invalid address, or for options that vLLM would refuse where it is deployed here."""
+    _model_endpoint_spec(spec).endpoint()
     if spec.provider == "vllm":  # with an address too: where nothing listens there, it is deployed
         _check_vllm(spec.serving, "serving")
-    wish = judge_wish(spec)
-    if wish and wish.endpoint() is None:
+    wanted = judge_endpoint_spec(spec)
+    if wanted and wanted.endpoint() is None:
         _check_vllm(spec.judge_serving, "judge_serving")
 
 
@@ -99,10 +99,10 @@ def _settle_judge(spec: ExamSpec) -> ExamSpec:
     if spec.judge is None and spec.judge_base_url:
         from orchestrator.endpoints.discovery import only_model
 
-        wish = Wish("judge", spec.judge_kind, "", spec.judge_base_url, spec.judge_api_key_env)
-        endpoint = wish.endpoint()
+        wanted = EndpointSpec("judge", spec.judge_kind, "", spec.judge_base_url, spec.judge_api_key_env)
+        endpoint = wanted.endpoint()
         assert endpoint
-        spec = spec.model_copy(update={"judge": only_model(endpoint, wish.role)})
+        spec = spec.model_copy(update={"judge": only_model(endpoint, wanted.role)})
     elif spec.judge is None:
         spec = spec.model_copy(update={"judge": RULE_JUDGE})
     if spec.judge != RULE_JUDGE:
@@ -150,14 +150,14 @@ def _facts(spec: ExamSpec, items: list[Item]) -> dict[str, Any]:
 
 
 def _judge_warnings(spec: ExamSpec) -> Iterator[str]:
-    wish = judge_wish(spec)
-    if wish is None:
+    wanted = judge_endpoint_spec(spec)
+    if wanted is None:
         return
-    if wish.provider == "openai" and (when := retirement(spec.judge)):
+    if wanted.provider == "openai" and (when := retirement(spec.judge)):
         tense = "is switched off" if "switched" in when else "will be switched off"
         yield f"judge={spec.judge} {tense}: {when}. Name another with judge=, or judge=rule"
-    if missing := _missing_key(wish.endpoint()):
-        yield f"judge={spec.judge} wants a key, but {missing} is not set"
+    if missing := _missing_key(wanted.endpoint()):
+        yield f"judge={spec.judge} requires a key, but {missing} is not set"
 
 
 def _missing_key(endpoint: Endpoint | None) -> str | None:
@@ -173,8 +173,8 @@ def _gold_warnings(spec: ExamSpec, items: list[Item]) -> Iterator[str]:
     if lost:
         more = f" and {len(lost) - GOLDS_NAMED} others" if len(lost) > GOLDS_NAMED else ""
         yield (
-            f"{len(lost)} of {len(items)} golds are no answer that the rule can read, so none is right there: "
-            f"{', '.join(lost[:GOLDS_NAMED])}{more}. A model as judge= reads them"
+            f"{len(lost)} of {len(items)} golds cannot be read by the rule, so no answer is right there: "
+            f"{', '.join(lost[:GOLDS_NAMED])}{more}. A model as judge= can read them"
         )
 
 
@@ -183,7 +183,7 @@ def _describe_endpoint(spec: ExamSpec) -> str:
     from orchestrator.endpoints.discovery import Unreachable, check, is_this_host
     from orchestrator.serving import deploy
 
-    endpoint = _model_wish(spec).endpoint()
+    endpoint = _model_endpoint_spec(spec).endpoint()
     deployment = f"would deploy {deploy.describe(spec.model, spec.serving, known_gpus())}"
     if endpoint is None:
         deploy.check_model(find_path(spec.model))

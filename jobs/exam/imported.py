@@ -81,7 +81,7 @@ def describe_import(command: Command, file: OfficialFile) -> str:
 
 
 def unknown_source(spec: ExamSpec) -> Served:
-    """Who gave the answers, as far as a file tells."""
+    """Who gave the answers, as far as the file says."""
     model: Model = {"name": spec.model, "revision": None, "digest": None}
     return {"model": model, "engine": None, "server": {"base_url": spec.base_url, "version": None}}
 
@@ -107,7 +107,7 @@ def import_predictions(command: Command, file: OfficialFile) -> None:
         lock.release()
     unknown = len(file.entries) - len(records)
     notes = [f"{len(records)} answers of {file.path}, {len(new)} of them new"]
-    notes += [f"{unknown} ids that are not asked are passed over"] if unknown else []
+    notes += [f"{unknown} ids that are not asked are skipped"] if unknown else []
     notes += [f"{file.n_duplicates} ids came twice, the last counts"] if file.n_duplicates else []
     say("; ".join(notes) + ". Who gave them and how is not known")
 
@@ -134,7 +134,7 @@ def _model(file: OfficialFile) -> str:
 
 
 def _records(command: Command, file: OfficialFile) -> Iterator[Prediction]:
-    """The file's answers as if they had been given to just what the spec asks, which nobody knows of them."""
+    """The file's answers as if they had been given to exactly what the spec asks, which is not known of them."""
     requests = Requests(command.spec, unknown_source(command.spec))
     data = data_identity(command.spec, command.items)
     items: dict[str, Item] = {item.id: item for item in command.items}

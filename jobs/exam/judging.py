@@ -14,7 +14,7 @@ from jobs.exam.spec import ExamSpec, budget_option, judge_format, judge_sampling
 from jobs.tasks.task import Item, JudgeFormat, Task, Verdict
 from orchestrator import secrets
 from orchestrator.asking.adapting import dropped
-from orchestrator.asking.client import ChatClient, Outcome
+from orchestrator.asking.client import ChatClient, RequestOutcome
 from orchestrator.console import say
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.endpoints.refusals import one_line
@@ -28,7 +28,7 @@ from orchestrator.steering.follower import Follower
 
 FIRST_BUDGET = 4096  # tokens for a verdict, as the official code of HLE gives
 RULE_WINDOW = 512
-MAX_ASKS = 3  # for a verdict that can be read; with two doublings the last one has 16,384 tokens
+MAX_ASKS = 3  # requests for a verdict that can be read; with two doublings the last one has 16,384 tokens
 JUDGE_TIMEOUT = 600.0  # seconds for one verdict
 WAITING_ROWS = 8192  # answers awaited at once; a slow one must not hold up those behind it
 PREFLIGHT_TIMEOUT = 90.0  # seconds for one attempt at the trial verdict
@@ -44,7 +44,7 @@ ALTERNATIVES += "judge=PATH judge_provider=vllm deploys one on this cluster"
 class AskedJudge:
     """A model that judges: where it answers, how it is asked, and the options that its server takes.
 
-    `adapted` tells what the trial verdict found it to refuse, which is left out of `options`.
+    `adapted` lists what the trial verdict found it to refuse, which is left out of `options`.
     """
 
     endpoint: Endpoint
@@ -80,7 +80,7 @@ def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
     Raises JudgeUnavailable before anything costly starts. The call itself is the test, whatever models the server
     lists. One that does not know JSON schemas is asked without, also where its refusal does not say why; the reader
     finds the verdict in its words. A judge gets as many tries as with a real answer; one that then has given no verdict
-    that can be read will give none later, and ends the run here. One that says "no" is only told of.
+    that can be read will give none later, and ends the run here. One that says "no" is only reported.
     """
     form, (template, _) = judge_format(spec), load_judge_prompt(spec)
     with_schema = judge_sampling(spec) | {"response_format": {"type": "json_schema", "json_schema": form.schema}}
@@ -105,7 +105,7 @@ def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
     return asked
 
 
-async def _try(asked: AskedJudge) -> tuple[Verdict | None, AskedJudge, Outcome]:
+async def _try(asked: AskedJudge) -> tuple[Verdict | None, AskedJudge, RequestOutcome]:
     """The verdict on the trial answer, how the judge gave it, and its last reply. Raises EndpointDown."""
     endpoint = asked.endpoint
     if endpoint.key_name and endpoint.api_key() is None:
@@ -127,7 +127,7 @@ def _complaint(spec: ExamSpec, endpoint: Endpoint, told: str) -> str:
     return f"judge={spec.judge}{retired} gives no verdict at {endpoint.base_url}: {told}. {ALTERNATIVES}"
 
 
-def _told(outcome: Outcome) -> str:
+def _told(outcome: RequestOutcome) -> str:
     """What a judge's last reply was, in a line."""
     said = _reply_of(outcome) or outcome.reasoning or ""
     if said:
@@ -137,17 +137,17 @@ def _told(outcome: Outcome) -> str:
     return outcome.detail or f"{outcome.reason}"
 
 
-def _reply_of(outcome: Outcome) -> str:
+def _reply_of(outcome: RequestOutcome) -> str:
     """A judge's reply; some servers put the whole of it into the thought and leave the answer empty."""
     return outcome.response or (outcome.reasoning if outcome.reason == "empty" else None) or ""
 
 
 async def _ask_judge(
     client: ChatClient, asked: AskedJudge, item: Item, response: str
-) -> tuple[Verdict | None, list[Outcome]]:
+) -> tuple[Verdict | None, list[RequestOutcome]]:
     """Ask until a verdict can be read, with a doubled budget after one that was cut off; and all that came."""
     messages = asked.form.messages(item, [response], asked.template)
-    outcomes: list[Outcome] = []
+    outcomes: list[RequestOutcome] = []
     budget = FIRST_BUDGET
     for _ in range(MAX_ASKS):
         outcome = await client.ask(messages, asked.options | budget_option(asked.provider, budget))
@@ -161,7 +161,7 @@ async def _ask_judge(
     return None, outcomes
 
 
-def _read(form: JudgeFormat, outcome: Outcome) -> Verdict | None:
+def _read(form: JudgeFormat, outcome: RequestOutcome) -> Verdict | None:
     if outcome.status != "ok" and outcome.reason != "empty":
         return None
     return form.parse(_reply_of(outcome), outcome.reasoning or "" if outcome.response else "")
@@ -206,7 +206,7 @@ class JudgeWorker:
                 tasks += self._start(waiting, ready)
                 for task in tasks:
                     if task.done():
-                        task.result()  # a judge that is gone ends the stage now, not after the last prediction
+                        task.result()  # a judge that is gone stops the stage now, not after the last prediction
             await asyncio.gather(*tasks)
         finally:
             for task in tasks:
@@ -254,7 +254,7 @@ class _Trail:
         self.reason: str | None = None
         self.usage: Usage | None = None
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: RequestOutcome) -> None:
         self.attempts += outcome.attempts
         self.adapted += [change for change in outcome.adapted if change not in self.adapted]
         self.reason = outcome.reason or "malformed"

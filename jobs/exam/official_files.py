@@ -45,7 +45,7 @@ def read_official(path: Path, kind: Literal["judged", "predictions"]) -> Officia
             path.read_bytes(), object_pairs_hook=lambda pairs: _object(pairs, doubled), parse_int=_integer
         )
     except FileNotFoundError:
-        raise SpecError(f"there is no {kind} file {path} (looked from {Path.cwd()})") from None
+        raise SpecError(f"there is no {kind} file {path} (relative to {Path.cwd()})") from None
     except OSError as error:
         raise SpecError(f"cannot read {what}: {error.strerror or error}") from None
     except (ValueError, RecursionError) as error:
@@ -59,7 +59,7 @@ def read_official(path: Path, kind: Literal["judged", "predictions"]) -> Officia
 
 
 def usage_of(value: Any) -> Usage | None:
-    """Token counts of any server or file as integers; what is none counts as 0, and None is no usage at all."""
+    """Token counts of any server or file as integers; what is not a count is 0, and None means no usage at all."""
     if not isinstance(value, dict):
         return None
     prompt, completion = (_count(value.get(name)) for name in ("prompt_tokens", "completion_tokens"))
@@ -83,12 +83,12 @@ def _object(pairs: list[tuple[str, Any]], doubled: list[int]) -> Entry:
     values = dict(pairs)
     doubled.append(len(pairs) - len(values))
     if doubled[-1] and "correct" in values and any(values["correct"] != v for name, v in pairs if name == "correct"):
-        values["correct"] = None  # two verdicts are none
+        values["correct"] = None  # two verdicts count as none
     return values
 
 
 def _prediction(identity: str, entry: Mapping[str, Any]) -> Prediction:
-    """What the schema does not have is None or empty. A response without a text is no answer."""
+    """What the schema does not have is None or empty. A response without a text is not an answer."""
     response = entry.get("response")
     text = response if isinstance(response, str) and response.strip() else None
     return Prediction(
@@ -142,8 +142,8 @@ def _error(stated: Mapping[str, Any]) -> str | None:
 def _verdict(correct: Any) -> Literal["yes", "no", "unjudged"]:
     """yes or no as any judge's word is read; and, in the middle of a text that denies nothing, the word "yes".
 
-    The official code takes any text with "yes" in it for right. What says neither, or both, is no verdict: "unknown",
-    "not sure" and "cannot tell" hold a "no" as letters only.
+    The official code takes any text with "yes" in it for right. What says neither, or both, is not a verdict:
+    "unknown", "not sure" and "cannot tell" hold a "no" as letters only.
     """
     if word := yes_or_no(correct):
         return word

@@ -16,10 +16,10 @@ import orjson
 
 from cluster.files import REPOSITORY
 from jobs.exam.requests import row_of
-from jobs.exam.spec import ExamSpec, judge_wish, model_wish, request_options
+from jobs.exam.spec import ExamSpec, judge_endpoint_spec, model_endpoint_spec, request_options
 from jobs.tasks.task import Item
 from orchestrator.endpoints.discovery import is_this_host, locate
-from orchestrator.endpoints.endpoint import Wish
+from orchestrator.endpoints.endpoint import EndpointSpec
 from orchestrator.errors import SpecError, storage_error
 from orchestrator.files import as_open_as_its_folder, utc_now
 from orchestrator.ray_cluster.find import find_path
@@ -60,24 +60,24 @@ def who_answers(role: Role, spec: ExamSpec, folder: Path, gpus: int, progress: C
     the same spec, so that what is recorded can still be judged and scored. Raises SpecError for a model that cannot
     be, in a folder without answers.
     """
-    wish, serving = _wish(role, spec)
-    if wish is None:
+    wanted, serving = _endpoint_spec(role, spec)
+    if wanted is None:
         return None
     before = recorded(role, spec, folder)
-    endpoint = wish.endpoint()
+    endpoint = wanted.endpoint()
     if endpoint:
         gone = before if before and before["server"] else None
         found = identity.of_server(locate(endpoint), gone) or gone
-        if found or wish.provider != "vllm" or not is_this_host(endpoint.base_url):
+        if found or wanted.provider != "vllm" or not is_this_host(endpoint.base_url):
             unknown = {"base_url": endpoint.base_url, "version": None}
-            return found or Served(model=_unknown_model(wish.model), engine=None, server=unknown)
+            return found or Served(model=_unknown_model(wanted.model), engine=None, server=unknown)
     try:
-        return deployed(wish.model, serving, gpus, progress)
+        return deployed(wanted.model, serving, gpus, progress)
     except SpecError:
         log = folder / "predictions.jsonl"
         if before is None and not (log.is_file() and log.stat().st_size):
             raise
-        return before or Served(model=_unknown_model(wish.model), engine={}, server=None)
+        return before or Served(model=_unknown_model(wanted.model), engine={}, server=None)
 
 
 def deployed(model: str, serving: ServingSpec, gpus: int, progress: Callable[[str], None]) -> Served:
@@ -94,7 +94,7 @@ def recorded(role: Role, spec: ExamSpec, folder: Path) -> Served | None:
 
     Where a deployment answered, its options that decide must be the same too.
     """
-    address, deployment = _keys(*_wish(role, spec))
+    address, deployment = _keys(*_endpoint_spec(role, spec))
     for session in reversed(list(sessions(folder))):
         served, (its_address, its_deployment) = session[role], session["keys"][role]
         if served and its_address == address and (served["server"] or its_deployment == deployment):
@@ -114,7 +114,7 @@ def other_sessions(folder: Path) -> list[str]:
 
 
 def sessions(folder: Path) -> Iterator[Session]:
-    """The lines of a folder's specs.jsonl, oldest first; one that is damaged is passed over."""
+    """The lines of a folder's specs.jsonl, oldest first; one that is damaged is skipped."""
     path = folder / FILE
     if not path.exists():
         return
@@ -135,7 +135,7 @@ def begin_session(
     session = Session(
         id=digest([time, spec.model_dump(mode="json")])[:12],
         time=time,
-        keys={"served": _keys(*_wish("served", spec)), "judge": _keys(*_wish("judge", spec))},
+        keys={"served": _keys(*_endpoint_spec("served", spec)), "judge": _keys(*_endpoint_spec("judge", spec))},
         served=served,
         judge=judge,
         versions=versions(),
@@ -182,7 +182,7 @@ def provenance(session: Session, role: Role, sampling: dict[str, Any]) -> Proven
 
 
 class Tally:
-    """What the records of one score say of how they came to be."""
+    """What the records of one score say of how they were produced."""
 
     def __init__(self) -> None:
         self._values: dict[str, Counter[str]] = {}
@@ -270,17 +270,21 @@ def _own_version() -> str:
     return f"{release}+{commit}"
 
 
-def _wish(role: Role, spec: ExamSpec) -> tuple[Wish | None, ServingSpec]:
-    return (model_wish(spec), spec.serving) if role == "served" else (judge_wish(spec), spec.judge_serving)
+def _endpoint_spec(role: Role, spec: ExamSpec) -> tuple[EndpointSpec | None, ServingSpec]:
+    return (
+        (model_endpoint_spec(spec), spec.serving)
+        if role == "served"
+        else (judge_endpoint_spec(spec), spec.judge_serving)
+    )
 
 
-def _keys(wish: Wish | None, serving: ServingSpec) -> list[str]:
+def _keys(wanted: EndpointSpec | None, serving: ServingSpec) -> list[str]:
     """What a spec says of who answers: the address ("" where it names none), and the deployment that it would start."""
-    if wish is None:
+    if wanted is None:
         return ["", ""]
-    endpoint = wish.endpoint()
-    address = digest([wish.model, endpoint.base_url]) if endpoint else ""
-    return [address, digest([wish.model, identity.deciding_options(serving)])]
+    endpoint = wanted.endpoint()
+    address = digest([wanted.model, endpoint.base_url]) if endpoint else ""
+    return [address, digest([wanted.model, identity.deciding_options(serving)])]
 
 
 def _defaults(model: str, serving: ServingSpec, served: Served) -> dict[str, Any] | None:

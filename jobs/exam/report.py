@@ -64,7 +64,7 @@ class Records:
         return attend(lambda: cls(folder, spec, items), f"the run folder {folder}")
 
     def attend(self, work: Callable[[], T]) -> T:
-        """What `work`, which goes through the answers, returns; likewise. Ctrl-C ends it at the next answer."""
+        """What `work`, which goes through the answers, returns; likewise. Ctrl-C stops it at the next answer."""
         return attend(work, f"the run folder {self._folder}", self._given_up.set)
 
     def answers(self) -> Iterator[Answer]:
@@ -78,7 +78,7 @@ class Records:
                     yield prediction, self._verdict(wanted, prediction)
 
     def results(self, model: str) -> Results:
-        """For exporters; the answers are read anew each time."""
+        """For exporters; the answers are read again each time."""
         return Results(model, self.samples, self.items, self.answers)
 
     def _verdict(self, wanted: Wanted, prediction: Prediction) -> Judgement | None:
@@ -128,7 +128,7 @@ def _write(folder: Path, spec: ExamSpec, records: Records) -> tuple[dict[str, An
 
 
 def describe_score(folder: Path, spec: ExamSpec, items: list[Item], *, as_json: bool) -> int:
-    """What a dry run of the score tells: how much of what is asked is recorded. Writes nothing; returns COMPLETE."""
+    """What a dry run of the score shows: how much of what is asked is recorded. Writes nothing; returns COMPLETE."""
     records = Records.read(folder, spec, items)
     judged = records.attend(lambda: [judgement is not None for _, judgement in records.answers()])
     counts = {"answers": len(items) * spec.samples, "recorded": len(judged), "judged": sum(judged)}
@@ -150,7 +150,7 @@ def export(folder: Path, spec: ExamSpec, records: Records, *, judged: bool = Tru
 
 
 def report_predictions(folder: Path, spec: ExamSpec, items: list[Item], *, as_json: bool) -> int:
-    """What `jobs.predict` tells: counts of answers, why some failed, and the official file; a score is for others."""
+    """What `jobs.predict` prints: counts of answers, why some failed, and the official file; a score is for others."""
     records = Records.read(folder, spec, items)
     counts, reasons, found = records.attend(lambda: _export_and_count(folder, spec, records))
     counts["missing"] = len(items) * spec.samples - sum(counts.values())
@@ -163,7 +163,7 @@ def report_predictions(folder: Path, spec: ExamSpec, items: list[Item], *, as_js
         if found:
             print(visible(f"  most often: {commonest(found)}"))
         if records.n_foreign:
-            print(f"  passed over {records.n_foreign} lines that are no records")
+            print(f"  skipped {records.n_foreign} lines that are not records")
     return INCOMPLETE if counts["failed"] or counts["missing"] else COMPLETE
 
 

@@ -134,7 +134,7 @@ class Requests:
 
 
 def reference_digest(item: Item) -> str:
-    """Of what a verdict is about beside the answer: a question or a reference that changed is judged anew."""
+    """Of what a verdict is about beside the answer: a question or a reference that changed is judged again."""
     metadata = [item.metadata] if item.metadata else []
     return digest([item.question, item.image, item.answer, item.answer_type, *metadata])
 

@@ -17,9 +17,9 @@ from jobs.exam.requests import Requests, row_of
 from jobs.exam.spec import (
     ExamSpec,
     earlier_identity,
+    judge_endpoint_spec,
     judge_identity,
-    judge_wish,
-    model_wish,
+    model_endpoint_spec,
     request_options,
 )
 from jobs.exam.stages import StageThread, tell_failures
@@ -29,7 +29,7 @@ from orchestrator.concurrency import patience
 from orchestrator.concurrency.window import START, EngineWindow
 from orchestrator.console import say
 from orchestrator.endpoints.discovery import Unreachable, check, is_this_host, locate
-from orchestrator.endpoints.endpoint import Endpoint, Wish
+from orchestrator.endpoints.endpoint import Endpoint, EndpointSpec
 from orchestrator.errors import EndpointDown, JudgeUnavailable
 from orchestrator.events import Events
 from orchestrator.files import write_atomic
@@ -50,11 +50,11 @@ from orchestrator.spec import Provider, to_yaml
 from orchestrator.stages.predict import PredictConfig, predict
 from orchestrator.stages.stage import Pick, RowStore, configure_ray_data
 from orchestrator.steering.controller import steered, stop_all
-from orchestrator.steering.liveness import Watch
+from orchestrator.steering.liveness import Liveness
 
 PLAN_CHUNK = 2000  # items whose state is asked for in one call to the writer
 DEFAULT_WINDOW = 64  # requests in flight at a server that does not say what it can take
-API_WINDOW = 512  # the most at an API that does, by refusing with 429
+API_WINDOW = 512  # requests, the most at an API that limits them by 429
 PROGRESS_INTERVAL = 0.5
 # Seconds without a response until judging is given up: each request under way has missed its deadline by then.
 JUDGE_SPEECHLESS = JUDGE_TIMEOUT + 60.0
@@ -90,7 +90,7 @@ class Run:
 def open_run(spec: ExamSpec, items: list[Item], served: Served | None = None) -> Iterator[Run]:
     """Connect to the cluster, lock the run folder, settle what is still to ask; give all back at the end.
 
-    `served` is who answers, where that is known and nobody need be asked.
+    `served` is who answers, where that is known and no server need be asked.
     """
     ship(find_task(spec.task))
     with connect() as cluster:
@@ -103,7 +103,7 @@ def open_run(spec: ExamSpec, items: list[Item], served: Served | None = None) ->
             run = Run(spec, items, Requests(spec, served), cluster, folder, writer, Events(folder))
             wait = True
             try:
-                assert served  # only the rule is nobody
+                assert served  # only the rule has no model
                 _begin(run, served, judge)
                 yield run
             except KeyboardInterrupt:
@@ -147,16 +147,16 @@ def find_judge(run: Run) -> JudgeConfig | None:
     """
     assert run.session
     task, identity = find_task(run.spec.task), judge_identity(run.spec, run.session["judge"])
-    wish = judge_wish(run.spec)
-    # The rule costs nothing: what an earlier version of it judged is judged anew.
-    judges = Judges(digest(identity), digest(earlier_identity(identity)) if wish else None)
+    wanted = judge_endpoint_spec(run.spec)
+    # The rule costs nothing: what an earlier version of it judged is judged again.
+    judges = Judges(digest(identity), digest(earlier_identity(identity)) if wanted else None)
     if not call(run.writer.count_to_judge, judges):
         return None
     made = provenance.provenance(run.session, "judge", {"sent": identity["sampling"], "defaults": None})
-    if wish is None:
+    if wanted is None:
         return JudgeConfig(run.writer, task, identity, judges, made)
-    named = wish.endpoint()
-    endpoint = _share_key(run, named and locate(named)) or _deploy(run, wish, run.spec.judge_serving)
+    named = wanted.endpoint()
+    endpoint = _share_key(run, named and locate(named)) or _deploy(run, wanted, run.spec.judge_serving)
     asked = preflight(run.spec, endpoint)
     run.events.add("judge_ready", model=asked.endpoint.model, base_url=asked.endpoint.base_url)
     return JudgeConfig(run.writer, task, identity, judges, made, asked)
@@ -165,12 +165,12 @@ def find_judge(run: Run) -> JudgeConfig | None:
 def find_endpoint(run: Run) -> Endpoint:
     """The model's endpoint: the one that is named and answers, or a deployment on Ray Serve."""
     spec = run.spec
-    wish = model_wish(spec)
-    endpoint = _share_key(run, wish.endpoint())
+    wanted = model_endpoint_spec(spec)
+    endpoint = _share_key(run, wanted.endpoint())
     if endpoint is None:
-        return _deploy(run, wish, spec.serving)
+        return _deploy(run, wanted, spec.serving)
     try:
-        return check(endpoint, wish.role)
+        return check(endpoint, wanted.role)
     except Unreachable:
         if spec.provider != "vllm" or not is_this_host(endpoint.base_url):
             raise
@@ -179,7 +179,7 @@ def find_endpoint(run: Run) -> Endpoint:
         if run.session["served"] and run.session["served"]["server"]:  # planned with the server that was there before
             served = provenance.deployed(spec.model, spec.serving, run.cluster.gpus, say)
             _begin(run, served, run.session["judge"])
-        return _deploy(run, wish, spec.serving)
+        return _deploy(run, wanted, spec.serving)
 
 
 def _share_key(run: Run, endpoint: Endpoint | None) -> Endpoint | None:
@@ -189,14 +189,14 @@ def _share_key(run: Run, endpoint: Endpoint | None) -> Endpoint | None:
     return endpoint
 
 
-def _deploy(run: Run, wish: Wish, options: ServingSpec) -> Endpoint:
-    started, model = time.monotonic(), find_path(wish.model)
-    settled = _settle(run, model, wish, options)
+def _deploy(run: Run, wanted: EndpointSpec, options: ServingSpec) -> Endpoint:
+    started, model = time.monotonic(), find_path(wanted.model)
+    settled = _settle(run, model, wanted, options)
     endpoint = deploy.deploy(model, settled, run.cluster, progress=say)
     run.deployed[endpoint] = settled
     run.events.add(
         "endpoint_ready",
-        model=wish.model,
+        model=wanted.model,
         base_url=endpoint.base_url,
         seconds=round(time.monotonic() - started, 1),
         tensor_parallel_size=settled.tensor_parallel_size,
@@ -206,9 +206,9 @@ def _deploy(run: Run, wish: Wish, options: ServingSpec) -> Endpoint:
     return endpoint
 
 
-def _settle(run: Run, model: str, wish: Wish, options: ServingSpec) -> ServingSpec:
+def _settle(run: Run, model: str, wanted: EndpointSpec, options: ServingSpec) -> ServingSpec:
     """The sizes that `parallelism: auto` means here; model and judge have GPUs of their own if both are deployed."""
-    spec, judging, answers = run.spec, judge_wish(run.spec), wish.role == "model"
+    spec, judging, answers = run.spec, judge_endpoint_spec(run.spec), wanted.role == "model"
     budget = _budget(run)
     if judging is None or judging.endpoint() or spec.provider != "vllm" or spec.base_url:
         return settle_layout(model, options, run.cluster, progress=say, output_tokens=budget if answers else None)
@@ -252,7 +252,7 @@ def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | No
             thread.start()
         while alive := [thread for thread in threads if not thread.is_over()]:
             alive[0].join(PROGRESS_INTERVAL)
-            for stage in watch.look(_show(run, drawn, stages)):
+            for stage in watch.poll(_show(run, drawn, stages)):
                 next(thread for thread in threads if thread.name == stage).give_up(_speechless(run))
             tell_failures(threads)
         _show(run, drawn, stages)
@@ -262,23 +262,23 @@ def ask_and_judge(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | No
             raise thread.error
 
 
-def _watch(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | None) -> Watch:
+def _watch(run: Run, endpoint: Endpoint | None, judging: JudgeConfig | None) -> Liveness:
     judge = judging.asked.endpoint if judging and judging.asked else None
     asked: dict[Stage, Endpoint | None] = {"predict": endpoint, "judge": judge}
     elsewhere: list[Stage] = [stage for stage, one in asked.items() if one and not one.serve_app]
     endless: dict[Stage, float] = {"judge": JUDGE_SPEECHLESS} if "judge" in elsewhere else {}
-    return Watch(run.writer, run.events.add, elsewhere=elsewhere, endless=endless)
+    return Liveness(run.writer, run.events.add, elsewhere=elsewhere, endless=endless)
 
 
 def _speechless(run: Run) -> JudgeUnavailable:
     return JudgeUnavailable(
         f"judge={run.spec.judge} has answered nothing for {JUDGE_SPEECHLESS:.0f} s. What it has not judged is judged "
-        "when you give the same command again"
+        "when you run the same command again"
     )
 
 
 def nothing() -> None:
-    """Wait for nobody."""
+    """Wait for no stage."""
 
 
 def _predict(
@@ -304,7 +304,7 @@ def _predict(
     try:
         with _steering(run, "predict", endpoint, most, budget):
             predict(config, store, run.todo, node=run.node_for(endpoint))
-            call(run.writer.abandon)  # the judge goes on with what there is
+            call(run.writer.abandon)  # the judge continues with what there is
             last()
     finally:
         call(run.writer.abandon)
@@ -329,7 +329,7 @@ def _judge(run: Run, config: JudgeConfig, store: RowStore, *, beside: Endpoint |
     steering: AbstractContextManager[None] = nullcontext()
     if asked := config.asked:
         start, most = window(run, asked.endpoint, asked.provider, spec.judge_num_workers)
-        shared = asked.endpoint == beside  # with the predictions, whose window is told to nobody else
+        shared = asked.endpoint == beside  # with the predictions, whose window nothing else gets
         config = replace(config, start=most if shared else start, most=most)
         node = run.node_for(asked.endpoint)
         if not shared:

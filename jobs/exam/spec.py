@@ -19,7 +19,7 @@ from jobs.tasks import prompt_files
 from jobs.tasks.registry import DEFAULT_TASK, code_of, find_task
 from jobs.tasks.task import JudgeFormat
 from orchestrator.asking import thoughts
-from orchestrator.endpoints.endpoint import Wish, hostname
+from orchestrator.endpoints.endpoint import EndpointSpec, hostname
 from orchestrator.errors import SpecError
 from orchestrator.records.types import JudgeIdentity, digest
 from orchestrator.serving import identity
@@ -161,20 +161,20 @@ def budget_option(provider: Provider, budget: Budget) -> dict[str, Any]:
     return {"max_completion_tokens" if provider == "openai" else "max_tokens": budget}
 
 
-def model_wish(spec: ExamSpec) -> Wish:
+def model_endpoint_spec(spec: ExamSpec) -> EndpointSpec:
     """The endpoint of the model under test as the spec names it."""
-    return Wish("model", spec.provider, spec.model, spec.base_url, spec.api_key_env)
+    return EndpointSpec("model", spec.provider, spec.model, spec.base_url, spec.api_key_env)
 
 
-def judge_wish(spec: ExamSpec) -> Wish | None:
+def judge_endpoint_spec(spec: ExamSpec) -> EndpointSpec | None:
     """The judge's endpoint as the spec names it; None for the rule."""
     if spec.judge in (None, RULE_JUDGE):
         return None
-    return Wish("judge", spec.judge_kind, spec.judge, spec.judge_base_url, spec.judge_api_key_env)
+    return EndpointSpec("judge", spec.judge_kind, spec.judge, spec.judge_base_url, spec.judge_api_key_env)
 
 
 def judge_identity(spec: ExamSpec, served: Served | None = None) -> JudgeIdentity:
-    """Who judges, with what prompt and sampling: it goes into every record, and another identity judges anew.
+    """Who judges, with what prompt and sampling: it goes into every record, and another identity judges again.
 
     `served` is what answers as the judge; the rule's place there takes its version.
     """
@@ -196,7 +196,7 @@ def earlier_identity(judge: JudgeIdentity) -> JudgeIdentity:
 def rule_version(task: str) -> str:
     """A digest of the code by which a task's rule reads and compares answers, so that no change to it can be forgotten.
 
-    Other tasks are not part of it: a new one has nothing judged anew.
+    Other tasks are not part of it: a new one makes nothing be judged again.
     """
     return digest([path.read_text(encoding="utf-8") for path in (*code_of(task), *RULE_FILES)])
 

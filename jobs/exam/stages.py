@@ -20,7 +20,7 @@ class StageThread(threading.Thread):
         return bool(self.error) or not self.is_alive()
 
     def give_up(self, error: KosenError) -> None:
-        """Nobody waits for it any more."""
+        """Nothing waits for it any more."""
         self.error = self.error or error
 
     def run(self) -> None:
@@ -31,9 +31,9 @@ class StageThread(threading.Thread):
 
 
 def tell_failures(threads: Sequence[StageThread]) -> None:
-    """Say at once that a stage has failed if another goes on, which may be for hours."""
+    """Report at once that a stage has failed if another keeps running, which may take hours."""
     going = [thread.name for thread in threads if not thread.is_over()]
     for thread in threads:
         if thread.error and going and not thread.told:
             thread.told = True
-            say(f"{thread.name} has ended, {' and '.join(going)} goes on: {thread.error}")
+            say(f"{thread.name} has stopped, {' and '.join(going)} keeps running: {thread.error}")

@@ -1,4 +1,4 @@
-"""Tells in a few words what the metrics.json of a pipeline's step says, an exam's or a training's."""
+"""Sums up the metrics.json of a pipeline's step, an exam's or a training's, in a few words."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -138,7 +138,7 @@ PAGE = """<!DOCTYPE html>
 </html>
 """
 
-# The series' colours are apart for colour-blind readers too; dashes tell them apart in print.
+# The series' colours are apart for colour-blind readers too; dashes distinguish them in print.
 LIGHT = """  --paper: #ffffff; --ink: #1b1f24; --quiet: #5b6470; --line: #d5dae0;
   --pass: #116329; --fail: #b3261e;
   --series-a: #0060b0; --series-b: #c04a00; --series-c: #007a5a; --series-d: #8a3a9c; --series-e: #7a6200;"""

@@ -7,14 +7,14 @@ from html import escape
 
 WIDTH, LEFT, RIGHT = 720, 110, 20  # pixels of the drawing, and of the margins that hold the labels
 HEIGHT, BOTTOM = 280, 44
-KEY = 22  # of a line of the legend
+KEY = 22  # pixels of a line of the legend
 BAR = 22
 LETTERS = "abcde"  # styles of page.STYLE
 
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A line through points (x, y). A `computed` one is no measurement, and is drawn so that one sees it."""
+    """A line through points (x, y). A `computed` one is not a measurement, and its style shows that."""
 
     name: str
     points: Sequence[tuple[float, float]]

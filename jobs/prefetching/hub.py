@@ -17,7 +17,7 @@ def fetch(need: Need) -> str:
     """Bring it into the local cache; where it is, or how much. Raises SpecError."""
     if need.is_local:
         path = local_path(need.name)
-        return "here already" if path.exists() else f"no name on the hub, and not here yet (looked from {Path.cwd()})"
+        return "here already" if path.exists() else f"no name on the hub, and not here yet (relative to {Path.cwd()})"
     if need.kind == "data":
         return f"{sum(1 for _ in read_rows(need.name, split=need.split, columns=need.columns))} rows"
     return _fetch_model(need.name, TOKENIZER + (WEIGHTS if need.kind == "model" else []))

@@ -1,4 +1,4 @@
-"""Tells what each job reads from the hub, by its spec."""
+"""Lists what each job reads from the hub, by its spec."""
 
 from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
@@ -47,7 +47,7 @@ class Need:
 
 def add_spec(parser: ArgumentParser) -> None:
     """How every job is given its spec."""
-    parser.add_argument("--config", type=Path, metavar="FILE", help="the spec whose models and data are wanted")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="the spec whose models and data are needed")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the spec to change")
 
 

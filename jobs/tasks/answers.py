@@ -113,7 +113,7 @@ def _said(response: str) -> str:
 
 
 def _turn(text: str) -> str:
-    """Without the tokens that end a turn, and without what a model goes on to write behind them."""
+    """Without the tokens that end a turn, and without what a model writes after them."""
     for token in _END_OF_TURN.finditer(text):
         follows = _END_OF_TURN.match(text, token.end())
         if (follows or token.end() == len(text)) and text[: token.start()].rstrip()[-1:] not in ("", ":", "：", "`"):

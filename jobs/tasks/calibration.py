@@ -24,7 +24,7 @@ def calibration_error_official(confidences: Sequence[float], correct: Sequence[b
 
     Answers of equal confidence fall into bins in the order in which numpy's default sort, which is not stable, leaves
     them. That order depends on the CPU; here it is the one of numpy's plain introsort, without vector instructions,
-    which reproduces published figures. `official_range` tells what other orders would give.
+    which reproduces published figures. `official_range` says what other orders would give.
     """
     if len(confidences) < BIN_SIZE:
         return None

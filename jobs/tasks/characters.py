@@ -1,4 +1,4 @@
-"""One character for each meaning: widths, dashes, quotes, raised and lowered letters, and what nobody sees."""
+"""One character for each meaning: widths, dashes, quotes, raised and lowered letters, and invisible characters."""
 
 import re
 import unicodedata

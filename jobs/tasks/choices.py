@@ -83,7 +83,7 @@ def chosen(answer: str, *, like: frozenset[str]) -> frozenset[str] | None:
 
 
 def _bare(text: str) -> str:
-    text = _NEW_LINE.sub("; ", text)  # what is below the label is no part of its line
+    text = _NEW_LINE.sub("; ", text)  # what is below the label is not part of its line
     return written(text).replace("*", "").replace("`", "").strip()
 
 

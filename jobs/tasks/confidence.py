@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from jobs.tasks.characters import visible
 
 LARGEST_CONFIDENCE = 2**53  # above, integers and floats part
-_LONGEST = 300  # characters that are looked at
+_LONGEST = 300  # characters that are read
 _MOST_WORDS = 60  # characters before the number
 
 _NUMBER = r"-?(?:\d+(?:[.,]\d+)?|[.,]\d+)(?:[eE][+-]?\d{1,3})?"
@@ -46,7 +46,7 @@ def percent(value: object) -> int | None:
     none.
 
     A fraction of one is taken as such if it is written with a point: 0.85, and 1.0 for certainty; 1 and "1%" are one
-    percent. A range (90-95%) is no statement. Values outside 0 to 100 are kept: they are counted where scores are made.
+    percent. A range (90-95%) is not a statement. Values outside 0 to 100 are kept and counted where scores are made.
     A list or an object with one number in it counts as that number.
     """
     if isinstance(value, str):

@@ -1,7 +1,7 @@
 """Comparing an answer with a reference by rule.
 
 The comparison is conservative: notation may differ (LaTeX, case of words, white space, number formats), content may
-not. One text is never looked for inside another.
+not. One text is never searched inside another.
 """
 
 import re
@@ -78,7 +78,7 @@ def _same_sets(left: list[str], right: list[str], depth: int) -> bool:
 
 
 def _parts(text: str) -> tuple[str, list[str]] | None:
-    """The brackets and the separator of a list, and its members; None for what is none."""
+    """The brackets and the separator of a list, and its members; None for what is not a list."""
     frame = ""
     if text[:1] in "([{" and text[-1:] in ")]}" and _matching(text) == len(text) - 1:
         frame, text = text[0] + text[-1], text[1:-1]

@@ -25,7 +25,7 @@ Turn = dict[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A row: the question, the worked answer word for word, and the number that it comes to, in plain digits."""
+    """A row: the question, the worked answer word for word, and the number that it ends in, in plain digits."""
 
     question: str
     answer: str
@@ -40,7 +40,7 @@ class Problem:
         gold = gold_of(row["answer"])
         if gold is None:
             last = row["answer"].strip().rpartition("\n")[2][-80:]
-            raise ValueError(f"its answer ends in {last!r}, which is no single number behind {MARK}")
+            raise ValueError(f"its answer ends in {last!r}, which is not a single number behind {MARK}")
         return cls(row["question"], row["answer"], gold)
 
     def prompt(self) -> list[Turn]:
@@ -62,7 +62,7 @@ class Problem:
 
 
 def gold_of(text: object) -> str | None:
-    """The number that a right answer comes to, as digits: of `72`, `$1,234`, `72.0` or GSM8K's `… #### 72`; None where
+    """The number that a right answer ends in, as digits: of `72`, `$1,234`, `72.0` or GSM8K's `… #### 72`; None where
     there is no single number."""
     if isinstance(text, bool) or not isinstance(text, str | int | float):
         return None
@@ -122,7 +122,7 @@ def check_gold(ground_truth: object) -> str | None:
     """What is wrong with a right answer of a training's row; None: nothing."""
     if gold_of(ground_truth) is not None:
         return None
-    return f"the right answer {str(ground_truth)[-80:]!r} is no number, which reward=gsm8k compares"
+    return f"the right answer {str(ground_truth)[-80:]!r} is not a number, and reward=gsm8k compares numbers"
 
 
 def _item(row: Mapping[str, Any], number: int) -> Item:

@@ -40,7 +40,7 @@ def _print(message: str) -> None:
 def items_from_rows(rows: Iterable[Mapping[str, Any]], tell: Callable[[str], object] = _print) -> list[Item]:
     """Check every row and make it an Item.
 
-    An answer_type that is neither of HLE's two counts as exactMatch, the stricter one, and `tell` hears how many do:
+    An answer_type that is neither of HLE's two counts as exactMatch, the stricter one, and `tell` gets how many do:
     one such row must not cost a whole score. The teams' results.jsonl is taken as well: its `gold` is the answer, and a
     question that it holds once a sample counts once.
 

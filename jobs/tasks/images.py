@@ -1,4 +1,4 @@
-"""A row's picture, in the forms in which data sets hold one, as a chat request wants it."""
+"""A row's image, in the forms in which data sets hold one, as a chat request takes it."""
 
 import base64
 import io

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-MAX_OBJECTS = 32  # in one reply; more is no verdict, and would cost a decoding each
+MAX_OBJECTS = 32  # in one reply; more is not a verdict, and each would cost a decoding
 SHIELD = "\ufdd0"  # stands for a backslash that is LaTeX's; a code point that no text uses
 OBJECT = "\ufdd1"  # stands for an object that was taken out
 
@@ -52,7 +52,7 @@ class Piece:
 def shield(text: str) -> str:
     """The reply, as long as before, with SHIELD for each backslash that JSON misreads or refuses: \\frac, \\(, \\nu.
 
-    `\\f` and `\\b` before a letter are always LaTeX: nobody ends a page, or steps back, within a verdict.
+    `\\f` and `\\b` before a letter are always LaTeX: a verdict contains no form feed and no backspace.
     """
     text = text.replace(SHIELD, "\ufffd").replace(OBJECT, "\ufffd")
     return _ESCAPE.sub(lambda match: match[0] if match["json"] else SHIELD + match[0][1:], text)
@@ -63,7 +63,7 @@ def unshield(text: str) -> str:
 
 
 def whole(text: str) -> Any:
-    """The value that the whole of a shielded reply is, within one fence or not; None where it is none, or null."""
+    """The value that a whole shielded reply is, within one fence or not; None where it is not a value, or null."""
     text = text.strip()
     if fenced := _FENCED.match(text):
         text = fenced[1].strip()
@@ -132,7 +132,7 @@ def _closing_brace(text: str, start: int) -> int | None:
 
 
 def _lower_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON objects with lower-case keys; a key that is given twice with different values is no statement at all."""
+    """JSON objects with lower-case keys; a key that is given twice with different values is not a statement at all."""
     values: dict[str, Any] = {}
     for key, value in pairs:
         name = key.strip().lower()

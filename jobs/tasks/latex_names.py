@@ -1,4 +1,4 @@
-"""LaTeX's commands by what becomes of them in one line of text."""
+"""LaTeX's commands by their replacement in one line of text."""
 
 import re
 

@@ -34,7 +34,7 @@ _THINGS = re.compile(  # a number, and maybe what is counted: 72 apples, 72km, 7
 )
 _CODE = re.compile(r"(?:[A-Z]{3} ?|[A-Z]{1,2}(?=\$)|Rs\.? ?)(?=[$\d.])")  # EUR 72, HK$72
 _LONGEST_THINGS = 200  # characters
-# What may introduce a number: "x =", "Total cost:", "about"; and a sum that comes to it: "8 * 9 =".
+# What may introduce a number: "x =", "Total cost:", "about"; and a sum that equals it: "8 * 9 =".
 NUMBERS_NAME = (
     r"(?:(?!(?:not|never|half|twice|double|step|case|part|minus|negative)\b)[^\W\d_]{3,}"
     r"(?: (?!(?:times|plus|minus|not)\b)[^\W\d_]{3,}){0,2} ?="
@@ -68,7 +68,7 @@ def number(text: str) -> Fraction | None:
 
     Read are decimals, ratios, mixed and scientific numbers, powers of ten and percentages (a hundredth), grouped
     (1,234; 1 234; 1'234) or not, with a sign of any kind and a currency's sign, in LaTeX, Markdown or full width.
-    More than 2,000 digits and exponents beyond 2,000 are no number.
+    More than 2,000 digits and exponents beyond 2,000 are not a number.
     """
     found = quantity(normalise(text))
     return found.value if found and found.unit in ("", *_SIGNS) else None
@@ -77,7 +77,7 @@ def number(text: str) -> Fraction | None:
 def bare_number(text: str) -> str | None:
     """The number in GSM8K's dialect, where only numbers are compared, without what stands around it: a currency's sign,
     brackets, an equals sign, what is left of Markdown, or the word for what is counted (`€5`, `(72)`, `72**`,
-    `72 apples`). None where it is no single number: `72 or 71`, `1,2,3`; nor is a part of a larger one: `3 million`.
+    `72 apples`). None where it is not a single number: `72 or 71`, `1,2,3`; nor is a part of a larger one: `3 million`.
     """
     if len(text) > _LONGEST_THINGS:
         return None

@@ -32,7 +32,7 @@ def export_predictions(task: str, folder: Path, results: Results) -> list[Path]:
 def export_judgements(task: str, folder: Path, results: Results) -> list[Path]:
     """Write `judged/judged_<task>_<model>.json`, one file a sample, with the answers that have a verdict.
 
-    A confidence that was not stated becomes 100, as the official judge is told. Raises StorageFailed.
+    A confidence that was not stated becomes 100, as the official judge assumes. Raises StorageFailed.
     """
     paths = [folder / "judged" / f"judged_{task}_{_stem(results, sample)}.json" for sample in range(results.samples)]
     with storage(folder), ExitStack() as stack:

@@ -78,7 +78,7 @@ def _file_of(name: str) -> Path:
         return path
     path = Path(find_path(name)).expanduser()
     if not path.is_file():
-        raise SpecError(f"there is no file {path} (looked from {Path.cwd()}), which task= names")
+        raise SpecError(f"there is no file {path} (relative to {Path.cwd()}), which task= names")
     if path.suffix not in (".py", ".yaml", ".yml"):
         raise SpecError(f"task={name} is not a task's file. Expected a .py or .yaml file")
     return path.absolute()

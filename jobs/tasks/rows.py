@@ -9,7 +9,7 @@ def require(row: Mapping[str, Any], field: str, where: str) -> None:
     """Raise ValueError where a row lacks a field; `where` names the row."""
     if field in row:
         return
-    columns = [str(name) for name in getattr(row, "columns", row)]  # a reader may have left out what nobody asked for
+    columns = [str(name) for name in getattr(row, "columns", row)]  # a reader may have left out unused columns
     shown = ", ".join(name[:60] for name in columns[:12]) + (", …" if len(columns) > 12 else "")
     near = next((name for name in columns if name.strip().lower() == field), None)
     advice = f"; rename {near!r} to {field!r}" if near else ""

@@ -1,4 +1,4 @@
-"""The seam between an exam and what runs it: `jobs.exam` asks, judges and scores, a task says what, and by which rule.
+"""Defines what an exam is to the code that runs it: `jobs.exam` asks, judges and scores, a task says what and how.
 
 A task is one module of this folder, or one file of the user's own, that defines `TASK` (see `registry`). Only `name`,
 `items` and `score` must be written; all else has a default here. Whoever does not inherit gives every member.
@@ -68,7 +68,7 @@ class Results:
     model: str
     samples: int  # answers per question
     items: Mapping[str, Item]  # by id, in the order of the data
-    answers: Callable[[], Iterable[Answer]]  # read anew at each call, in the order of the items
+    answers: Callable[[], Iterable[Answer]]  # read again at each call, in the order of the items
 
 
 @dataclass(frozen=True)

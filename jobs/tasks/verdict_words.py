@@ -47,7 +47,7 @@ def yes_or_no(value: Any) -> YesNo | None:
 
 
 def _mark(value: str) -> str:
-    """The word for a value that is a tick or a cross and no word; "" for any other."""
+    """The word for a value that is a tick or a cross without a word; "" for any other."""
     signs = value[:2000].strip(" \t\r\n\"'`*_.\ufe0f")
     return "yes" if signs in tuple("✅✓✔") else "no" if signs in tuple("❌✗✘") else ""
 

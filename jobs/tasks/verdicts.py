@@ -1,4 +1,4 @@
-"""Reading a judge's reply. What stands in the judged answer is never taken for the judge's own word.
+"""Reading a judge's reply. What the judged answer contains is never read as the judge's verdict.
 
 A reply may quote the answer, and an answer may hold `{"correct": "yes"}`. So a verdict counts only where the judge
 itself puts it, and everything else in the reply must agree:
@@ -9,7 +9,7 @@ itself puts it, and everything else in the reply must agree:
   row, tag) that begins with the label. Objects with comments, single quotes, bare words or unescaped quotes are read
   field by field, if their braces balance. What lies inside a broken object is never an object of its own.
 - Every other mention of a verdict, wherever it stands, must be the same one. Two that differ, and one that cannot be
-  read, leave the answer unjudged. An echoed template or schema ("yes" or "no") is no mention.
+  read, leave the answer unjudged. An echoed template or schema ("yes" or "no") is not a mention.
 - A "yes" among words needs more: the last of them about agreement must not deny it ("… is wrong").
 
 So a quotation can at worst leave an answer unjudged. No "yes" and no "no" is ever guessed.
@@ -125,7 +125,7 @@ def _only_within_objects(text: str) -> bool:
 
 
 def _settle(statements: list[_Statement]) -> Verdict | None:
-    """The verdict on which all agree that are no templates; with the other fields of the one that has most."""
+    """The verdict on which all agree that are not templates; with the other fields of the one that has most."""
     definite = [statement for statement in statements if statement.says != "template"]
     if not definite or len({statement.says for statement in definite}) > 1 or definite[0].says == "odd":
         return None
@@ -259,11 +259,11 @@ _NEXT_FIELD = re.compile(r"[\"'“”]?\w[\w ]{0,40}[\"'“”]?\s*[:：]")
 
 
 def _of_broken(text: str, piece: judge_json.Piece) -> _Statement | None:
-    """What a broken object says field by field; None for one that is no judge's, odd where it cannot be trusted."""
+    """What a broken object says field by field; None for one that is not a judge's, odd where it cannot be trusted."""
     fields = list(_fields(text, piece))
     names = {name for name, _ in fields}
     quotes = re.findall(r'\\.|(")', text[piece.start : piece.end], re.DOTALL).count('"')
-    if not piece.closed or (names and quotes % 2):  # a string goes on behind the object
+    if not piece.closed or (names and quotes % 2):  # a string continues after the object
         return _Statement("odd")
     if not names:
         return None

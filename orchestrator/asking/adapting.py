@@ -1,11 +1,11 @@
-"""What a server refuses of our requests, and what to ask instead: OpenAI-compatible is a wide word.
+"""What a server refuses of our requests, and what to ask instead: OpenAI-compatible means many things.
 
 Read from the server's own sentence, only for what the request holds:
 - A token budget under its other name, where one is refused: `max_tokens` and `max_completion_tokens`.
 - A token budget above what the model may write becomes the most that the sentence names. One above what the context
   has left is dropped for this one request, since it depends on the prompt: a server then gives what is left.
 - An option that is not known or not supported is dropped, as is a value that the model does not take. Better an answer
-  with the server's own sampling, which its record tells, than none; where that is unwanted, the sentence of a first
+  with the server's own sampling, which its record states, than none; where that is unwanted, the sentence of a first
   record says so after one question.
 - A server that only streams is asked for a stream, whose pieces `orchestrator.endpoints.bodies` joins.
 - A system prompt, where the model's template knows no such role, goes before the first question.
@@ -20,7 +20,7 @@ from typing import Any, Literal
 
 from orchestrator.endpoints.refusals import Refusal
 
-MOST_CHANGES = 6  # of one request; real servers need three
+MOST_CHANGES = 6  # changes of one request; real servers need three
 # 500 and 501: sglang and others raise within the chat template. 404 and 405 speak of the address.
 _STATUSES = (400, 422, 500, 501)
 _OTHER_NAME = {"max_tokens": "max_completion_tokens", "max_completion_tokens": "max_tokens"}
@@ -108,7 +108,7 @@ class Change:
 
 
 def dropped(option: str) -> str:
-    """How `Outcome.adapted` and records tell that an option was left out."""
+    """How `Outcome.adapted` and records state that an option was left out."""
     return f"{option} dropped"
 
 

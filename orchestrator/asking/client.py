@@ -46,7 +46,7 @@ _KEY_REFUSED = (401, 402)  # wrong or unpaid; never about the one item that was 
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class RequestOutcome:
     """One finished request, whatever happened."""
 
     status: Status
@@ -117,10 +117,10 @@ class ChatClient:
     def in_flight(self) -> int:
         return self._slots.held
 
-    async def ask(self, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> Outcome:
+    async def ask(self, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> RequestOutcome:
         """Ask until there is an answer or the item has used its tries; `options` are further keys of the body.
 
-        What the server refuses of a request is changed as `orchestrator.asking.adapting` says, and told in `adapted`.
+        What the server refuses of a request is changed as `orchestrator.asking.adapting` says, and listed in `adapted`.
         Raises EndpointDown when the endpoint is gone for good, or refuses us whatever we ask.
         """
         request = {"model": self._endpoint.model, "messages": messages, **options}
@@ -128,7 +128,7 @@ class ChatClient:
         item = _Item(request, _encode(request), changes)
         reply = await self._persist(item)
         assert item.started_at  # a reply is an answer to something
-        return Outcome(
+        return RequestOutcome(
             status=reply.status,
             reason=reply.reason,
             detail=reply.detail and reply.detail[:DETAIL_LIMIT],
@@ -196,7 +196,7 @@ class ChatClient:
             await asyncio.sleep(wait * random.uniform(1, 1 + PAUSE_SPREAD))
 
     def _pace(self, result: Reply | Fault | Refusal) -> None:
-        """Learn from a response how much a server takes that tells nothing else; this request still holds its slot."""
+        """Learn from a response how much a server takes that reports nothing else; this request holds its slot."""
         if self._rate is None:
             return
         fault = fault_of_refusal(result, self._health.answered) if isinstance(result, Refusal) else None
@@ -223,7 +223,7 @@ class ChatClient:
         return replace(result, retry_after=retry_after) if isinstance(result, Refusal) else result
 
     def _settle(self, refusal: Refusal) -> Reply | Fault:
-        """A refusal that stands: of everybody for now, of us for good, or of this one item."""
+        """A refusal that stands: of all clients for now, of ours for good, or of this one item."""
         fault = fault_of_refusal(refusal, self._health.answered)
         if fault:
             return fault
@@ -254,7 +254,7 @@ class ChatClient:
         if self._health.verdict:
             raise EndpointDown(
                 f"the endpoint {self._endpoint.base_url} cannot be used: {self._health.verdict}. Answers so far are "
-                "recorded: make it serve the model again, then give the same command to go on"
+                "recorded: make it serve the model again, then run the same command to resume"
             )
 
 
@@ -267,13 +267,13 @@ def _encode(request: dict[str, Any]) -> bytes:
 
 
 def _keepalive_socket(address: aiohttp.AddrInfoType) -> socket.socket:
-    """Probes tell a thinking server from a vanished one within 3 minutes, and keep firewalls from forgetting us."""
+    """Probes distinguish a busy server from a vanished one within 3 minutes, and keep firewalls from forgetting us."""
     family, kind, protocol, _, _ = address
     sock = socket.socket(family, kind, protocol)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 15)
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 8)
-    # Probes wait for a request that nobody acknowledged, which the kernel would send again for 15 minutes.
+    # Probes wait for a request that was not acknowledged, which the kernel would send again for 15 minutes.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 180_000)
     return sock

@@ -6,7 +6,7 @@ eight equal signs in a row are one token, as in real vocabularies; otherwise the
 
 import re
 
-WINDOW = 512  # tokens at the end of the text that are looked at
+WINDOW = 512  # tokens at the end of the text that are checked
 PERIODS = range(1, 129)
 REPEATS = 3
 # Rules, ellipses and empty table rows repeat one to three signs by right: so short a period must fill this many tokens.
@@ -27,7 +27,7 @@ def has_loop(text: str) -> bool:
 def _has_period(tokens: list[str], period: int) -> bool:
     """Look for `period` repeating often enough, at a cost of n / period comparisons where it does not repeat.
 
-    A stretch that long holds `needed` places in a row which equal the one a period before, so looking at every
+    A stretch that long holds `needed` places in a row which equal the one a period before, so checking every
     `needed`-th place cannot miss it.
     """
     length = SHORT_FILLS if period < SHORT_PERIOD else REPEATS * period

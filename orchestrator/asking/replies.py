@@ -1,13 +1,13 @@
 """What a 200 holds, read into three things that the rest can rely on: a `Reply` is an answer or a settled failure,
-a `Fault` is worth asking again, a `Refusal` is an error that the server told in spite of its 200.
+a `Fault` is worth asking again, a `Refusal` is an error that the server reported in spite of its 200.
 
 Whatever a body holds, the fields have the types that are written here, every text can be written as JSON, and keys of
 this run that a server echoes are struck out. Decided where servers differ:
 
-- `usage` is three counts or null as a whole: half of it would be read as 0 tokens, which nobody measured. A missing
-  half is what `total_tokens` leaves, where that is told. The total is the sum of the two, whatever else a server adds.
+- `usage` is three counts or null as a whole: half of it would be read as 0 tokens, which was not measured. A missing
+  half is what `total_tokens` leaves, where that is given. The total is the sum of the two, whatever else a server adds.
 - Of several choices the one with index 0 counts, else the first.
-- Content that is no text (a number, an object, a truth value) is its JSON text: that is what was said.
+- Content that is not a text (a number, an object, a truth value) is its JSON text: that is what was said.
 - A thought is never taken as the answer, even where nothing else came: that is `failed`, `empty`, with the thought.
 - An answer that a filter cut off is `failed` with the reason 4xx, as the refusal of a prompt would be. What had been
   written stands in `detail`: a failed answer has no response that could be scored.
@@ -27,7 +27,7 @@ from orchestrator.endpoints.refusals import Refusal, one_line, read_message, ref
 from orchestrator.records.types import Reason, Status, Usage
 from orchestrator.secrets import strike_out
 
-COUNT_LIMIT = 2**40  # tokens; more is no count, and the sum over a million records stays below 63 bits
+COUNT_LIMIT = 2**40  # tokens; more is not a count, and the sum over a million records stays below 63 bits
 _NAME_LIMIT = 100  # characters of a finish reason or a fingerprint; real ones have 30
 
 Ending = Literal["done", "loop", "truncated", "filtered", "broken"]
@@ -100,7 +100,7 @@ def read_reply(content: bytes) -> Reply | Fault | Refusal:
 
 
 def _completion(body: dict[str, Any]) -> dict[str, Any]:
-    """The completion that a gateway has wrapped, or that Ollama tells as one message; else the body as it is."""
+    """The completion that a gateway has wrapped, or that Ollama sends as one message; else the body as it is."""
     if "choices" in body or _error(body):
         return body
     inner: dict[str, Any] = next((body[key] for key in _WRAPPERS if isinstance(body.get(key), dict)), {})
@@ -175,7 +175,7 @@ def _refusal_text(value: Any) -> str | None:
 
 
 def _take_apart(content: Any) -> tuple[str | None, str | None, str | None]:
-    """Answer, thought and refusal of a content that is no text: parts, or a value that is the answer itself."""
+    """Answer, thought and refusal of a content that is not a text: parts, or a value that is the answer itself."""
     if isinstance(content, dict) and len(content) == 1:  # Gemini's {"parts": […]}
         content = content.get("parts", content.get("content", content))
     parts = content if isinstance(content, list) else [content]
@@ -232,7 +232,7 @@ def _finish(choice: dict[str, Any]) -> str | None:
 
 
 def _short(value: Any) -> str | None:
-    """A name that the server gives; None for what is no name."""
+    """A name that the server gives; None for what is not a name."""
     return one_line(value)[:_NAME_LIMIT] or None if isinstance(value, str) else None
 
 

@@ -3,14 +3,14 @@
 Two questions are kept apart. *Is it the item?* `Tries` counts the faults of one item and gives up on it after a bounded
 number. *Is it the endpoint?* `Health` watches the results of all requests of a client:
 
-- Faults that only a missing endpoint gives (nobody accepts the connection, 502, 503, 520 to 530, a 404 after it had
+- Faults that only a missing endpoint gives (the connection is refused, 502, 503, 520 to 530, a 404 after it had
   answered) build a streak; any answer ends it. From the third one on the endpoint is `out`: items do not pay for such
   faults, so an engine that reloads for minutes costs time and no answers. A streak of `patience` seconds opens the
   breaker.
 - Faults that can come from the item itself (500, 504, a connection dropped under the request, a deadline) are always
   paid by the item. If many items in a row are given up without one answer in between, the breaker opens as well.
 
-Long answers are no outage: time counts only while such faults keep arriving, never while requests are being worked on.
+Long answers are not an outage: time counts only while such faults keep arriving, never while requests are in work.
 All of it is pure; clock and chance come from outside, so tests need no waiting.
 """
 
@@ -32,15 +32,15 @@ from orchestrator.records.types import Reason
 # missed its deadline has cost hours already, so three; 40 times 429 are 34 min, 30 windows of a limit per minute.
 TRIES: dict[Reason, int] = {"connection": 6, "5xx": 6, "deadline": 3, "429": 40}
 CAP: dict[Reason, float] = {"connection": 30, "5xx": 30, "deadline": 30, "429": 60}  # seconds
-JITTER = 0.25  # of a wait, to either side: requests that failed together must not come back together
+JITTER = 0.25  # share of a wait, to either side: requests that failed together must not come back together
 RETRY_AFTER_CAP = 120.0  # seconds; a server that wants more is asked again earlier, and says so again
-PAUSE_SPREAD = 0.1  # of a pause that the server asked for, on top of it: not all requests come back at once
+PAUSE_SPREAD = 0.1  # share of a pause that the server asked for, on top of it: not all requests come back at once
 CONNECT_TIMEOUT = 30.0  # seconds; only a host that drops packets needs longer than one
 
 # A kept connection that the server has just closed shows within a round trip; later, the request itself was dropped.
 STALE_WITHIN = 1.0  # seconds
 
-PASSING = (408, 409, 423, 424, 425, 498, 499)  # 4xx that may go better the next time
+PASSING = (408, 409, 423, 424, 425, 498, 499)  # 4xx that may succeed the next time
 OF_ENDPOINT = (502, 503, *range(520, 531))
 
 OUT_AFTER = 3  # faults of the endpoint in a row; one or two can be a single lost replica
@@ -60,7 +60,7 @@ class Fault:
     reason: Reason
     detail: str
     of_endpoint: bool = False  # whatever was asked, it would have failed
-    retry_after: float | None = None  # seconds that the server asked everybody to wait
+    retry_after: float | None = None  # seconds that the server asked all clients to wait
     stale: bool = False  # perhaps only a kept connection that the server had closed meanwhile
 
 
@@ -126,7 +126,7 @@ class Health:
         self.verdict = self.verdict or verdict
 
     def pause(self) -> float:
-        """Seconds that the server asked everybody to wait, 0 if it did not."""
+        """Seconds that the server asked all clients to wait, 0 if it did not."""
         return max(0.0, self._paused_until - self.clock())
 
     def _extend_streak(self, fault: Fault) -> None:
@@ -175,7 +175,7 @@ def fault_of_refusal(refusal: Refusal, answered: bool) -> Fault | None:
         return fault and replace(fault, of_endpoint=False)
     if refusal.status == 404 and answered:  # the deployment was taken away, or is being replaced
         return Fault("connection", refusal.detail, of_endpoint=True)
-    if refusal.status == 403 and answered and refusal.page:  # whoever stands before the API wants to see a browser
+    if refusal.status == 403 and answered and refusal.page:  # a proxy before the API expects a browser
         return Fault("5xx", refusal.detail)
     return fault
 

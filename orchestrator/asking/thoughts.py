@@ -1,7 +1,7 @@
 """Where a model's thoughts end and its answer begins, in the spellings that models and servers use.
 
 The rules: what stands before a closing mark is a thought; a thought that never ends leaves no answer; a mark that an
-answer only speaks of (`R1 opens with <think> here`) is no mark.
+answer only mentions (`R1 opens with <think> here`) is not a mark.
 """
 
 import re
@@ -43,8 +43,8 @@ _FINAL_CHANNEL = re.compile(r"<\|start\|> ?assistant ?<\|channel\|> ?final\b")
 _ANALYSIS = re.compile(r"\s*(?:assistant)?analysis")
 _FINAL = re.compile(r"(?<![ \t\"'`])assistantfinal(?![a-z])")
 
-_LINE = 300  # characters of a line that are looked at around a mark
-_MARKS = 200  # marks after an opening one among which its closing one is looked for
+_LINE = 300  # characters of a line that are read around a mark
+_MARKS = 200  # marks after an opening one among which its closing one is searched
 _QUOTES = {'"': '"', "`": "`", "“": "”", "「": "」", "『": "』"}
 _GOES_ON = re.compile(r"[ \t]+[a-z&/|+,–—-]|[.,;:!?)\]」』]|[ \t]*(?:タグ|トークン|という|を|が|で(?![はす]))")
 _JSON_FIRST = re.compile(r"\s*(?:```(?:json)?\s*)?(?:\[\s*)?\{")
@@ -177,7 +177,7 @@ def _ends_what_the_prompt_began(mark: _Mark, earlier: Sequence[_Mark]) -> bool:
 
 
 def _in_a_sentence(mark: _Mark) -> bool:
-    """Whether its line goes on behind it as a sentence does: `the </think> tag`."""
+    """Whether its line continues after it as a sentence does: `the </think> tag`."""
     begun = re.search(r"[^\s.!?。！？…][ \t(]+\Z|[^\x00-\x7f]\Z|\A[^\x00-\x7f]", mark.before)
     return bool(begun and _GOES_ON.match(mark.after))
 

@@ -1,4 +1,4 @@
-"""Waiting for what may hang, a file system or a process that was stopped, so that it is said and Ctrl-C still works.
+"""Waits for what may hang, a file system or a stopped process, so that it is reported and Ctrl-C still works.
 
 A system call on a hung NFS server cannot be interrupted. So nothing that touches a run folder runs in the thread that
 takes Ctrl-C: that thread waits in short slices, in which Python sees the signal.
@@ -11,9 +11,9 @@ from typing import Any, Generic, TypeVar
 
 from orchestrator.console import say
 
-SLICE = 0.5  # seconds between looks
+SLICE = 0.5  # seconds between polls
 LEAVE = 2.0  # seconds for work that is interrupted to take back what it wrote by half
-QUIET = 8.0  # seconds until the wait is said; the bar is 10 s, and a disk that syncs hundreds of MB takes 1 or 2
+QUIET = 8.0  # seconds until the wait is reported; the bar is 10 s, and a disk that syncs hundreds of MB takes 1 or 2
 
 T = TypeVar("T")
 
@@ -24,8 +24,8 @@ class Wait:
     def __init__(self, what: str) -> None:
         self._what, self._since, self._said, self._done = what, time.monotonic(), False, 0.0
 
-    def look(self, done: float = 0.0) -> None:
-        """`done`: any measure of what was done so far. What gets on does not hang, however long it takes."""
+    def poll(self, done: float = 0.0) -> None:
+        """`done`: any measure of what was done so far. What makes progress does not hang, however long it takes."""
         if done != self._done:
             self.over()
             self._done, self._since = done, time.monotonic()
@@ -50,23 +50,23 @@ def get(pending: Any, what: str) -> Any:
         try:
             found = ray.get(pending, timeout=SLICE)
         except GetTimeoutError:
-            wait.look()
+            wait.poll()
         else:
             wait.over()
             return found
 
 
 def attend(work: Callable[[], T], what: str, stop: Callable[[], object] | None = None) -> T:
-    """What `work` returns or raises, from a thread of its own, which goes on alone if the caller is interrupted.
+    """What `work` returns or raises, from a thread of its own, which keeps running alone if the caller is interrupted.
 
-    `stop` asks `work` to end then, and it has a moment to clean up. Work that uses a processor is not said to hang.
+    `stop` asks `work` to stop then, and it has a moment to clean up. Work that uses a CPU is not reported as hung.
     """
     worker = _Worker(work)
     worker.start()
     wait = Wait(what)
     try:
         while not worker.over.wait(SLICE):
-            wait.look(worker.cpu_seconds())
+            wait.poll(worker.cpu_seconds())
     except KeyboardInterrupt:
         if stop:
             stop()

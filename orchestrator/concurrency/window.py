@@ -3,7 +3,7 @@
 The window grows while nothing says that it is too large: by doubling at first (slow start, as TCP: RFC 5681), by a few
 per cent after the first sign of saturation, and only while it binds (RFC 7661). What shrinks it:
 
-Our own engines (`EngineWindow`) tell their numbers.
+Our own engines (`EngineWindow`) report their numbers.
 - An engine that has a queue needs no more requests. Its queue is long enough for many answers that end together, since
   hundreds of requests take seconds to reach an engine; a longer one would only be lost with it, so the window goes
   straight to what runs and that queue. Where seats are free the queue only waits for its prompts to be computed.
@@ -14,8 +14,8 @@ Our own engines (`EngineWindow`) tell their numbers.
   some, as DCTCP cuts by the share of marked packets (RFC 8257), and not again before the cut can have worked.
 - Engines die and return; each takes its share along at once.
 
-Remote APIs (`RateWindow`) tell nothing but 429. Each answer lets the window grow. A refusal says that what is in flight
-is as much as the server takes, and cuts that by a tenth, as above not again at once.
+Remote APIs (`RateWindow`) report nothing but 429. Each answer lets the window grow. A refusal says that what is in
+flight is as much as the server takes, and cuts that by a tenth, as above not again at once.
 
 Nothing here waits, asks or knows a clock: `now` is in seconds of any monotonic clock.
 """
@@ -27,32 +27,32 @@ from typing import Protocol
 # What a refusal leaves of the window. TCP halves, CUBIC leaves 0.7 and inspect_ai 0.8, but they don't know what was
 # taken; we start from that. In benchmarks/controller.py 0.8 reaches 0.86 of a server's limit, 0.9 reaches 0.91 to 0.93.
 CUT = 0.9
-COOL_DOWN = 15.0  # seconds after a cut without another: refusals of what was under way are no news; as inspect_ai
+COOL_DOWN = 15.0  # seconds after a cut without another: refusals of what was under way say nothing new; as inspect_ai
 START = 20  # requests at a server of unknown size; as inspect_ai
 A_ROUND = 0.05  # growth in a window's worth of answers, after slow start; as inspect_ai
-A_LOOK = 1.1  # growth between two looks at the engines, which are 10 s apart
+A_POLL = 1.1  # growth between two polls of the engines, which are 10 s apart
 # Of the window in flight: less, and a larger one would change nothing. RFC 7661 says 0.5. Short answers spend much of
 # their time outside the engines that report them; and 0.5 is what a report of before the last doubling shows.
 BINDING = 0.6
 # Requests that wait at an engine, of its seats, and at least. Answers of equal length end together, and a replica takes
 # in 200 to 300 requests a second: with a queue of 8 an H200 waited 1 to 3 s for each 512 of them.
 QUEUE = 0.25
-LEAST_QUEUE = 8  # a router that takes the shorter of two queues leaves a few more or less
+LEAST_QUEUE = 8  # requests; a router that takes the shorter of two queues leaves a few more or less
 # Of all KV caches. Engines differ by a tenth at the same number of requests, because the lengths do: at 0.9 the fullest
 # one is just full. In the benchmark 0.95 costs 0.1 % of throughput and more than doubles preemptions.
 KV_TARGET = 0.9
 # Of a cache, if all that runs were to use up its budget: nothing overflows then, so less is kept free. The rest is for
 # what is not known exactly: what a cache holds is learned, and prompts differ. A preemption says that it was wrong.
 ALL_FIT = 0.95
-# Seconds that KV use is thought on: a report is up to 20 s old, the next look is 10 s away, and a smaller window takes
+# Seconds of look-ahead for KV-cache use: a report is up to 20 s old, the next poll is 10 s away, a smaller window takes
 # 20 to act. In the benchmark 40 leaves a preemption in up to 0.94 % of the steps, 50 in up to 0.72 %, for the same
 # throughput.
 KV_AHEAD = 50.0
-FILLED = 0.8  # of what runs now: an engine that ran less before was still filling
-KV_LESSON = 0.05  # a rise of KV use that tells how many tokens a cache holds; a smaller one is mostly rounding
+FILLED = 0.8  # share of what runs now: an engine that ran less before was still filling
+KV_LESSON = 0.05  # a rise of KV use that shows how many tokens a cache holds; a smaller one is mostly rounding
 
 
-class Report(Protocol):
+class EngineReport(Protocol):
     """An engine's numbers; preemptions, tokens and finished requests since its start."""
 
     @property
@@ -78,14 +78,14 @@ class Load:
     running: int  # requests
     waiting: int
     kv_usage: float  # 0 to 1
-    preemptions: int  # since the look before
-    kv_before: float | None = None  # KV use at the look before; None if much less ran then
-    new_tokens: int = 0  # of prompts and answers, since the look before
+    preemptions: int  # since the poll before
+    kv_before: float | None = None  # KV use at the poll before; None if much less ran then
+    new_tokens: int = 0  # of prompts and answers, since the poll before
     prompt: float = 0.0  # tokens, mean
 
     @classmethod
-    def since(cls, before: Report | None, now: Report) -> "Load":
-        """What an engine reports now, against the look before; one that was started anew counts from 0."""
+    def since(cls, before: EngineReport | None, now: EngineReport) -> "Load":
+        """What an engine reports now, against the poll before; one that was restarted counts from 0."""
         preemptions = now.preemptions - before.preemptions if before else 0
         tokens = now.prompts + now.tokens - before.prompts - before.tokens if before else 0
         kv_before = before.kv_usage if before and before.running > FILLED * now.running else None
@@ -116,7 +116,7 @@ class Window:
         self._set(min(self._exact, size))
 
     def _cut(self, now: float, factor: float, taken: float) -> None:
-        """Somebody suffered: what is left is a part of what was really taken."""
+        """Shrinks the window after a refusal or a preemption to a part of what was really in flight."""
         self.slow_start = False
         if not self._cooling(now):
             self._last_cut = now
@@ -127,7 +127,7 @@ class Window:
 
 
 class RateWindow(Window):
-    """For one client of a server that tells nothing but 429: call `answered` or `refused` for each response."""
+    """For one client of a server that reports nothing but 429: call `answered` or `refused` for each response."""
 
     def answered(self, now: float, in_flight: int) -> None:
         """An answer came; `in_flight` requests, its own included, were under way."""
@@ -187,7 +187,7 @@ class EngineWindow(Window):
         elif waiting > 2 * queue:
             self._shrink(max(running, self.engines * self._seats) + queue)
         elif not preempted and waiting < queue / 2 and in_flight >= BINDING * self._exact:
-            self._set(self._exact * min(2 if self.slow_start else A_LOOK, room))
+            self._set(self._exact * min(2 if self.slow_start else A_POLL, room))
 
     def _room(self, now: float, loads: Sequence[Load], running: float) -> float:
         """How many times of what runs the KV caches have room for."""
@@ -199,7 +199,7 @@ class EngineWindow(Window):
         return max(room, ALL_FIT / max(most_use, 1e-3))
 
     def _coming_use(self, now: float, loads: Sequence[Load], most_use: float) -> float:
-        """KV use in KV_AHEAD seconds if it goes on rising as it did since the last look; a fall is not trusted."""
+        """KV use in KV_AHEAD seconds if it keeps rising as it did since the last poll; a fall is not trusted."""
         since, self._looked_at = now - self._looked_at, now
         kv_use = sum(load.kv_usage for load in loads) / len(loads)
         rises = [load.kv_usage - load.kv_before for load in loads if load.kv_before is not None]

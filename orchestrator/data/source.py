@@ -14,7 +14,7 @@ from orchestrator.errors import SpecError
 Row = dict[str, Any]
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 BATCH_ROWS = 256  # of a Parquet file held at once; rows with images can be megabytes
-# Bytes. Larger is no data set that anybody meant: a device, a sparse file, a line that never ends.
+# Bytes. A larger one is not meant as a data set: a device, a sparse file, a line that never ends.
 LONGEST_LINE = 2**28
 LARGEST_JSON = 2**32  # it is held as a whole
 
@@ -33,14 +33,14 @@ def read_rows(dataset: str, *, split: str = "test", columns: Sequence[str] | Non
     """The rows of `dataset`, reduced to those of `columns` that they have (None: all), one at a time.
 
     `split` matters only on the hub, where `owner/name:subset` names one of several subsets. Raises SpecError when there
-    is no such data set, when it is not reachable from here, and, naming the line, when a file is broken.
+    is not such a data set, when it is not reachable from here, and, naming the line, when a file is broken.
     """
     path = _path(dataset)
     try:
         for row in _rows(dataset, path, split, columns):
             yield row if columns is None else _pick(row, columns)
     except FileNotFoundError:
-        raise SpecError(f"there is no data set file {path} (looked from {Path.cwd()})") from None
+        raise SpecError(f"there is no data set file {path} (relative to {Path.cwd()})") from None
     except OSError as error:
         raise SpecError(f"cannot read the data set {path}: {error.strerror or error}") from None
 
@@ -57,14 +57,14 @@ def identify(dataset: str, split: str) -> dict[str, Any]:
         try:
             found = path.stat()
         except OSError as error:
-            raise SpecError(f"there is no data set file {path} ({error.strerror}; looked from {Path.cwd()})") from None
+            raise SpecError(f"there is no data set file {path} ({error.strerror}; relative to {Path.cwd()})") from None
         return {"path": str(path.absolute()), "bytes": found.st_size, "mtime_ns": found.st_mtime_ns}
     return {"name": dataset, "split": split, "fingerprint": _load_from_hub(dataset, split)._fingerprint}
 
 
 def _path(dataset: str) -> Path:
     if "\0" in dataset or not dataset.strip():
-        raise SpecError(f"{dataset!r} is no name of a data set")
+        raise SpecError(f"{dataset!r} is not a valid name of a data set")
     return expanded(dataset)
 
 
@@ -74,18 +74,18 @@ _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: 
 def _is_file(path: Path) -> bool:
     """Whether a data set's name means a file, and not one of the hub or a folder in its layout.
 
-    Raises SpecError for a file of another format, and for what is no regular file: a pipe would be waited for without
-    end, and can be read only once.
+    Raises SpecError for a file of another format, and for what is not a regular file: reading a pipe might
+    never end, and can be read only once.
     """
     known = path.suffix.lower() in FORMATS
     try:
         mode = path.stat().st_mode
-    except OSError:  # absent, or told about by whoever opens it
+    except OSError:  # absent, or reported by whoever opens it
         return known
     if kind := _KINDS.get(stat.S_IFMT(mode)):
         raise SpecError(f"{path} is {kind}, not a regular file. Write the rows to a file and name that")
     if not known and stat.S_ISREG(mode):
-        raise SpecError(f"{path} is no data set that can be read; expected {', '.join(FORMATS)}")
+        raise SpecError(f"{path} is not a data set that can be read; expected {', '.join(FORMATS)}")
     return known and not stat.S_ISDIR(mode)
 
 
@@ -175,7 +175,7 @@ def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=present):
                 for row in batch.to_pylist():
                     yield row if columns is None else PickedRow(row, names)
-    except (pa.ArrowException, ValueError, OverflowError) as error:  # also text that is no UTF-8, dates of year 10,000
+    except (pa.ArrowException, ValueError, OverflowError) as error:  # also text that is not UTF-8, dates of year 10,000
         raise SpecError(f"{path} is not a valid Parquet file: {str(error).splitlines()[0]}") from None
 
 
@@ -183,7 +183,7 @@ def _hub_rows(name: str, split: str, columns: Sequence[str] | None) -> Iterator[
     data = _load_from_hub(name, split)
     if columns is None:
         return iter(data)
-    # Columns that nobody asked for may hold pictures, whose decoding takes longer than everything else.
+    # Columns that are not used may hold images, whose decoding takes longer than everything else.
     names = data.column_names
     picked = data.select_columns([column for column in columns if column in names])
     return (PickedRow(row, names) for row in picked)
@@ -200,7 +200,7 @@ def _load_from_hub(name: str, split: str) -> Any:
 
 
 def _hub_advice(name: str, error: Exception, offline: bool) -> str:
-    """What to tell a user for each way in which the hub's client fails."""
+    """The message for each way in which the hub's client fails."""
     text = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     if "gated" in str(error).lower():
         return (
@@ -210,8 +210,8 @@ def _hub_advice(name: str, error: Exception, offline: bool) -> str:
     if isinstance(error, ConnectionError) or (offline and "cache" in text):
         why = "HF_HUB_OFFLINE is set" if offline else "the hub is not reachable from here"
         return (
-            f"the data set {name} is not in the local cache and {why}. Where there is internet, give the same command, "
-            "or python -m jobs.prefetch with the job's arguments, then come back with the same HF_HOME"
+            f"the data set {name} is not in the local cache and {why}. Where there is internet, run the same command, "
+            "or python -m jobs.prefetch with the job's arguments, then run it here with the same HF_HOME"
         )
     return f"cannot load the data set {name} ({text}). Expected a local file or a data set's name on huggingface.co"
 

@@ -1,7 +1,7 @@
 """From the bytes of a server's body to the JSON value in it, however it was sent.
 
 Beside plain JSON: a byte order mark, other Unicode encodings, numbers that JSON does not know, raw line breaks in
-texts, half an emoji, JSON within a JSON text, a list around the one object, and a stream of events that nobody asked
+texts, half an emoji, JSON within a JSON text, a list around the one object, and a stream of events that was not asked
 for. What comes out can be written as JSON again.
 """
 
@@ -21,7 +21,7 @@ _LONGEST_INTEGER = 18  # digits; longer ones become floats, as orjson reads them
 
 
 def read_body(content: bytes) -> Any:
-    """The value of a body. Raises ValueError for what is no JSON or a stream that was cut off, RecursionError for
+    """The value of a body. Raises ValueError for what is not JSON or a stream that was cut off, RecursionError for
     thousands of brackets."""
     try:
         value = decode(content)
@@ -35,7 +35,7 @@ def read_body(content: bytes) -> Any:
 def decode(content: bytes) -> Any:
     """The value of a JSON text. Half of an emoji, which orjson refuses to read and to write, becomes U+FFFD.
 
-    Raises ValueError for what is no JSON, RecursionError for thousands of brackets.
+    Raises ValueError for what is not JSON, RecursionError for thousands of brackets.
     """
     try:
         return orjson.loads(content)
@@ -74,7 +74,7 @@ def _writable(value: Any) -> Any:
 def _join_stream(content: bytes) -> dict[str, Any]:
     """One completion from server-sent events (or lines of JSON) that hold its pieces.
 
-    An error that a stream tells is its result. Raises ValueError for a stream without an end: the answer lacks a part.
+    An error that a stream reports is its result. Raises ValueError for a stream without an end.
     """
     joined = _Completion()
     for chunk in _chunks(content):
@@ -128,7 +128,7 @@ def _joined(pieces: list[Any]) -> Any:
 
 
 def _chunks(content: bytes) -> list[Any]:
-    """The values of a stream's events, in order. Raises ValueError where one is no JSON."""
+    """The values of a stream's events, in order. Raises ValueError where one is not JSON."""
     chunks: list[Any] = []
     held: list[str] = []  # the lines of an event whose value goes over several
     for line in [*_LINE_END.split(content.decode(errors="replace").lstrip("\ufeff")), ""]:

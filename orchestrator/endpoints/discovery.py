@@ -42,7 +42,7 @@ class _Listing:
 
     ids: tuple[str, ...] = ()
     seen: str = "an empty list of models"  # instead of names, in words
-    error: EndpointDown | None = None  # what answers there is no API at all
+    error: EndpointDown | None = None  # what answers there is not an API at all
 
 
 def check(endpoint: Endpoint, role: str) -> Endpoint:
@@ -50,8 +50,8 @@ def check(endpoint: Endpoint, role: str) -> Endpoint:
 
     The list is not the truth: a model that it does not name, or a server without one, gets a warning, and the first
     call decides (a 404 to that ends the run).
-    Raises SpecError for what is no address, Unreachable if nothing listens there, EndpointDown if what listens does not
-    answer, refuses the key or is no such API, a page of HTML for example.
+    Raises SpecError for what is not an address, Unreachable if nothing listens there, EndpointDown if what listens does
+    not answer, refuses the key or is not such an API, a page of HTML for example.
     """
     found, listing = _find(endpoint)
     name = served_name(endpoint.model, listing.ids)
@@ -125,7 +125,7 @@ def is_this_host(url: str) -> bool:
         if host in ("localhost", "0.0.0.0", "::", "::1", socket.gethostname()) or host.startswith("127."):
             return True
         addresses = {info[4][0] for info in socket.getaddrinfo(host, None)}
-    except (OSError, ValueError):  # no such name; what is no address at all
+    except (OSError, ValueError):  # no such name; what is not an address at all
         return False
     return any(_is_bindable(str(address)) for address in addresses)
 
@@ -184,7 +184,7 @@ def _require_key(endpoint: Endpoint) -> dict[str, str]:
     """The headers, once the key that the endpoint wants is known to be there and fit for use."""
     if endpoint.key_name and endpoint.api_key() is None:
         raise EndpointDown(
-            f"{endpoint.base_url} wants a key, but {endpoint.key_name} is not set. "
+            f"{endpoint.base_url} requires a key, but {endpoint.key_name} is not set. "
             f"Export it, or write {endpoint.key_name}=… into ~/.kosen/secrets.env (chmod 600)"
         )
     return auth_headers(endpoint)
@@ -200,12 +200,12 @@ def _list_models(endpoint: Endpoint, patience: float) -> _Listing:
         return _get_models(endpoint, headers, proxy, patience)
     except (ValueError, http.client.InvalidURL) as error:
         raise SpecError(
-            f"base_url={endpoint.base_url} is no address ({error}). Expected something like http://localhost:8000/v1"
+            f"base_url={endpoint.base_url} is not an address ({error}). Expected something like http://localhost:8000/v1"
         ) from None
 
 
 def _check_listening(endpoint: Endpoint) -> None:
-    """A plain connection. Whether nobody is there decides what is started here, so it is asked separately."""
+    """A plain connection. Whether nothing listens decides what is started here, so it is asked separately."""
     address = urlsplit(endpoint.base_url)
     port = address.port or (443 if address.scheme == "https" else 80)
     failures: list[Exception] = []
@@ -223,8 +223,7 @@ def _check_listening(endpoint: Endpoint) -> None:
             f"nothing listens at {endpoint.base_url} ({seen}). Start the server, or change base_url="
         ) from None
     raise EndpointDown(
-        f"{endpoint.base_url} neither takes nor refuses a connection ({seen}). Look after the server, or "
-        "change base_url="
+        f"{endpoint.base_url} neither accepts nor refuses a connection ({seen}). Check the server, or change base_url="
     ) from None
 
 
@@ -274,15 +273,14 @@ def _refusal(endpoint: Endpoint, error: urllib.error.HTTPError) -> EndpointDown:
     except (OSError, http.client.HTTPException):
         words = str(error.reason)
     told = f"{endpoint.base_url}/models answers {error.code}: {_show(endpoint, words)}"
-    return EndpointDown(f"{told}. Mend the server, or change base_url=")
+    return EndpointDown(f"{told}. Fix the server, or change base_url=")
 
 
 def _silence(endpoint: Endpoint, error: Exception) -> EndpointDown:
     reason = getattr(error, "reason", None) or error
-    told = _show(endpoint, str(reason)) or type(reason).__name__  # a status line that is none is in the server's words
+    told = _show(endpoint, str(reason)) or type(reason).__name__  # an invalid status line is in the server's words
     return EndpointDown(
-        f"{endpoint.base_url} accepts connections but does not answer ({told}). "
-        "Look after the server, or change base_url="
+        f"{endpoint.base_url} accepts connections but does not answer ({told}). Check the server, or change base_url="
     )
 
 

@@ -40,7 +40,7 @@ HOMES: dict[Provider, tuple[str | None, str | None]] = {
 
 
 # What people copy behind an API's address: the page that they asked by hand. Azure's own address ends in a plain
-# /models, so that alone is no page.
+# /models, so that alone does not make a page.
 _PAGE = re.compile(
     r"/(chat/completions|completions|responses|messages|embeddings)/*$|(?<=/v1)/(models(/[^/]+)?|chat)/*$"
 )
@@ -49,7 +49,7 @@ _PAGE = re.compile(
 def api_address(url: str) -> str:
     """The address of an API as requests need it: without a slash at its end, and without the page of one request.
 
-    Raises SpecError for what is no address, and for a user, a password or a query, none of which it repeats.
+    Raises SpecError for what is not an address, and for a user, a password or a query, none of which it repeats.
     """
     url = url.strip()
     refuse_login(url, "base_url")
@@ -61,12 +61,12 @@ def api_address(url: str) -> str:
         valid = False
     if not valid:
         shown = url if url.isprintable() else repr(url)
-        raise SpecError(f"base_url={shown} is no address. Expected something like http://localhost:8000/v1")
+        raise SpecError(f"base_url={shown} is not an address. Expected something like http://localhost:8000/v1")
     return _PAGE.sub("", url.rstrip("/")).rstrip("/")
 
 
 def hostname(url: str | None) -> str | None:
-    """The host of an address in small letters; None where there is none, or what is given is no address."""
+    """The host of an address in small letters; None where there is none, or what is given is not an address."""
     try:
         return urlsplit(url or "").hostname
     except ValueError:
@@ -74,7 +74,7 @@ def hostname(url: str | None) -> str | None:
 
 
 @dataclass(frozen=True)
-class Wish:
+class EndpointSpec:
     """What a spec says of one endpoint, the model's or the judge's."""
 
     role: str  # the key that names the model, `model` or `judge`, for messages

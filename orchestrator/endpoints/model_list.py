@@ -19,7 +19,7 @@ _PREFIX = "models/"  # Gemini's, which it takes and leaves out as one likes
 def read_ids(content: bytes) -> tuple[str, ...] | None:
     """The names that a list of models holds, without entries that say none; None for JSON that holds no list.
 
-    Raises ValueError for what is no JSON. An empty page is an empty list.
+    Raises ValueError for what is not JSON. An empty page is an empty list.
     """
     if not content.strip():
         return ()

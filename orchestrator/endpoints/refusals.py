@@ -1,7 +1,7 @@
 """What a server says when it refuses: the sentence, the status and the names in the body of an error.
 
 Errors come in the shapes of OpenAI, vLLM, sglang, FastAPI, Mistral, Gemini, OpenRouter, Anthropic, Ollama and of
-proxies that wrap them; one walk reads them all. An error within a 200 has the status that it tells.
+proxies that wrap them; one walk reads them all. An error within a 200 has the status that it states.
 """
 
 import re
@@ -12,7 +12,7 @@ from orchestrator.endpoints.bodies import decode, json_text, read_body, writable
 from orchestrator.secrets import strike_out
 
 DETAIL_LIMIT = 1000  # characters of a server's message that a record keeps
-_MOST_PARTS = 60  # values that are looked at in one error; a proxy of a proxy needs 6
+_MOST_PARTS = 60  # values that are read in one error; a proxy of a proxy needs 6
 _MESSAGE_KEYS: tuple[str, ...] = ("error", "message", "detail", "msg", "error_msg", "error_message")
 _MESSAGE_KEYS += ("errorMessage", "errors", "base_resp", "status_msg", "title", "description")
 _STATUS_KEYS = ("code", "status", "status_code", "statusCode", "http_status", "http_code", "error_code", "errorCode")
@@ -20,7 +20,7 @@ _NAME_KEYS = ("code", "type", "status", "reason")
 _PAGE = re.compile(rb"\s*<(!doctype|html|head|\?xml)", re.I)
 _TITLE = re.compile(r"<title[^>]*>([^<]{1,300})", re.I)
 _STATUS_IN_WORDS = re.compile(r"^([45]\d\d)\b|\b(?:http|error code|status(?: code)?)[ :=/]{0,3}([45]\d\d)\b", re.I)
-# What codes and types mean whose numbers are not told. Compared without case and underscores, the first that fits.
+# What codes and types mean whose numbers are not given. Compared without case and underscores, the first that fits.
 _MEANINGS = tuple(
     (status, re.compile(words))
     for status, words in (
@@ -36,14 +36,14 @@ _MEANINGS = tuple(
     )
 )
 _TOLD_OTHERWISE = (402, 429)  # what a body may say against the status of its response: some send these as 400 or 500
-_FIRST_WORDS = 80  # characters, before a server comes to quote a request
+_FIRST_WORDS = 80  # characters, before a server quotes the request
 _RATE_LIMIT = re.compile(r"rate.?limit|too many requests", re.I)
 _NOT_A_WORD = re.compile(r"[\W_]+")
 
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """An error that the server told, whether with a status of its own or within a 200."""
+    """An error that the server reported, whether with a status of its own or within a 200."""
 
     status: int
     message: str  # one line, at most DETAIL_LIMIT characters
@@ -73,7 +73,7 @@ def read_refusal(status: int, content: bytes, retry_after: str | None = None) ->
 
 
 def refusal_within(error: Any) -> Refusal | None:
-    """The refusal that an error in a 200 tells, None where it tells no status."""
+    """The refusal that an error in a 200 reports, None where it reports no status."""
     told = _Told()
     told.walk(error)
     status = told.status() or (429 if _RATE_LIMIT.search(told.sentence()) else None)
@@ -163,7 +163,7 @@ def _read(content: bytes) -> _Told:
 
 
 def _raw(content: bytes) -> str:
-    """The text of a body that is no JSON; of a page, its title."""
+    """The text of a body that is not JSON; of a page, its title."""
     text = content.decode(errors="replace").lstrip("\ufeff")
     title = _TITLE.search(text[:20_000]) if _PAGE.match(content) else None
     return one_line(title[1] if title else text)

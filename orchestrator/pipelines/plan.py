@@ -51,10 +51,10 @@ class PipelineSpec(SpecModel):
 
 def _check_step(name: str, step: StepSpec, spec: PipelineSpec) -> None:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name) or name in (HERE, MODEL):
-        raise ValueError(f"{name!r} is no name for a step: letters, digits, - and _, and not {HERE} or {MODEL}")
+        raise ValueError(f"{name!r} is not a valid step name: letters, digits, - and _, and not {HERE} or {MODEL}")
     for needed in step.needs:
         if needed not in spec.steps:
-            raise ValueError(f"step {name} needs {needed}, which is no step. Steps are {', '.join(spec.steps)}")
+            raise ValueError(f"step {name} needs {needed}, which is not a step. Steps are {', '.join(spec.steps)}")
     known = {HERE, *spec.values, *step.needs} | ({MODEL} if spec.models else set())
     used = {found for text in [*step.arguments, step.config or ""] for found in PLACEHOLDER.findall(text)}
     for unknown in sorted(used - known):
@@ -74,7 +74,7 @@ def _check_cycles(steps: Mapping[str, StepSpec]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class PipelineStep:
     """A step with all its placeholders filled."""
 
     name: str
@@ -86,9 +86,9 @@ class Step:
     fingerprint: str  # of all that decides what the step makes, what it needs included
 
 
-def plan(spec: PipelineSpec, folder: Path) -> list[Step]:
+def plan(spec: PipelineSpec, folder: Path) -> list[PipelineStep]:
     """The steps in the order in which they run: one model after the other, each after what it needs."""
-    steps: list[Step] = []
+    steps: list[PipelineStep] = []
     models: list[str | None] = [*spec.models] or [None]
     for model in models:
         prefix = f"{slug(model)}/" if model else ""
@@ -119,7 +119,7 @@ def _ordered(steps: Mapping[str, StepSpec]) -> Iterator[str]:
 
 def _fill(
     spec: PipelineSpec, name: str, model: str | None, root: Path, prefix: str, fingerprints: Mapping[str, str]
-) -> Step:
+) -> PipelineStep:
     step = spec.steps[name]
     values = {key: str(value) for key, value in spec.values.items()} | {MODEL: model or str(spec.values.get(MODEL, ""))}
     values |= {needed: str(root / needed) for needed in step.needs} | {HERE: str(root / name)}
@@ -127,7 +127,7 @@ def _fill(
     config = PLACEHOLDER.sub(lambda found: values[found[1]], step.config) if step.config else None
     arguments = [*(["--config", config] if config else []), *filled]
     made_of = [step.job, arguments, _text(config), [fingerprints[needed] for needed in step.needs]]
-    return Step(
+    return PipelineStep(
         name=prefix + name,
         job=step.job,
         model=model,
@@ -148,7 +148,7 @@ def _text(config: str | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class StepProgress:
     """Where a step stands, as its `step.json` says."""
 
     state: State = "waiting"
@@ -158,29 +158,29 @@ class Progress:
     seconds: float | None = None
     problem: str | None = None
 
-    def of(self, step: Step) -> "Progress":
+    def of(self, step: PipelineStep) -> "StepProgress":
         """This, or a new start where the step has changed since."""
-        return self if self.fingerprint == step.fingerprint else Progress(fingerprint=step.fingerprint)
+        return self if self.fingerprint == step.fingerprint else StepProgress(fingerprint=step.fingerprint)
 
-    def ended(self, exit_code: int | None, seconds: float) -> "Progress":
-        """3, finished with gaps, counts as finished: what needs the step can go on, and the table says it."""
+    def ended(self, exit_code: int | None, seconds: float) -> "StepProgress":
+        """3, finished with gaps, counts as finished: steps that need it can run, and the table says so."""
         state: State = "finished" if exit_code in (COMPLETE, INCOMPLETE) else "failed"
         return replace(self, state=state, exit_code=exit_code, seconds=round(seconds, 1))
 
 
-def read_progress(step: Step) -> Progress:
+def read_progress(step: PipelineStep) -> StepProgress:
     try:
-        return Progress(**orjson.loads((step.folder / "step.json").read_bytes())).of(step)
+        return StepProgress(**orjson.loads((step.folder / "step.json").read_bytes())).of(step)
     except FileNotFoundError:
-        return Progress(fingerprint=step.fingerprint)
+        return StepProgress(fingerprint=step.fingerprint)
 
 
-def write_progress(step: Step, progress: Progress) -> None:
+def write_progress(step: PipelineStep, progress: StepProgress) -> None:
     step.folder.mkdir(parents=True, exist_ok=True)
-    values = {name: getattr(progress, name) for name in Progress.__dataclass_fields__}
+    values = {name: getattr(progress, name) for name in StepProgress.__dataclass_fields__}
     write_atomic(step.folder / "step.json", orjson.dumps(values, option=orjson.OPT_INDENT_2).decode() + "\n")
 
 
-def missing_need(step: Step, states: Mapping[str, State]) -> str | None:
+def missing_need(step: PipelineStep, states: Mapping[str, State]) -> str | None:
     """The first step that this one needs and cannot have."""
     return next((needed for needed in step.needs if states[needed] != "finished"), None)

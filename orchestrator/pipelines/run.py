@@ -14,9 +14,9 @@ from orchestrator.errors import COMPLETE, INCOMPLETE, KosenError, SpecError
 from orchestrator.events import Events
 from orchestrator.pipelines.plan import (
     PipelineSpec,
-    Progress,
+    PipelineStep,
     State,
-    Step,
+    StepProgress,
     missing_need,
     plan,
     read_progress,
@@ -51,10 +51,10 @@ def run(spec: PipelineSpec, describe: Describe, *, as_json: bool) -> int:
 class Pipeline:
     """The steps of one pipeline on one cluster."""
 
-    steps: list[Step]
+    steps: list[PipelineStep]
     client: JobSubmissionClient
     folder: Path
-    progress: dict[str, Progress] = field(default_factory=dict)
+    progress: dict[str, StepProgress] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.progress = {step.name: read_progress(step) for step in self.steps}
@@ -86,7 +86,7 @@ class Pipeline:
             return FAILED
         return INCOMPLETE if any(p.exit_code == INCOMPLETE for p in self.progress.values()) else COMPLETE
 
-    def _run_step(self, step: Step) -> None:
+    def _run_step(self, step: PipelineStep) -> None:
         """Follow the step's job to its end; one that an interrupted pipeline left running is followed, not repeated."""
         started = time.monotonic()
         running = self._still_running(step)
@@ -103,11 +103,11 @@ class Pipeline:
         ended = self.progress[step.name].ended(_exit_code(details), time.monotonic() - started)
         self._note(step, replace(ended, problem=None if ended.state == "finished" else _problem(step, details)))
 
-    def _note(self, step: Step, progress: Progress) -> None:
+    def _note(self, step: PipelineStep, progress: StepProgress) -> None:
         self.progress[step.name] = progress
         write_progress(step, progress)
 
-    def _still_running(self, step: Step) -> str | None:
+    def _still_running(self, step: PipelineStep) -> str | None:
         progress = self.progress[step.name]
         if progress.state != "running" or progress.submission_id is None:
             return None
@@ -117,7 +117,7 @@ class Pipeline:
             return None
         return None if ended else progress.submission_id
 
-    def _follow(self, step: Step, job_id: str) -> JobDetails:
+    def _follow(self, step: PipelineStep, job_id: str) -> JobDetails:
         """Copy the job's output beside its results, because Ray's own goes with the cluster, until the job ends."""
         while not job_details(self.client, job_id).status.is_terminal():
             try:
@@ -143,7 +143,7 @@ def _exit_code(details: JobDetails) -> int | None:
     return None if details.driver_exit_code is None else int(details.driver_exit_code)
 
 
-def _problem(step: Step, details: JobDetails) -> str:
+def _problem(step: PipelineStep, details: JobDetails) -> str:
     """The job's own sentence, which it printed last, else what Ray says of its end."""
     try:
         lines = (step.folder / "job.log").read_text(encoding="utf-8", errors="replace").splitlines()

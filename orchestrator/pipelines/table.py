@@ -1,4 +1,4 @@
-"""Prints where the steps of a pipeline stand, and what they came to."""
+"""Prints the state and the results of the steps of a pipeline."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,12 +11,14 @@ from rich.table import Table
 
 from cluster.streams import print_json, visible
 from orchestrator.errors import INCOMPLETE
-from orchestrator.pipelines.plan import Progress, Step
+from orchestrator.pipelines.plan import PipelineStep, StepProgress
 
 Describe = Callable[[Mapping[str, Any]], tuple[str, str]]  # of a step's figures: the score, and what it rests on
 
 
-def print_steps(steps: Sequence[Step], progress: Mapping[str, Progress], describe: Describe, *, as_json: bool) -> None:
+def print_steps(
+    steps: Sequence[PipelineStep], progress: Mapping[str, StepProgress], describe: Describe, *, as_json: bool
+) -> None:
     rows = [(step, progress[step.name], figures_of(step.folder)) for step in steps]
     if as_json:
         print_json([_row(*row) for row in rows])
@@ -29,11 +31,11 @@ def print_steps(steps: Sequence[Step], progress: Mapping[str, Progress], describ
     Console(highlight=False, markup=False, emoji=False).print(table)
 
 
-def _state(progress: Progress) -> str:
+def _state(progress: StepProgress) -> str:
     return "finished, with gaps" if progress.exit_code == INCOMPLETE else progress.state
 
 
-def _row(step: Step, progress: Progress, figures: dict[str, Any]) -> dict[str, Any]:
+def _row(step: PipelineStep, progress: StepProgress, figures: dict[str, Any]) -> dict[str, Any]:
     return {
         "step": step.name,
         "job": step.job,

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from orchestrator.errors import SpecError
-from orchestrator.planning.gpus import GIB, Gpu
+from orchestrator.planning.gpus import GIB, GpuKind
 from orchestrator.planning.roofline import Replica, enough_sequences, throughput
 from orchestrator.planning.shape import Shape
 from orchestrator.planning.weights import Weights
@@ -29,7 +29,7 @@ class Demand:
 class Hardware:
     """The GPUs of each host, all of one kind."""
 
-    gpu: Gpu
+    gpu: GpuKind
     hosts: tuple[int, ...]
 
     @property
@@ -57,7 +57,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The chosen layout, all that were looked at, and what one replica over all GPUs would do."""
+    """The chosen layout, all that were considered, and what one replica over all GPUs would do."""
 
     chosen: Candidate
     candidates: tuple[Candidate, ...]
@@ -80,7 +80,7 @@ def choose(shape: Shape, weights: Weights, hardware: Hardware, demand: Demand, m
 
 
 def _layouts(shape: Shape, hardware: Hardware) -> list[tuple[int, int]]:
-    """Tensor and pipeline parallel sizes to look at: a stage stays inside a host, and for each number of replicas a
+    """Tensor and pipeline parallel sizes to consider: a stage stays inside a host, and for each number of replicas a
     pipeline is as deep as the GPUs allow."""
     layouts = []
     for size in range(1, max(hardware.hosts, default=0) + 1):
@@ -106,7 +106,7 @@ def weigh(shape: Shape, weights: Weights, hardware: Hardware, demand: Demand, si
     return Candidate(size, stages, replicas, weight_bytes, sequences, enough, per_second, reason)
 
 
-def usable_bytes(shape: Shape, gpu: Gpu, demand: Demand, tensor_parallel_size: int) -> float:
+def usable_bytes(shape: Shape, gpu: GpuKind, demand: Demand, tensor_parallel_size: int) -> float:
     """Bytes of a GPU for weights and KV cache: what vLLM may take, without the reserve described above."""
     width = max(shape.widths) * max(1, shape.experts_per_token) / tensor_parallel_size
     activations = batched_tokens(gpu) * (4 * shape.hidden + 2 * width) * 2
@@ -114,8 +114,8 @@ def usable_bytes(shape: Shape, gpu: Gpu, demand: Demand, tensor_parallel_size: i
     return gpu.memory * demand.gpu_memory_utilization - FIXED_RESERVE - activations - logits
 
 
-def batched_tokens(gpu: Gpu) -> int:
-    """Tokens of a step: what vLLM takes offline by itself. Its servers take less, for first tokens nobody waits for."""
+def batched_tokens(gpu: GpuKind) -> int:
+    """Tokens of a step: what vLLM takes offline by itself. Its servers take less, for early first tokens."""
     return 16384 if gpu.memory >= 70 * GIB and not gpu.name.startswith("a100") else 8192
 
 

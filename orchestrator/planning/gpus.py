@@ -9,7 +9,7 @@ GIB = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
+class GpuKind:
     """Figures of the vendor's data sheets; memory as `nvidia-smi` shows it."""
 
     name: str
@@ -43,7 +43,7 @@ def named_kinds(resources: Iterable[str]) -> set[str]:
     return {kind for kind in kinds if not any(other.startswith(f"{kind}-") for other in kinds)}
 
 
-def find_gpu(name: str, memory_gib: float | None = None) -> Gpu:
+def find_gpu(name: str, memory_gib: float | None = None) -> GpuKind:
     """The GPU called `name`, as we or Ray call it; `memory_gib` replaces its memory. Raises SpecError."""
     key = _ALSO.get(name.lower(), name.lower())
     if key not in _FIGURES:
@@ -52,4 +52,4 @@ def find_gpu(name: str, memory_gib: float | None = None) -> Gpu:
             "(python -m orchestrator.plan --gpu NAME --gpu-memory GiB) and give the layout in the spec"
         )
     memory, bandwidth, flops, link = _FIGURES[key]
-    return Gpu(key, (memory_gib or memory) * GIB, bandwidth * 1e12, flops * 1e12, link * 1e9)
+    return GpuKind(key, (memory_gib or memory) * GIB, bandwidth * 1e12, flops * 1e12, link * 1e9)

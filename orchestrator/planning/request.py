@@ -8,13 +8,13 @@ from typing import Any
 from cluster.files import expanded
 from orchestrator.errors import SpecError
 from orchestrator.planning.choice import Demand, Hardware, Plan, choose
-from orchestrator.planning.gpus import GIB, Gpu
+from orchestrator.planning.gpus import GIB, GpuKind
 from orchestrator.planning.shape import Shape, read_shape
 from orchestrator.planning.weights import DTYPE_BYTES, Weights, read_weights
 from orchestrator.serving.options import engine_kwargs, read_config
 from orchestrator.serving.spec import ServingSpec
 
-# Tokens of a request where nobody says: a question with its instructions, an answer with some reasoning.
+# Tokens of a request where the spec does not say: a question with its instructions, an answer with some reasoning.
 PROMPT_TOKENS = 512
 OUTPUT_TOKENS = 2048
 UTILIZATION = 0.92  # vLLM 0.29's default of gpu_memory_utilization; it was 0.9 before
@@ -132,7 +132,7 @@ def _lengths(longest: int, prompt: int | None, output: int | None) -> tuple[int,
     return prompt, output
 
 
-def _max_num_seqs(gpu: Gpu) -> int:
+def _max_num_seqs(gpu: GpuKind) -> int:
     return 1024 if gpu.memory >= LARGE_GPU and not gpu.name.startswith("a100") else 256
 
 

@@ -9,24 +9,24 @@ two all-reduces a layer under tensor parallelism; and what the host does.
 The constants: one of them, SEQUENCE_OVERHEAD, is fitted, to the one measurement that there is: Qwen3-8B's shape in
 bf16 on one H200 under vLLM 0.25, 2048 chat requests of 520 prompt and 256 output tokens, 512 sequences at once: 9,892
 output tokens/s. A plain matrix product on that GPU was measured at 790 TFLOP/s, 0.8 of its peak, at best. The others
-are estimates. One measurement cannot tell the constants apart: trust the order of the candidates more than the
+are estimates. One measurement cannot separate the constants: trust the order of the candidates more than the
 figures, and the figures least for tensor and pipeline parallelism, other GPUs, experts, and quantised weights, whose
 products are taken to run at bf16's rate.
 """
 
 from dataclasses import dataclass
 
-from orchestrator.planning.gpus import Gpu
+from orchestrator.planning.gpus import GpuKind
 from orchestrator.planning.shape import Shape
 from orchestrator.planning.weights import Weights
 
-MATMUL_EFFICIENCY = 0.65  # of the peak; under the 0.8 of one large product, for what lies between those of a layer
-BANDWIDTH_EFFICIENCY = 0.8  # of the memory's
-LINK_EFFICIENCY = 0.6  # of NVLink's, in an all-reduce
+MATMUL_EFFICIENCY = 0.65  # share of the peak; below the 0.8 of one large product for what lies between those of a layer
+BANDWIDTH_EFFICIENCY = 0.8  # share of the memory's
+LINK_EFFICIENCY = 0.6  # share of NVLink's, in an all-reduce
 ALL_REDUCE_LATENCY = 10e-6  # seconds
 STEP_OVERHEAD = 2e-3  # seconds a step: scheduling, launching, sampling
 SEQUENCE_OVERHEAD = 4.4e-6  # seconds a sequence in a step: fitted
-PIPELINE_BUBBLE = 0.1  # of the time of a pipeline that its stages wait for one another
+PIPELINE_BUBBLE = 0.1  # share of a pipeline's time that its stages wait for one another
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Replica:
 
     shape: Shape
     weights: Weights
-    gpu: Gpu
+    gpu: GpuKind
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
     cache_value: float = 2.0  # bytes of a value in the KV cache

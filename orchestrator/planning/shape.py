@@ -88,7 +88,7 @@ class Shape:
 
 def read_shape(config: Config, model: str) -> Shape:
     """The shape of `model` from its config as transformers has it, to_dict(). Raises SpecError for a kind that has no
-    such shape: layers that are no attention, keys that are missing."""
+    such shape: layers without attention, keys that are missing."""
     config = config.get("text_config") or config
     try:
         return _read(config)

@@ -20,7 +20,7 @@ class Weights:
     attention: float
     mlp: float
     experts: float
-    value: float  # bytes of a value outside the weights: activations, the KV cache unless it is told otherwise
+    value: float  # bytes of a value outside the weights: activations, the KV cache unless a dtype is given
     block: int  # widths must be multiples of it on each GPU, 1 without block scales
     source: str  # where the total comes from
     factor: float = 1.0

@@ -182,10 +182,10 @@ def python_path() -> str:
 
 @contextmanager
 def _lease(name: str) -> Iterator[None]:
-    """A shared lock, which `down --if-unused` respects. The kernel gives it back when this process dies."""
+    """A shared lock, which `down --if-unused` respects. The kernel releases it when this process dies."""
     path = lease_path(name)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    late = ClusterNotReady(f"cluster {name!r} is going down since {LEASE_TIMEOUT:.0f} s")
+    late = ClusterNotReady(f"cluster {name!r} has been going down for {LEASE_TIMEOUT:.0f} s")
     with locked(path, LEASE_TIMEOUT, late, shared=True):
         yield
 

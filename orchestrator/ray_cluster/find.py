@@ -53,12 +53,12 @@ def find_path(text: str) -> str:
 
 
 def local_path(text: str | Path) -> Path:
-    """The same as a path, with ~ expanded. Raises SpecError for what can be no path."""
+    """The same as a path, with ~ expanded. Raises SpecError for what cannot be a path."""
     return expanded(find_path(str(text)))
 
 
 def _exists(path: str) -> bool:
-    """False too for what can be no path, which pathlib raises of in three ways; whoever opens it says it better."""
+    """False too for what cannot be a path, which pathlib raises of in three ways; whoever opens it says it better."""
     try:
         return Path(path).expanduser().exists()
     except (OSError, ValueError, RuntimeError):  # a name too long; a zero byte; ~ and a user that there is not
@@ -83,7 +83,7 @@ def only_running() -> str | None:
     if closed and not running:  # to start another one here would be a surprise
         raise ClusterNotReady(
             f"cluster {closed[0]!r} answers {answers[closed[0]]} to its token. "
-            f"If it is another's by now, make cluster-down NAME={closed[0]} forgets it"
+            f"If another cluster has that address by now, make cluster-down NAME={closed[0]} removes its state"
         )
     if not running:
         for name in names():
@@ -93,7 +93,7 @@ def only_running() -> str | None:
 
 
 def read_state(name: str) -> ClusterState | None:
-    """The state of cluster `name`, None where it has none. Raises ClusterNotReady for a file that holds no state."""
+    """The state of cluster `name`, None where it has none. Raises ClusterNotReady for an invalid file."""
     try:
         state = load_state(name)
         if state and state.phase in UP and not (state.nodes and "serve" in state.ports):
@@ -101,14 +101,14 @@ def read_state(name: str) -> ClusterState | None:
     except (OSError, ValueError) as error:
         why = reason(error) if isinstance(error, OSError) else str(error)
         raise ClusterNotReady(
-            f"{state_path(name)} is no state of a cluster: {why}. "
-            "See whether something still runs, then remove that file"
+            f"{state_path(name)} is not a valid cluster state: {why}. "
+            "Check whether something still runs, then remove that file"
         ) from None
     return state
 
 
 def readable_state(name: str) -> ClusterState | None:
-    """The same, and None for what is no state: one odd file must not stand in the way of other clusters."""
+    """The same, and None for what is not a state: one damaged file must not hide other clusters."""
     try:
         return read_state(name)
     except ClusterNotReady:

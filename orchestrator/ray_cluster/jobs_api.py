@@ -17,7 +17,7 @@ from orchestrator.ray_cluster.connect import NOT_CODE, find
 
 T = TypeVar("T")
 
-# Ray's client tells of every package that it makes, and of every log that it has followed to its end.
+# Ray's client reports every package that it makes, and every log that it has followed to its end.
 TALKATIVE = ("ray", "ray.dashboard.modules.job.sdk", "ray.dashboard.modules.dashboard_sdk")
 AGENT_SECONDS = 60.0  # the job agent comes up after the dashboard; submissions before that are refused
 STOP_SECONDS = 120.0
@@ -34,10 +34,10 @@ def job_client(*, start: bool) -> JobSubmissionClient:
 
 
 def check_job(job: str) -> None:
-    """Raises SpecError unless jobs/ names it as one of its doors."""
-    doors: tuple[str, ...] = importlib.import_module("jobs").DOORS  # a name, as in the entrypoint: no import of a job
-    if job not in doors:
-        raise SpecError(f"there is no job {job}. Known are {', '.join(doors)}")
+    """Raises SpecError unless jobs/ names it as one of its entry points."""
+    known: tuple[str, ...] = importlib.import_module("jobs").ENTRY_POINTS  # by name: orchestrator imports no job
+    if job not in known:
+        raise SpecError(f"there is no job {job}. Known are {', '.join(known)}")
 
 
 def submit_job(client: JobSubmissionClient, job: str, arguments: list[str], *, parent: str | None = None) -> str:
@@ -63,7 +63,7 @@ def job_details(client: JobSubmissionClient, job_id: str) -> JobDetails:
         if "404" in str(error) or "does not exist" in str(error):
             raise SpecError(f"there is no job {job_id!r} on this cluster. make jobs lists them") from None
         raise ClusterNotReady(f"the cluster's job API failed: {error}") from None
-    except OSError as error:  # nobody listens any more
+    except OSError as error:  # nothing listens any more
         raise ClusterNotReady(f"the cluster was taken down, or does not answer: {error}") from None
 
 

@@ -1,6 +1,6 @@
-"""Tells a job that its cluster is taken down: Ray itself would end the driver without a word, and with exit code 1.
+"""Notifies a job that its cluster is taken down: Ray itself would end the driver without a message, exit code 1.
 
-Only for clusters on this machine. A scheduler's are told to save and stop first, and what runs there gets SIGTERM.
+Only for clusters on this machine. A scheduler's are signalled to save and stop first, and what runs there gets SIGTERM.
 """
 
 import os
@@ -14,7 +14,7 @@ from orchestrator.console import console
 from orchestrator.errors import ClusterNotReady
 from orchestrator.ray_cluster.find import read_state
 
-LOOK = 0.1  # seconds; `cluster down` gives jobs a few seconds to leave once the state says `stopping`
+POLL = 0.1  # seconds; `cluster down` gives jobs a few seconds to leave once the state says `stopping`
 
 
 @contextmanager
@@ -30,13 +30,13 @@ def watched(state: ClusterState | None) -> Iterator[None]:
 
 
 def _watch(state: ClusterState, over: threading.Event) -> None:
-    while not over.wait(LOOK):
-        if is_gone(state) and not over.wait(LOOK) and is_gone(state):
+    while not over.wait(POLL):
+        if is_gone(state) and not over.wait(POLL) and is_gone(state):
             _leave(state.name)
 
 
 def is_gone(state: ClusterState) -> bool:
-    """Whether the cluster of `state` is going down, or another has taken its place. Unknown is no."""
+    """Whether the cluster of `state` is going down, or another has taken its place. Unknown counts as no."""
     try:
         found = read_state(state.name)
     except (OSError, ClusterNotReady):
@@ -45,14 +45,14 @@ def is_gone(state: ClusterState) -> bool:
 
 
 def _leave(name: str) -> None:
-    """At once: whatever the job would tidy up lives in the cluster, and Ray ends this process within a second.
+    """At once: whatever the job would tidy up lives in the cluster, and Ray kills this process within a second.
 
     Records lie in the run folder already, and the kernel gives its lock back.
     """
     console.show_cursor()
     print(
         f"error: cluster {name!r} was taken down under this job. What was finished is recorded: start a cluster "
-        f"(make cluster-up) and give the same command to go on",
+        f"(make cluster-up) and run the same command to resume",
         file=sys.stderr,
         flush=True,
     )

@@ -1,7 +1,7 @@
 """One record as one line of a log: what may be read as one, and how one is written whatever it holds.
 
 A log may hold lines of others: other tools', half lines after a power failure, an editor's. What lacks a field that its
-readers need, or has it in another type, is no record; it is passed over, and its item counts as not recorded.
+readers need, or has it in another type, is not a record; it is skipped, and its item counts as not recorded.
 """
 
 from collections.abc import Callable, Mapping

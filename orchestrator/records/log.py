@@ -32,7 +32,7 @@ class RecordLog(Generic[R, K]):
     """One append-only JSON-lines file with an index of the newest record of each key.
 
     `key_of` says what a record is about, `state_of` picks the fields to keep in memory; the records themselves stay on
-    disk. Whoever constructs it must hold the run folder's lock. `repairs` says in sentences what opening had to mend.
+    disk. Whoever constructs it must hold the run folder's lock. `repairs` says in sentences what opening had to repair.
     """
 
     def __init__(self, path: Path, key_of: Callable[[R], K], state_of: Callable[[R], tuple[str | None, ...]]) -> None:
@@ -111,7 +111,7 @@ class RecordLog(Generic[R, K]):
             self.repairs.append(f"{self.path.name}: cut off a torn last line of {size - end} bytes")
         if damaged:
             self.repairs.append(
-                f"{self.path.name}: passed over {damaged} damaged or foreign lines; their items are asked again"
+                f"{self.path.name}: skipped {damaged} damaged or foreign lines; their items are asked again"
             )
         return end
 
@@ -120,10 +120,10 @@ class RecordLog(Generic[R, K]):
 
 
 class RecordReader(Generic[R, K]):
-    """The newest record of each key of a log that nobody need hold, in the order of the keys' first appearance.
+    """The newest record of each key of a log that need not be locked, in the order of the keys' first appearance.
 
     Keeps places, not records, and shares the ids' texts with whoever interned them: a log may have 100,000 keys. A log
-    that does not exist is empty. Whole lines that are no records are passed over and counted in `n_foreign`; a last
+    that does not exist is empty. Whole lines that are not records are skipped and counted in `n_foreign`; a last
     line without its end is a record if it is whole.
     """
 

@@ -1,7 +1,7 @@
 """Signs of life of the batching actors: a process that was stopped, or hangs in a system call, ends no connection.
 
-Each actor tells the run's writer every BEAT seconds what it has under way. The writer counts the seconds in which it
-heard nothing; seconds in which the writer itself did not run do not count. The driver ends the process of an actor that
+Each actor reports to the run's writer every BEAT seconds what it has under way. The writer counts the seconds in which
+it received nothing; seconds in which the writer itself did not run do not count. The driver kills an actor that
 had work and was silent for SILENT seconds: Ray Data starts another, which asks the writer what is left.
 """
 
@@ -24,7 +24,7 @@ BEAT = 5.0  # seconds
 # Seconds. A link that was cut for 40 is waited for; Ray gives a node that does not answer up about then, and restarts
 # what ran there by itself.
 SILENT = 60
-END_SECONDS = 20.0  # for a process to be ended on its node
+END_SECONDS = 20.0  # for a process to be killed on its node
 
 
 class Life(NamedTuple):
@@ -40,7 +40,7 @@ class Life(NamedTuple):
 
 
 class Beat(NamedTuple):
-    """What an actor tells."""
+    """What an actor reports."""
 
     life: Life
     stage: Stage
@@ -57,7 +57,7 @@ class Traffic(NamedTuple):
 
 
 class Pulses:
-    """The writer's memory of what the actors told."""
+    """The writer's memory of what the actors reported."""
 
     def __init__(self) -> None:
         self._last: dict[Life, Beat] = {}
@@ -73,11 +73,11 @@ class Pulses:
             self._silence[life] += 1
 
     def silent(self, seconds: int) -> list[Beat]:
-        """The last words of actors that had rows in hand and said nothing for `seconds`."""
+        """The last beats of actors that had rows in work and sent none for `seconds`."""
         return [beat for life, beat in self._last.items() if beat.busy and self._silence[life] >= seconds]
 
     def forgive(self, life: Life) -> None:
-        """It was ended. Should it go on all the same, it is silent again only after a while."""
+        """It was killed. Should it run on all the same, it counts as silent again only after a while."""
         self._silence[life] = 0
         self._last[life] = self._last[life]._replace(busy=False, in_flight=0)
 
@@ -89,8 +89,8 @@ class Pulses:
         return found
 
 
-class Requests(Protocol):
-    """What a client tells of its requests."""
+class RequestCounts(Protocol):
+    """What a client reports of its requests."""
 
     @property
     def in_flight(self) -> int: ...
@@ -99,12 +99,12 @@ class Requests(Protocol):
 
 
 class Heart:
-    """Beats for one actor as long as it has rows in hand, and once more when it has none.
+    """Sends beats for one actor as long as it has rows in work, and once more when it has none.
 
     In a thread: an event loop may be busy for a minute, with the judging of many answers by rule for example.
     """
 
-    def __init__(self, writer: ActorHandle, stage: Stage, client: Requests | None) -> None:
+    def __init__(self, writer: ActorHandle, stage: Stage, client: RequestCounts | None) -> None:
         self._writer, self._stage, self._client = writer, stage, client
         self._life = Life.of_this_process()
         self._hands = 0  # blocks
@@ -113,7 +113,7 @@ class Heart:
 
     @asynccontextmanager
     async def busy(self) -> AsyncIterator[None]:
-        """Inside the block rows are in hand; several blocks may run at once."""
+        """Inside the block rows are in work; several blocks may run at once."""
         with self._lock:
             self._hands += 1
         if self._thread is None:
@@ -126,7 +126,7 @@ class Heart:
                 self._hands -= 1
                 last = None if self._hands else self._beat()
             if last is not None:
-                with suppress(RayError):  # the writer is gone: the next record cannot be sent, which is said there
+                with suppress(RayError):  # the writer is gone: the next record cannot be sent, which is reported there
                     await last
 
     def _beat_on(self) -> None:

@@ -10,8 +10,8 @@ Stage = Literal["predict", "judge"]
 Status = Literal["ok", "truncated", "failed"]
 Reason = Literal["connection", "429", "5xx", "deadline", "4xx", "empty", "length", "repetition"]
 
-# What may go better with the next command; a refusal too, since servers are mended. The others give the same again
-# until the spec changes.
+# Failure reasons worth retrying with the next command; a refusal too, since servers are fixed. The others are
+# deterministic until the spec changes.
 RETRYABLE: frozenset[str] = frozenset({"connection", "429", "5xx", "deadline", "4xx"})
 
 
@@ -47,7 +47,7 @@ class Usage(TypedDict):
 
 
 class Provenance(TypedDict):
-    """Under what a record came to be. None: not known."""
+    """How a record was produced. None: not known."""
 
     session: str  # the line of specs.jsonl with this id says more
     kosen: str

@@ -53,7 +53,7 @@ class Progress(NamedTuple):
     needless: int  # answers that had their verdict, or that no verdict is needed for
     by_status: dict[str, int]
     by_verdict: dict[str, int]
-    silent: list[Beat]  # the last words of batching actors that have work and give no sign of life
+    silent: list[Beat]  # the last beats of batching actors that have work and send none any more
     traffic: dict[Stage, Traffic]
     syncing: float  # seconds since the disk was asked to keep what it has
 
@@ -79,7 +79,7 @@ class RecordWriter:
         self._by_verdict: dict[str, int] = {}
 
     async def open(self, owner: Owner, mode: int = RUN_MODE) -> list[str]:
-        """Lock the run folder and read its logs; returns what had to be mended, in sentences. Raises RunLocked.
+        """Lock the run folder and read its logs; returns what had to be repaired, in sentences. Raises RunLocked.
 
         A folder that is not there yet is made, with `mode`.
 
@@ -132,7 +132,7 @@ class RecordWriter:
         return [Key(*key) for key in keys if Key(*key) in self._open]
 
     async def append_predictions(self, records: Sequence[Prediction]) -> None:
-        """Record final predictions; one that was recorded already in this session is passed over."""
+        """Record final predictions; one that was recorded already in this session is skipped."""
         new = [record for record in records if Key(record["id"], record["sample"]) in self._open]
         self._raise_if_lost()
         written = self._predictions.append(new)
@@ -194,7 +194,7 @@ class RecordWriter:
         )
 
     async def pid(self) -> int:
-        """For the driver, which runs on the same host and ends a writer that does not end itself."""
+        """For the driver, which runs on the same host and kills a writer that does not exit."""
         return os.getpid()
 
     async def beat(self, beat: Beat) -> None:
@@ -202,11 +202,11 @@ class RecordWriter:
         self._pulses.add(beat)
 
     async def forgive(self, life: Life) -> None:
-        """A silent actor was ended."""
+        """A silent actor was killed."""
         self._pulses.forgive(life)
 
     async def close(self) -> None:
-        """Bring everything to the disk and give the run folder back."""
+        """Writes everything to the disk and releases the run folder."""
         for task in self._regular:
             task.cancel()
         self._predictions.close()

@@ -51,7 +51,7 @@ def _close_now(writer: ActorHandle, pid: int) -> None:
         ray.get(writer.close.remote(), timeout=CLOSE_SECONDS)
     except RayError:
         # Not yet: the stages' threads, which wait for it, would wake, and what they then ask of a Ray that is being
-        # left ends this process without a word.
+        # left ends this process without a message.
         atexit.register(_end, pid)
 
 
@@ -61,7 +61,7 @@ def _end(pid: int) -> None:
 
 
 def call(method: Any, *args: Any) -> Any:
-    """Call the writer and wait; its KosenErrors are raised as themselves. One that hangs is said."""
+    """Call the writer and wait; its KosenErrors are raised as themselves. One that hangs is reported."""
     return _wait(method.remote(*args), "the run's writer")
 
 

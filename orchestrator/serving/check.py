@@ -1,4 +1,4 @@
-"""What a spec tells vLLM, held against what the installed vLLM takes. Needs no GPU and no model.
+"""Checks a spec's vLLM options against what the installed vLLM takes. Needs no GPU and no model.
 
 Asked are vLLM's own tables: the fields and types of its engine's and its server's arguments, the limits of its
 configs, the parsers that it registers. To import them takes seconds, so only a spec that says something of them pays.
@@ -22,7 +22,7 @@ from orchestrator.errors import SpecError
 from orchestrator.serving.identity import GENERATION_KEYS
 from orchestrator.serving.spec import ServingSpec
 
-# What is given elsewhere or is nobody's to choose, and what to do instead.
+# What is given elsewhere or cannot be chosen, and what to do instead.
 _ELSEWHERE = {
     "tensor_parallel_size": "Give {group}.tensor_parallel_size",
     "pipeline_parallel_size": "Give {group}.pipeline_parallel_size",
@@ -84,7 +84,7 @@ def _option_types() -> dict[str, Any]:
 
 def _check_name(name: str, key: str, group: str, known: Iterable[str]) -> None:
     if name in _ELSEWHERE:
-        raise SpecError(f"{key} is no option here. {_ELSEWHERE[name].format(group=group)}")
+        raise SpecError(f"{key} is not an option here. {_ELSEWHERE[name].format(group=group)}")
     if name in known:
         return
     from vllm import __version__
@@ -173,7 +173,7 @@ def _limits(name: str) -> Iterator[Any]:
 
 
 def _refusal(kind: Any, value: Any) -> str | None:
-    """What is wrong with a value for a type, None if nothing or if pydantic cannot tell."""
+    """What is wrong with a value for a type, None if nothing or if pydantic does not know."""
     try:
         TypeAdapter(kind, config=None if dataclasses.is_dataclass(kind) else _LOOSE).validate_python(value)
     except ValidationError as error:

@@ -28,7 +28,7 @@ from orchestrator.serving.options import deployment_config, engine_kwargs, max_n
 from orchestrator.serving.spec import ServingSpec
 from orchestrator.serving.wait import Progress, Vanished, app_status, app_statuses, wait_first_token, wait_running
 
-STARTS = 2  # of one application that somebody else deletes before it is ready
+STARTS = 2  # starts of one application that another process deletes before it is ready
 CPU_KV_CACHE_GIB = 1
 # 200 requests a second: a replica takes in 230 with an H200's host's CPU, and Serve's proxy, which is one, about 400.
 FIRST = 50
@@ -60,7 +60,7 @@ def deploy(model: str, spec: ServingSpec, cluster: Cluster, *, progress: Progres
 def release(endpoint: Endpoint, cluster: Cluster, *, wait: bool = True) -> None:
     """Give the endpoint back; its application is deleted unless another live job holds a lease on it.
 
-    Without `wait` Serve goes on deleting when this returns, which takes long where an engine hangs.
+    Without `wait` Serve keeps deleting when this returns, which takes long where an engine hangs.
     """
     name = endpoint.serve_app
     if name is None:
@@ -79,10 +79,10 @@ def _bring_up(endpoint: Endpoint, spec: ServingSpec, cluster: Cluster, progress:
             wait_first_token(endpoint, deadline, spec)
             return
         except Vanished:
-            progress(f"somebody else deleted {name} before it was ready")
+            progress(f"another process deleted {name} before it was ready")
     raise EndpointDown(
         f"{name} was deleted {STARTS} times before it was ready, though this job holds it. See who calls serve.delete "
-        "or `serve shutdown` on this cluster, then give the command again"
+        "or `serve shutdown` on this cluster, then run the command again"
     )
 
 
@@ -103,7 +103,7 @@ def _start(name: str, model: str, spec: ServingSpec, cluster: Cluster, progress:
 def _delete_abandoned(wanted: str, progress: Progress) -> None:
     """Delete our applications that no living job holds; a driver that was killed left them on their GPUs.
 
-    A job takes its lease before it looks for its application, and leases are read at the last moment. Should a job
+    A job takes its lease before it searches its application, and leases are read at the last moment. Should a job
     come between the two, it finds its application gone and starts it again.
     """
     for name, status in app_statuses().items():
@@ -116,12 +116,12 @@ def _delete(name: str, *, wait: bool = True) -> None:
     from ray import serve
 
     _silence("ray.serve")
-    with suppress(TimeoutError):  # Serve goes on deleting
+    with suppress(TimeoutError):  # Serve keeps deleting
         serve.delete(name, _blocking=wait)
 
 
 def _silence(*loggers: str) -> None:
-    """What libraries tell on the user's terminal; their errors reach us as exceptions."""
+    """Silences what libraries print on the user's terminal; their errors reach us as exceptions."""
     for name in loggers:
         logging.getLogger(name).setLevel(logging.ERROR)
 
@@ -160,9 +160,9 @@ def check_model(model: str) -> None:
     folder = expanded(model)
     if folder.is_dir():
         if not (folder / "config.json").is_file():
-            raise SpecError(f"{model} has no config.json, so it is no Hugging Face model folder. Give model=<folder>")
+            raise SpecError(f"{model} has no config.json: it is not a Hugging Face model folder. Give model=<folder>")
     elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", model) or model.startswith((".", "/")) or model.count("/") != 1:
-        raise SpecError(f"there is no model folder {model}, and it is no hub name (organisation/model). Check model=")
+        raise SpecError(f"there is no model folder {model}, nor is it a hub name (organisation/model). Check model=")
 
 
 def _run(name: str, model: str, spec: ServingSpec, cluster: Cluster) -> None:

@@ -1,7 +1,7 @@
 """Who gives the answers: the weights and the engine's options of a deployment, or what a server says of itself.
 
 Two answers may stand in one score only if the same identity gave them. How many GPUs work, in which split and with how
-many seats does not decide what a model says, and is no part of it.
+many seats does not decide what a model says, and is not part of it.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ from orchestrator.serving.spec import ServingSpec
 
 PROBE_SECONDS = 5.0  # for a server's page about itself
 READERS = 8  # files that are read at once: more than a disk or a network file system needs to be busy
-SAID_FROM = 2**30  # bytes of weights from which reading them takes long enough to be said
+SAID_FROM = 2**30  # bytes of weights from which reading them takes long enough to be reported
 GENERATION_KEYS = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "max_new_tokens")  # as vLLM takes
 
 # Files beside a model that no engine reads.
@@ -115,7 +115,7 @@ def decides(option: str) -> bool:
 
 
 def deciding_options(spec: ServingSpec) -> dict[str, Any]:
-    """What a spec's `serving:` says of an answer, without a look at the model."""
+    """What a spec's `serving:` says of an answer, without reading the model."""
     values = spec.model_dump(mode="json", exclude=set(_IDLE_SERVING))
     return {name: value for name, value in (values | spec.engine_kwargs).items() if decides(name)}
 
@@ -132,7 +132,7 @@ def folder_digest(folder: Path, *, progress: Progress) -> str:
     """32 hexadecimal digits over the names and contents of a model's files.
 
     Each file is read once: its SHA-256 is kept in ~/.kosen/digests.json under its place, size and times. `ctime` is
-    among them, which nobody can set back.
+    among them, which cannot be set back.
     """
     files = sorted(path for path in folder.rglob("*") if _is_read(path.relative_to(folder)) and path.is_file())
     keys = {path: _stamp(path) for path in files}
@@ -141,7 +141,7 @@ def folder_digest(folder: Path, *, progress: Progress) -> str:
     new = [path for path in files if keys[path] not in known]
     size = sum(path.stat().st_size for path in new)
     if size >= SAID_FROM:
-        progress(f"reading {size / 2**30:.1f} GiB of {folder} once, to know these weights again")
+        progress(f"reading {size / 2**30:.1f} GiB of {folder} once, to compute the digest of its weights")
     with ThreadPoolExecutor(READERS) as pool:
         known |= zip((keys[path] for path in new), pool.map(_sha256, new), strict=True)
     if new:
@@ -216,7 +216,7 @@ def _with_content(value: Any) -> Any:
             return {"content": _sha256(path)}
         if path.is_dir():
             return {"content": folder_digest(path, progress=lambda _: None)}
-    except (OSError, SpecError):  # a text that can be no path, or what may not be read
+    except (OSError, SpecError):  # a text that cannot be a path, or what may not be read
         pass
     return value
 
@@ -248,7 +248,7 @@ def _read_store(path: Path) -> dict[str, str]:
 
 
 def _ask_about(endpoint: Endpoint) -> dict[str, str | None]:
-    """Version and weights as a server tells them: vLLM's and Ollama's pages, vLLM's and SGLang's model list.
+    """Version and weights as a server reports them: vLLM's and Ollama's pages, vLLM's and SGLang's model list.
 
     A value is None where its page fails. Raises OSError if nothing answers at all.
     """

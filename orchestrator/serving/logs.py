@@ -3,7 +3,7 @@
 import re
 
 LOG_LINES = 12
-LAST_WORDS = 30  # lines: an interpreter that cannot start tells its whole configuration before it says why
+LAST_WORDS = 30  # lines: an interpreter that cannot start prints its whole configuration before it says why
 
 
 def engine_log(name: str) -> str:

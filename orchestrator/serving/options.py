@@ -1,4 +1,4 @@
-"""What vLLM and its Serve deployment are told for a spec."""
+"""Translates a ServingSpec into vLLM engine arguments and Ray Serve deployment options."""
 
 from typing import Any
 
@@ -75,7 +75,7 @@ def _yarn(model: str, factor: float) -> dict[str, Any]:
 
 
 def max_num_seqs(spec: ServingSpec, gpus: int) -> int:
-    """Sequences that one replica decodes at once; needs no look at the model."""
+    """Sequences that one replica decodes at once; needs nothing of the model."""
     given = spec.engine_kwargs.get("max_num_seqs") or spec.max_num_seqs
     return int(given or (GPU_MAX_NUM_SEQS if gpus else CPU_MAX_NUM_SEQS))
 

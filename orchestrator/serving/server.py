@@ -1,4 +1,4 @@
-"""What runs inside Serve's replicas: the API key at the door of an endpoint, and the engine's start."""
+"""What runs inside Serve's replicas: the check of the API key, and the engine's start."""
 
 import hashlib
 import hmac
@@ -36,7 +36,7 @@ class GuardedServer(LLMServer):
         app: FastAPI = await super().__serve_build_asgi_app__()
         for error in (EngineDeadError, EngineGenerateError):  # vLLM would end a server of its own
             app.add_exception_handler(error, answer_error)
-        app.middleware_stack = None  # vLLM has built it already; the next request builds it anew
+        app.middleware_stack = None  # vLLM has built it already; the next request builds it again
         app.add_middleware(RequireKey, digest=self._digest)
         return app
 
@@ -61,7 +61,7 @@ class RequireKey:
         if scope["type"] == "websocket":  # vLLM has some
             await send({"type": "websocket.close", "code": 1008})
             return
-        error = {"message": "this endpoint wants its API key", "type": "authentication_error", "code": 401}
+        error = {"message": "this endpoint requires its API key", "type": "authentication_error", "code": 401}
         await JSONResponse({"error": error}, status_code=401)(scope, receive, send)
 
     def _is_open(self, scope: Scope) -> bool:
@@ -79,7 +79,7 @@ class EngineStart(CallbackBase):
     By default a task of its own downloads the model before vLLM starts; vLLM downloads what it needs by itself. And
     Hugging Face tokens are copied into a runtime_env, which Ray logs; our workers read them from the secrets file.
 
-    And vLLM, which spawns its engine's process in a replica anyway, tells it where this Ray is only if nobody had asked
+    And vLLM, which spawns its engine's process in a replica anyway, sets where this Ray is only if no option had asked
     for that: with a shell's `spawn` no engine on a GPU would start.
     """
 

@@ -13,8 +13,8 @@ from orchestrator.errors import EndpointDown
 from orchestrator.serving.logs import LAST_WORDS, engine_log, meaningful_lines, workers_last_words
 from orchestrator.serving.spec import ServingSpec
 
-NO_PROCESS = "for more than 30 s without a process: no room, or it ends as it starts"
-POLL = 0.5  # seconds between two looks at a starting deployment
+NO_PROCESS = "no worker process after 30 s: too few free resources, or the worker crashes at start"
+POLL = 0.5  # seconds between two polls of a starting deployment
 
 Progress = Callable[[str], None]
 

@@ -8,7 +8,7 @@ from typing import Any
 from ray.actor import ActorHandle
 
 from orchestrator import secrets
-from orchestrator.asking.client import ChatClient, Outcome
+from orchestrator.asking.client import ChatClient, RequestOutcome
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.records.pulse import Heart
 from orchestrator.records.types import Key, Prediction, Provenance, Question
@@ -26,8 +26,8 @@ class PredictConfig:
     options: dict[str, Any]  # sampling and budget, as the endpoint's API names them
     request_timeout: float  # seconds for one attempt
     start: int  # requests in flight at first, over all actors; at our own engines also how many come at a time
-    most: int  # and later; at our own engines the writer tells how many of them
-    provenance: Provenance | None = None  # what each record says of how it came to be
+    most: int  # and later; at our own engines the writer sets how many of them
+    provenance: Provenance | None = None  # what each record says of how it was produced
 
 
 def predict(config: PredictConfig, store: RowStore, picks: list[Pick], *, node: str | None = None) -> int:
@@ -74,7 +74,7 @@ class PredictWorker:
     async def _send(self, records: list[Prediction]) -> None:
         await self._config.writer.append_predictions.remote(records)
 
-    def _record(self, question: Question, outcome: Outcome) -> Prediction:
+    def _record(self, question: Question, outcome: RequestOutcome) -> Prediction:
         record = _record(question, outcome, self._config.endpoint)
         if self._config.provenance:
             record["provenance"] = self._config.provenance
@@ -85,7 +85,7 @@ class PredictWorker:
         return record
 
 
-def _record(question: Question, outcome: Outcome, endpoint: Endpoint) -> Prediction:
+def _record(question: Question, outcome: RequestOutcome, endpoint: Endpoint) -> Prediction:
     wanted = question.wanted
     return {
         "id": wanted.id,

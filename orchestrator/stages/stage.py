@@ -24,7 +24,7 @@ from orchestrator.errors import KosenError, cause_of
 MAX_BATCH = 128  # rows a block: Ray Data moved 281 rows/s with 16 a block and 1,493 with 128
 # Calls in one actor's hands, which may wait at the writer; up to twice as many where blocks are cut to equal size.
 MAX_BLOCKS = 64
-# Rows in hand for each request in flight. A block leaves when its longest answer is there, and a thought may take ten
+# Rows in work for each request in flight. A block leaves when its longest answer is there, and a thought may take ten
 # times the mean; with 2 the window was half empty (tests/orchestrator/test_predicting.py).
 AHEAD = 16
 WINDOW_PER_ACTOR = 512  # requests one client keeps in flight at 0.6 ms of CPU each
@@ -116,9 +116,9 @@ def run_stage(
 def configure_ray_data() -> None:
     """Settings for this driver's data sets.
 
-    Ray Data ends an execution without progress for 30 minutes; one long thought, or an engine that loads anew, may take
-    longer, and requests have deadlines of their own. Its bars and reports are off: the run's own progress says what
-    matters.
+    Ray Data ends an execution without progress for 30 minutes; one long thought, or a restarted engine, may
+    take longer, and requests have deadlines of their own. Its bars and reports are off: the run's own progress says
+    what matters.
     """
     context = DataContext.get_current()
     context.execution_no_progress_timeout_s = -1

@@ -1,1 +1,1 @@
-"""Follows the engines' load while requests run, and ends what hangs."""
+"""Follows the engines' load while requests run, and kills what hangs."""

@@ -1,8 +1,8 @@
 """Steers how many requests a run has in flight at our own engines, while its prediction stage runs.
 
-A thread of the driver looks at who lives and what the engines report, the controller decides, and the run's writer
+A thread of the driver polls which engines live and what they report, the controller decides, and the run's writer
 passes the window on to the actors. Without reports the window is what the deployment can take, as long as the stage is.
-An engine that stands still is started anew.
+An engine that makes no progress is restarted.
 """
 
 import threading
@@ -18,10 +18,10 @@ from orchestrator.console import say
 from orchestrator.steering.engine_loads import Reading, asked_of, live_replicas, read_pages, readings
 from orchestrator.steering.stalls import QUIET, STALLED, Stalls, end_engine
 
-LOOK = 2.0  # seconds between looks at who lives
-READ = 10.0  # seconds between looks at reports, which Ray renews every 10 s
+POLL = 2.0  # seconds between polls of which engines live
+READ = 10.0  # seconds between reads of reports, which Ray renews every 10 s
 SILENT = 60.0  # seconds without a first report until the window is fixed; it was seen 11 s after the first token
-NOTE = 30.0  # seconds between events that tell the numbers, unless the window turns round
+NOTE = 30.0  # seconds between events with the numbers, unless the window changes direction
 
 STOP_SECONDS = 2.0
 _active: set["Steering"] = set()
@@ -48,7 +48,7 @@ def steered(app: str, window: EngineWindow, *, tell: Tell, note: Note) -> Iterat
 
 
 def stop_all() -> None:
-    """Before an interrupted driver leaves Ray, which ends a process whose threads go on asking it."""
+    """Before an interrupted driver leaves Ray, which kills a process whose threads keep asking it."""
     for steering in list(_active):
         steering.over.set()
     for steering in list(_active):
@@ -71,7 +71,7 @@ class Steering(threading.Thread):
         self._read_at = self._noted_at = self._begun_at = time.monotonic()
         self._rising = True
         self._stalls = Stalls()
-        self._said: set[str] = set()  # replicas of which it was said that they make no token
+        self._said: set[str] = set()  # replicas that were reported to generate no token
         self._fixed = False  # the window, because nothing reports
 
     def run(self) -> None:
@@ -81,7 +81,7 @@ class Steering(threading.Thread):
             self.error = error
 
     def _steer(self) -> None:
-        while not self.over.wait(LOOK):
+        while not self.over.wait(POLL):
             now = time.monotonic()
             if not self._fixed and not self._last and now - self._begun_at > SILENT:
                 self._fix()
@@ -119,18 +119,18 @@ class Steering(threading.Thread):
             if seconds >= STALLED:
                 end_engine(self._app, replica)
                 self._stalls.forgive(now, replica)
-                self._tell_stall("engine_stalled", replica, asked[replica], STALLED, "It is started anew")
+                self._tell_stall("engine_stalled", replica, asked[replica], STALLED, "It is restarted")
             elif seconds >= QUIET and replica not in self._said:
                 self._said.add(replica)
                 self._tell_stall(
-                    "engine_silent", replica, asked[replica], seconds, f"After {STALLED:.0f} s it is ended"
+                    "engine_silent", replica, asked[replica], seconds, f"After {STALLED:.0f} s it is killed"
                 )
             elif not seconds:
                 self._said.discard(replica)
 
     def _tell_stall(self, event: str, replica: str, requests: int | None, seconds: float, what: str) -> None:
         count = "requests" if requests is None else f"{requests} requests"
-        say(f"{self._app}: an engine with {count} made no token for {seconds:.0f} s. {what}")
+        say(f"{self._app}: an engine with {count} generated no token for {seconds:.0f} s. {what}")
         self._note(event, replica=replica, requests=requests, seconds=round(seconds))
 
     def _publish(self) -> None:

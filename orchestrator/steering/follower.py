@@ -13,7 +13,7 @@ OPENING = 0.25  # seconds between the steps in which a window opens
 
 
 class Follower:
-    """Gives an actor's client its share of the stage's window, whenever the run's writer tells another one.
+    """Gives an actor's client its share of the stage's window, whenever the run's writer sets another one.
 
     A larger window opens by `step` requests at a time. Requests that come to a replica together are all parsed before
     the first one reaches the engine, which waited 2 s for 512 of them.
@@ -35,7 +35,7 @@ class Follower:
             try:
                 window = await self._writer.window.remote(self._stage, known)
             except RayError:
-                return  # the writer is gone: the next record cannot be sent, which is said there
+                return  # the writer is gone: the next record cannot be sent, which is reported there
             if window is None:
                 continue
             wanted = math.ceil(self._share * window)

@@ -1,10 +1,10 @@
-"""What the driver makes of the signs of life of a run's parts: it says what hangs, and ends what can be started anew.
+"""Watches the signs of life of a run's parts: reports what hangs, and kills what can be restarted.
 
-- A batching actor that has rows in hand and is silent is ended; Ray Data starts another (orchestrator.records.pulse).
-- An endpoint that answers nothing is said. Others run it, so it is left to the deadline of each request; our own
+- A batching actor that has rows in work and is silent is killed; Ray Data starts another (orchestrator.records.pulse).
+- An endpoint that answers nothing is reported. Others run it, so it is left to the deadline of each request; our own
   engines are watched by their tokens (orchestrator.steering.controller). One judge's answers are short: when each
   request that is under way has missed its deadline and nothing came in between, the stage is given up.
-- A disk that does not take what was written is said.
+- A disk that does not take what was written is reported.
 """
 
 import time
@@ -20,10 +20,10 @@ from orchestrator.console import say
 from orchestrator.records.pulse import Beat, Traffic, end_process
 from orchestrator.records.types import Stage
 
-# Seconds without a response, while requests are under way, until that is said. Thinking models take minutes for each
-# answer; verdicts are short.
+# Seconds without a response, while requests are under way, until that is reported. Thinking models take minutes for
+# each answer; verdicts are short.
 SPEECHLESS: dict[Stage, float] = {"predict": 300.0, "judge": 120.0}
-ENDS = 3  # actors of a stage that are ended without a record in between: what hangs then is in a row, and comes again
+ENDS = 3  # actors of a stage that are killed without a record in between: then a row makes them hang, and would again
 
 Note = Callable[..., None]
 
@@ -51,14 +51,14 @@ class Silences:
         self._well: dict[Stage, float] = {}
 
     def observe(self, now: float, traffic: Mapping[Stage, Traffic]) -> dict[Stage, float]:
-        """Seconds by stage. An actor that was started anew counts its responses from 0, which is a change too."""
+        """Seconds by stage. An actor that was restarted counts its responses from 0, which is a change too."""
         for stage, seen in traffic.items():
             if not seen.in_flight or self._heard.get(stage) != seen.heard:
                 self._heard[stage], self._well[stage] = seen.heard, now
         return {stage: now - self._well[stage] for stage in traffic}
 
 
-class Watch:
+class Liveness:
     """Looks at each progress of one run. `endless` seconds without a response end a stage that is named there.
 
     `elsewhere`: the stages whose endpoints others run. `note` is `Events.add`.
@@ -73,8 +73,8 @@ class Watch:
         self._ended: Counter[Stage] = Counter()  # since the last record
         self._records = (0, 0)
 
-    def look(self, seen: Seen) -> list[Stage]:
-        """Says and ends what hangs; returns the stages to give up."""
+    def poll(self, seen: Seen) -> list[Stage]:
+        """Reports and kills what hangs; returns the stages to give up."""
         if self._records != (records := (seen.predicted, seen.judged)):
             self._records = records
             self._ended.clear()
@@ -94,7 +94,9 @@ class Watch:
         seen = f"{beat.stage}: process {pid}, which has {asked} requests under way, hangs"
         if self._ended[beat.stage] >= ENDS:
             self._once(
-                str(beat.life), True, f"{seen} as {ENDS} before it. It is left alone: see where it is with py-spy"
+                str(beat.life),
+                True,
+                f"{seen}, as {ENDS} did before it. It is left alone; py-spy shows where it hangs",
             )
             return
         try:
@@ -104,11 +106,11 @@ class Watch:
         self._writer.forgive.remote(beat.life)
         if ended:
             self._ended[beat.stage] += 1
-            say(f"{seen}. It is started anew")
+            say(f"{seen}. It is restarted")
             self._note("actor_stalled", stage=beat.stage, process=pid, requests=asked)
 
     def _once(self, name: str, now: bool, message: str) -> bool:
-        """Say `message` when something begins, not while it lasts; whether it was said."""
+        """Print `message` when something begins, not while it lasts; whether it was printed."""
         began = now and name not in self._said
         (self._said.add if now else self._said.discard)(name)
         if began:

@@ -1,8 +1,8 @@
-"""Engines that stand still with requests in their hands: a hung GPU or network ends no process, so Serve sees nothing.
+"""Engines that make no progress on their requests: a hung GPU or network ends no process, so Serve sees nothing.
 
-Such an engine is ended. Serve starts another one, and its requests are asked again elsewhere, as after any crash.
+Such an engine is killed. Serve starts another one, and its requests are asked again elsewhere, as after any crash.
 
-What tells is what has been asked, as Serve's replica counts it, and that no token came of it. vLLM's own gauges do not:
+It has requests, as Serve's replica counts them, and generated no token. vLLM's own gauges are not used:
 an engine that hangs renews none of them, and Ray drops those that are not renewed. Its counters Ray keeps.
 """
 
@@ -16,9 +16,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.steering.engine_loads import Reading
 
 # Seconds without a token. A single long prompt on a CPU may take minutes, on a GPU seconds; kernels that are compiled
-# for the first time take a minute. To end an engine costs all that it has in hand, so this is long.
+# for the first time take a minute. Killing an engine costs all its requests, so this is long.
 STALLED = 600.0
-QUIET = 120.0  # seconds until it is said
+QUIET = 120.0  # seconds until it is reported
 FIND_SECONDS = 30
 
 
@@ -35,7 +35,7 @@ class Stalls:
 
         `asked`: requests that Serve has given it and that have no answer yet; None where it does not say, as one that
         loads its model, or hangs itself. `found`: what the engines report. Where none of them ever reported, or a page
-        is missing that was there before, their tokens are not known, and nothing is said of them.
+        is missing that was there before, their tokens are not known, and nothing is reported of them.
         """
         self._reported |= found.keys()
         for name, requests in asked.items():
@@ -47,7 +47,7 @@ class Stalls:
         return {name: now - self._well[name] for name in asked}
 
     def forgive(self, now: float, name: str) -> None:
-        """It was ended; until Serve has noticed, it is not told of again."""
+        """Resets the timer of an engine that was just killed, so that it is not reported twice."""
         self._well[name] = now
 
 

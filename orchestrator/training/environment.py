@@ -7,7 +7,7 @@ from orchestrator.training.folder import TrainingFolder
 
 FOLDER_VARIABLE = "KOSEN_TRAINING_FOLDER"
 PLUGIN = "orchestrator.training.verl_plugin"
-PACKED = "packed_sdpa"  # the plugin's attention over packed rows, as transformers is told
+PACKED = "packed_sdpa"  # the plugin's attention over packed rows, as transformers knows it
 WANDB = (  # the tracker runs in a worker; its key does not go here
     "WANDB_BASE_URL",  # the user's own, for a server of theirs
     "WANDB_MODE",
@@ -41,7 +41,7 @@ def worker_env(cpu: bool, folder: Path | None = None) -> dict[str, str]:
         threads = os.environ.get("OMP_NUM_THREADS", "1")  # all of a machine's workers share its cores
         variables |= {
             "VERL_PLATFORM": "cpu",
-            "VLLM_TARGET_DEVICE": "cpu",  # verl imports vLLM, which cannot tell by itself
+            "VLLM_TARGET_DEVICE": "cpu",  # verl imports vLLM, which does not detect it
             "OMP_NUM_THREADS": threads,
             "TQ_NUM_THREADS": threads,  # verl's queue warns at each call where its 8 are more than there are cores
         }

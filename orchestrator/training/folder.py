@@ -1,4 +1,4 @@
-"""The folder of a training run: what lies where, and how a trainer and its supervisor speak through it.
+"""The folder of a training run: what lies where, and how a trainer and its supervisor communicate through it.
 
 A trainer may run on another node than its supervisor, so all of it is files on the shared file system, written whole.
 """
@@ -74,7 +74,7 @@ class TrainingFolder:
         draft = self._failure.with_suffix(f".{os.getpid()}")
         draft.write_text(text, encoding="utf-8")
         try:
-            os.link(draft, self._failure)  # fails where there is one, and nobody reads half a file
+            os.link(draft, self._failure)  # fails where there is one, and no reader sees half a file
         except FileExistsError:
             pass
         finally:
@@ -115,7 +115,7 @@ class Journal:
         self._add(event="phase", phase=phase)
 
     def total(self, steps: int, resumed_from: int) -> None:
-        """Known once the data is loaded: the last step, and the step that this attempt goes on from."""
+        """Known once the data is loaded: the last step, and the step that this attempt resumes from."""
         self._add(event="plan", total_steps=steps, resumed_from=resumed_from)
 
     def step(self, step: int, metrics: dict[str, Any]) -> None:
@@ -141,7 +141,7 @@ def read_journal(folder: TrainingFolder) -> list[dict[str, Any]]:
 
 
 def parse_lines(text: bytes) -> list[dict[str, Any]]:
-    """Whole JSON lines that tell of an event of ours.
+    """Whole JSON lines that hold an event of ours.
 
     A full disk can leave half a line in the middle, and other tools theirs, which are left out.
     """

@@ -32,7 +32,7 @@ class TrainingSpec(SpecModel):
     workers: PositiveInt | Literal["auto"] = "auto"
     device: Literal["auto", "cuda", "cpu"] = "auto"  # auto: GPUs where the cluster has any
     epochs: PositiveInt = 1
-    max_steps: PositiveInt | None = None  # ends the training earlier
+    max_steps: PositiveInt | None = None  # steps; stops the training earlier
     batch_size: PositiveInt = 256  # rows a step, of all workers together
     micro_batch_size: PositiveInt = 4  # at most so many padded rows at once on a worker; decides memory, not results
     max_tokens_per_gpu: PositiveInt = 8192  # of packed rows at once, likewise
@@ -47,7 +47,7 @@ class TrainingSpec(SpecModel):
     save_every: PositiveInt = 50  # steps; the last one is always saved
     keep_checkpoints: PositiveInt | None = 2  # the newest; null keeps all
     validate_every: PositiveInt | None = None  # steps; default: whenever a checkpoint is saved
-    timeout: PositiveFloat = 3600  # seconds without a sign of life after which a trainer is ended and started again
+    timeout: PositiveFloat = 3600  # seconds without a sign of life after which a trainer is killed and started again
     max_failures: PositiveInt = 3  # in a row without a newer checkpoint, after which the job gives up
     wandb: WandbSpec = WandbSpec()
     verl: dict[str, Any] = {}  # any key of verl's, nested or dotted; it wins over what is said above

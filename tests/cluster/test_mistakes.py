@@ -149,7 +149,7 @@ def queued(kosen: Kosen) -> Iterator[Kosen]:
     _, err = waiting.communicate(timeout=20)
     assert waiting.returncode == 130
     assert "BeginTime" in err and "stopped waiting" in err  # Slurm's own word for why
-    assert "PENDING" in "".join(kosen.jobs())  # it goes on
+    assert "PENDING" in "".join(kosen.jobs())  # it keeps waiting
     assert kosen.cluster("down", "--name", "c").returncode == 0
     assert kosen.jobs() == []
 

@@ -103,7 +103,7 @@ def test_two_nodes_meet_and_each_is_measured_alone(tmp_path: Path, start: Start)
 def test_a_partner_that_never_comes_is_named_in_time(tmp_path: Path, start: Start) -> None:
     started = time.monotonic()
     code, output = end(start("a", "a,b", 20, patience=2), 40)
-    assert code == 1 and "b did not come within 2 s" in output
+    assert code == 1 and "b did not connect within 2 s" in output
     assert time.monotonic() - started < 20
     (finding,) = judge_pairs(read_results(tmp_path), ["a", "b"])
     assert (finding.severity, finding.node) == ("error", "b")

@@ -38,7 +38,7 @@ from cluster.preflight.slow_links import judge_pairs
 from cluster.probes.clock import Offset
 from cluster.probes.gpus import Gpu, Gpus, Process
 from cluster.probes.limits import Limits
-from cluster.probes.pairwise import Result
+from cluster.probes.pairwise import PairResult
 from cluster.probes.storage import Space
 from cluster.profile import Site
 from tests.support.netns import missing
@@ -252,16 +252,16 @@ def test_findings_are_shown_worst_first_and_fine_ones_in_one_line() -> None:
 
 def met(
     *hosts: str, rate: float | None = 2e8, problem: str | None = None, correct: bool = True, latency: float = 3e-4
-) -> list[Result]:
-    """What both sides write after a meeting."""
+) -> list[PairResult]:
+    """What both sides write after a measurement."""
     bandwidth = {} if rate is None or problem else {2**23: rate}
     return [
-        Result(1, list(hosts), host, "gloo", 0.3, None if problem else correct, latency, bandwidth, problem)
+        PairResult(1, list(hosts), host, "gloo", 0.3, None if problem else correct, latency, bandwidth, problem)
         for host in hosts
     ]
 
 
-def tournament(hosts: str, bad: dict[str, object], *broken: str) -> list[Result]:
+def tournament(hosts: str, bad: dict[str, object], *broken: str) -> list[PairResult]:
     """All pairs of `hosts`; those with one of `broken` go as `bad` says."""
     pairs = combinations(hosts, 2)
     return [r for a, b in pairs for r in met(a, b, **(bad if {a, b} & set(broken) else {}))]  # type: ignore[arg-type]
@@ -291,7 +291,7 @@ def test_two_broken_nodes_of_five_are_both_named() -> None:
 def test_one_bad_pair_of_three_is_a_link_not_a_node() -> None:
     results = met("a", "b", problem="timed out") + met("a", "c") + met("b", "c")
     (finding,) = judge_pairs(results, list("abc"))
-    assert finding.node == "a and b" and "cannot be told" in finding.advice
+    assert finding.node == "a and b" and "is not known" in finding.advice
 
 
 def test_when_all_pairs_are_bad_nobody_is_blamed() -> None:
@@ -302,7 +302,7 @@ def test_when_all_pairs_are_bad_nobody_is_blamed() -> None:
 def test_of_two_nodes_only_a_measurement_alone_can_tell() -> None:
     slow = met("a", "b", rate=1e7)
     (finding,) = judge_pairs(met("a") + met("b") + slow, ["a", "b"])
-    assert finding.node == "a and b" and "cannot be told with two nodes" in finding.advice
+    assert finding.node == "a and b" and "is not known with two nodes" in finding.advice
     (finding,) = judge_pairs(met("a") + met("b", rate=1e7) + slow, ["a", "b"])
     assert finding.node == "b"
     alone = [dataclasses.replace(result, blame="b") for result in met("b", problem="CUDA error")]

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cluster.head import readiness
-from cluster.head.readiness import Expected, Probe, _wrong
+from cluster.head.readiness import Expected, GpuProbe, _wrong
 
 NODE: Expected = {"name": "node1", "ip": "10.0.0.1", "gpus": 2, "agent_http": 1}
 
@@ -18,13 +18,13 @@ def wrong(folder: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> list[st
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("VLLM_HOST_IP", raising=False)
-    return _wrong(NODE, Probe().look())
+    return _wrong(NODE, GpuProbe().report())
 
 
 def test_a_driver_that_does_not_answer_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "GPU_SECONDS", 0.3)
     [problem] = wrong(tmp_path, "exec sleep 60", monkeypatch)
-    assert problem == "a worker on node1 cannot ask for its GPUs: nvidia-smi did not answer within 0.3 s"
+    assert problem == "a worker on node1 cannot query its GPUs: nvidia-smi did not answer within 0.3 s"
 
 
 def test_a_gpu_too_few_is_counted_and_no_driver_is_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

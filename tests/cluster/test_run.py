@@ -71,7 +71,7 @@ def test_two_nodes_serve_the_command_and_are_measured(kosen: Kosen) -> None:
 
 
 def test_output_is_streamed_and_the_follower_may_leave(kosen: Kosen) -> None:
-    """The command prints without flushing, waits for a file, and goes on without its follower."""
+    """The command prints without flushing, waits for a file, and keeps running without its follower."""
     wait = f"import os, time\nprint('begun')\nwhile not os.path.exists('{kosen.home}/go'): time.sleep(0.1)\n"
     arguments = ["run", "--name", "c", *kosen.submit_arguments(1), "--", PYTHON, "-c", wait + "print('ended')"]
     follower = kosen.start("cluster", *arguments)

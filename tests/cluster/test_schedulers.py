@@ -1,4 +1,4 @@
-"""The seam for schedulers: one is a file of its name, and what was submitted before there was a seam goes on."""
+"""The protocol for schedulers: one is a file of its name, and what was submitted before it existed keeps running."""
 
 import json
 import os

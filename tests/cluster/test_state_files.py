@@ -68,7 +68,7 @@ CHANGES: list[dict[str, Any]] = [
     {"ray_address": None},
     {"dashboard_url": {}},
 ]
-DAMAGED = "cannot be understood"
+DAMAGED = "cannot be read"
 ODD = [
     b"",
     b"\xff\xfe{}",

@@ -90,7 +90,7 @@ def test_a_controller_that_is_away_for_a_while_ends_no_wait(
 def test_a_controller_that_never_answers_ends_the_wait(scripted_slurm: ScriptedSlurm) -> None:
     scripted_slurm("echo 'Unable to contact slurm controller (connect failure)' >&2; exit 1")
     observer = base.Observer(SLURM, patience=0.3)
-    seen = observer.look("7")
+    seen = observer.poll("7")
     assert seen and seen.state == base.UNKNOWN and not seen.ended
     with pytest.raises(base.Silent, match="scontrol ping"):
         observer.ask("7", pause=lambda _: time.sleep(0.1))

@@ -1,4 +1,4 @@
-"""The end of a batch job and its successor: who goes on, with what, and who does not.
+"""The end of a batch job and its successor: which resumes, with what, and which does not.
 
 Slurm looks at limits every 30 s or so and may send --signal up to 60 s early. Two minutes of walltime, the least that
 leaves time to come up, and a grace of 45 s made these tests take 83 and 89 s.
@@ -14,7 +14,7 @@ from tests.support.slurm_harness import UP_SECONDS, Kosen, kill_titled, lost
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 HEAD = "node1"
 SHORT = ("time=2:00", "grace=45", "resubmit=1")
-# Counts, notes how far it is, and needs 10 s to stop; ends only where it goes on from what another life noted.
+# Counts, notes how far it is, and needs 10 s to stop; ends only where it resumes from what another life noted.
 JOB = """
 import os, signal, sys, time
 from pathlib import Path

@@ -21,7 +21,7 @@ import pytest
 
 from cluster.files import REPOSITORY
 from docs.generate import parser_of
-from jobs import DOORS
+from jobs import ENTRY_POINTS
 from orchestrator.spec import load_spec
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("tutorials/*.md"))]
@@ -186,7 +186,7 @@ def _split(arguments: list[str]) -> tuple[list[str], str, list[str]]:
 
 
 def _check_job(job: str, arguments: list[str]) -> None:
-    assert job in DOORS
+    assert job in ENTRY_POINTS
     main = _main(f"jobs.{job}")
     if job not in DRY or (job == "bench" and arguments[:1] == ["report"]):
         _parse(job, main, arguments)

@@ -15,7 +15,7 @@ from jobs.benchmarking.results import (
     Compute,
     DeviceRates,
     Environment,
-    Node,
+    NodeHardware,
     Pair,
     Serve,
     Serving,
@@ -30,7 +30,7 @@ DEVICES = [
     DeviceRates(node=node, index=index, name="H200", dtype="bfloat16", matmul=rate, memory=4e12, host_to_device=55e9)
     for node, index, rate in [("n1", 0, 8e14), ("n1", 1, 8e14), ("n2", 0, 8e14), ("n2", 1, 4e14)]
 ]
-NODES = [Node(name=name, cpus=96, gpus=2, gpu="H200", memory=2**41) for name in ("n1", "n2")]
+NODES = [NodeHardware(name=name, cpus=96, gpus=2, gpu="H200", memory=2**41) for name in ("n1", "n2")]
 
 
 def training(workers: int, nodes: int, tokens_per_second: float, **changes: Any) -> Training:
@@ -170,7 +170,7 @@ def test_targets_pass_and_fail_by_hand_computed_figures(tmp_path: Path) -> None:
     text = shown(tmp_path)
     assert "n2, GPU 1 reaches 50.0 % of the median in matrix product" in text
     assert "begin with the network" in text
-    assert "3 of 16 requests failed by way of vllm_serve" in text
+    assert "3 of 16 requests failed through vllm_serve" in text
 
 
 def test_unequal_rows_a_worker_are_no_scaling() -> None:
@@ -241,7 +241,7 @@ def test_damage_is_named_and_the_rest_is_reported(tmp_path: Path) -> None:
         "gpu_metrics.csv",
     ]
     text = shown(tmp_path)
-    assert "compute.json is no result of this version" in text and "passed over 1 damaged rows" in text
+    assert "compute.json is not a result of this version" in text and "skipped 1 damaged rows" in text
     assert "Measured: collectives, train, serve." in text
 
 

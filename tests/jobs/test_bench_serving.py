@@ -77,7 +77,7 @@ def test_a_way_that_fails_holds_up_no_other_and_is_all_that_is_asked_again(tmp_p
 
         return serving._Way(name, None, 1, run)
 
-    load = serving.Load(requests=4, prompt_tokens=8, output_tokens=25, max_num_seqs=4)
+    load = serving.Workload(requests=4, prompt_tokens=8, output_tokens=25, max_num_seqs=4)
     ways = [way("engine"), way("vllm_serve"), way("kosen")]
     with pytest.raises(EndpointDown) as error:
         serving._measure_ways(ways, "m", load, tmp_path)

@@ -15,7 +15,7 @@ from orchestrator.data.source import read_rows
 from orchestrator.errors import SpecError, TrainingFailed
 from orchestrator.planning.shape import read_shape
 from orchestrator.ray_cluster.connect import Cluster
-from orchestrator.training.config.placement import Node
+from orchestrator.training.config.placement import NodeResources
 from orchestrator.training.data.tokens import TokenCounter
 from orchestrator.training.folder import Failure, TrainingFolder
 
@@ -32,12 +32,12 @@ from orchestrator.training.folder import Failure, TrainingFolder
     ],
 )
 def test_workers_double_on_a_node_and_then_by_whole_nodes(gpus: list[int], counts: list[int]) -> None:
-    assert worker_counts([Node(f"n{index}", 64, count) for index, count in enumerate(gpus)], "cuda") == counts
+    assert worker_counts([NodeResources(f"n{index}", 64, count) for index, count in enumerate(gpus)], "cuda") == counts
 
 
 def test_without_gpus_two_workers_a_node_are_enough() -> None:
-    assert worker_counts([Node("a", 64, 0), Node("b", 64, 0)], "cpu") == [1, 2, 4]
-    assert worker_counts([Node("a", 1, 0)], "cpu") == [1]
+    assert worker_counts([NodeResources("a", 64, 0), NodeResources("b", 64, 0)], "cpu") == [1, 2, 4]
+    assert worker_counts([NodeResources("a", 1, 0)], "cpu") == [1]
 
 
 @pytest.mark.parametrize("fitted", [0, 3])

@@ -181,7 +181,7 @@ def test_folders_that_are_not_the_demos_are_left_alone(tmp_path: Path) -> None:
     for name in ("made", "model"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "thesis.tex").write_text("years of work")
-    with pytest.raises(SpecError, match="is none of the demo's"):
+    with pytest.raises(SpecError, match="was not made by the demo"):
         make_start(tmp_path, steps=1)
     (tmp_path / "made" / "thesis.tex").rename(tmp_path / "thesis.tex")
     (tmp_path / "made").rmdir()

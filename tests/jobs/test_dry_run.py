@@ -63,7 +63,7 @@ def test_json_has_all_keys_and_the_figures(data: str, capsys: pytest.CaptureFixt
     [
         ("o3-mini-2025-01-31", "judge=o3-mini-2025-01-31 is switched off: OpenAI switched it off on 2026-10-23"),
         ("gpt-4o-2024-08-06", "OpenAI switche"),
-        ("gpt-5", "judge=gpt-5 wants a key, but OPENAI_API_KEY is not set"),
+        ("gpt-5", "judge=gpt-5 requires a key, but OPENAI_API_KEY is not set"),
     ],
 )
 def test_a_judge_that_will_not_answer_is_told(
@@ -93,8 +93,8 @@ def test_golds_that_no_answer_reaches_are_named(
         "jobs.tasks.hle.rule_verdict", lambda item, _: SimpleNamespace(verdict=verdicts.get(item.answer, "yes"))
     )
     rows = [ROW, ROW | {"id": "dots", "answer": "..."}]
-    assert "1 of 2 golds are no answer that the rule can read" in show(capsys, "model=o/n", write(tmp_path, *rows))
-    assert "golds are no" not in show(
+    assert "1 of 2 golds cannot be read by the rule" in show(capsys, "model=o/n", write(tmp_path, *rows))
+    assert "cannot be read by the rule" not in show(
         capsys, "model=o/n", write(tmp_path, *rows), "judge=j", "judge_base_url=http://h/v1"
     )
 
@@ -112,10 +112,10 @@ def test_golds_that_no_answer_reaches_are_named(
             ["judge=o/j", "judge_provider=vllm", "judge_serving.engine_kwargs.x_y_z=1"],
             "judge_serving.engine_kwargs.x_y_z",
         ),
-        (["base_url=h:8000/v1"], "is no address"),
-        (["base_url=http://[::1/v1"], "is no address"),
-        (["judge_base_url=http://[::1/v1", "judge=j"], "is no address"),
-        (["judge_base_url=http://[::1/v1"], "is no address"),
+        (["base_url=h:8000/v1"], "is not an address"),
+        (["base_url=http://[::1/v1"], "is not an address"),
+        (["judge_base_url=http://[::1/v1", "judge=j"], "is not an address"),
+        (["judge_base_url=http://[::1/v1"], "is not an address"),
         (["base_url=http://user:sesame@h/v1"], "api_key_env="),
         (["judge=j", "judge_base_url=user:sesame@h/v1"], "judge_api_key_env="),
         (["model=/no/such/folder"], "there is no model folder /no/such/folder"),

@@ -304,7 +304,7 @@ def test_an_interrupted_job_says_so_and_goes_on(number: signal.Signals, tmp_path
         first.send_signal(number)
         _, err = first.communicate(timeout=60)
         assert first.returncode == 130, err
-        assert "give the same command to go on" in err and "Traceback" not in err
+        assert "run the same command to resume" in err and "Traceback" not in err
         kept = len(records(folder / "predictions.jsonl"))
         server.latency = 0.0
         again = run("jobs.evaluate", *job)

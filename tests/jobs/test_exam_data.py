@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.exam.requests import Requests, load_items, row_of
-from jobs.exam.spec import ExamSpec, judge_identity, judge_wish, request_options
+from jobs.exam.spec import ExamSpec, judge_endpoint_spec, judge_identity, request_options
 from orchestrator.spec import load_spec
 from tests.support.harness import numbered, run, write_exam
 from tests.support.scripted_server import ScriptedServer
@@ -105,15 +105,15 @@ def test_options_are_named_as_each_api_wants_them() -> None:
     ],
 )
 def test_a_key_goes_only_where_it_belongs(overrides: str, url: str, key: str | None) -> None:
-    wish = judge_wish(spec(*overrides.split()))
-    endpoint = wish and wish.endpoint()
+    wanted = judge_endpoint_spec(spec(*overrides.split()))
+    endpoint = wanted and wanted.endpoint()
     assert endpoint and (endpoint.base_url, endpoint.key_name) == (url, key)
 
 
 def test_the_rule_and_a_deployed_judge_have_no_address() -> None:
-    assert judge_wish(spec()) is None
-    wish = judge_wish(spec("judge=org/judge", "judge_provider=vllm"))
-    assert wish and wish.endpoint() is None
+    assert judge_endpoint_spec(spec()) is None
+    wanted = judge_endpoint_spec(spec("judge=org/judge", "judge_provider=vllm"))
+    assert wanted and wanted.endpoint() is None
 
 
 def test_the_judges_prompt_is_part_of_its_identity(tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_writer_that_hangs_is_said_and_ctrl_c_works(tmp_path: Path) -> None:
             wait_for(lambda: "has not answered for" in said, 10, "a sentence")
             assert time.monotonic() - began < 10
             assert seconds_to_end(job, signal.SIGINT) < 5
-        assert "give the same command to go on" in said.all() and "Traceback" not in said, said.text
+        assert "run the same command to resume" in said.all() and "Traceback" not in said, said.text
         assert job.returncode == 130
         wait_for(lambda: not writer.is_running(), 20, "the writer's end")
         again = run("jobs.evaluate", *arguments(server, exam, folder))
@@ -211,7 +211,7 @@ def test_a_cluster_that_is_taken_down_under_a_job_is_told_of(tmp_path: Path) -> 
         _, err = job.communicate(timeout=20)
         assert job.returncode == 4, err
         assert "cluster 'local' was taken down under this job" in err and "Traceback" not in err
-        assert "give the same command to go on" in err
+        assert "run the same command to resume" in err
         kept = len(records(folder / "predictions.jsonl"))
         server.latency = 0.0
         again = run("jobs.evaluate", *arguments(server, exam, folder))  # on a cluster of its own

@@ -10,7 +10,7 @@ from jobs import pipeline
 from jobs.demo import __main__
 from jobs.exam.spec import ExamSpec, load_prompt
 from jobs.tasks.preparing import TASKS
-from orchestrator.pipelines.plan import PipelineSpec, Step, plan
+from orchestrator.pipelines.plan import PipelineSpec, PipelineStep, plan
 from orchestrator.ray_cluster.jobs_api import check_job
 from orchestrator.spec import load_spec
 from orchestrator.training.checkpoints.merge_run import MergeSpec
@@ -20,7 +20,7 @@ CONFS = sorted((REPOSITORY / "conf" / "pipelines").glob("*.yaml"))
 SPECS: dict[str, Any] = {"evaluate": ExamSpec, "sft": SftSpec, "ppo": PpoSpec, "merge": MergeSpec}
 
 
-def arguments_of(step: Step) -> Any:
+def arguments_of(step: PipelineStep) -> Any:
     """The step's command line as its job reads it, as the spec of that job."""
     given = list(step.arguments)
     if step.job == "demo":
@@ -31,7 +31,7 @@ def arguments_of(step: Step) -> Any:
     return load_spec(SPECS[step.job], config, given[2:] if config else given)
 
 
-def made_by(step: Step, spec: Any) -> set[str]:
+def made_by(step: PipelineStep, spec: Any) -> set[str]:
     """Files and folders that a step leaves for others."""
     if step.job == "demo":
         return {str(step.folder / name) for name in ("model", "sft.jsonl", "rl.jsonl", "exam.jsonl")}
@@ -46,12 +46,12 @@ def read_by(spec: Any) -> set[str]:
 
 
 @pytest.fixture(params=CONFS, ids=lambda path: path.stem)
-def steps(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Step]:
+def steps(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[PipelineStep]:
     monkeypatch.chdir(REPOSITORY)
     return plan(load_spec(PipelineSpec, request.param, []), tmp_path)
 
 
-def test_a_step_has_what_its_job_wants(steps: list[Step]) -> None:
+def test_a_step_has_what_its_job_wants(steps: list[PipelineStep]) -> None:
     for step in steps:
         check_job(step.job)
         spec = arguments_of(step)
@@ -61,7 +61,7 @@ def test_a_step_has_what_its_job_wants(steps: list[Step]) -> None:
         assert Path(own).is_relative_to(step.folder)
 
 
-def test_what_a_step_reads_is_made_by_one_that_it_needs(steps: list[Step], tmp_path: Path) -> None:
+def test_what_a_step_reads_is_made_by_one_that_it_needs(steps: list[PipelineStep], tmp_path: Path) -> None:
     made = {step.name: made_by(step, arguments_of(step)) for step in steps}
     for step in steps:
         known = {path for needed in step.needs for path in made[needed]}

@@ -79,13 +79,13 @@ def test_mistakes_end_in_one_sentence(gsm8k: Path, tmp_path: Path, monkeypatch: 
     assert "is not a Parquet file" in refused("sft", f"source={gsm8k}/test.jsonl", f"out={tmp_path}/x")
     assert "should hold one file train*.jsonl" in refused("gsm8k", f"source={tmp_path}", f"out={tmp_path}/x")
     (gsm8k / "train.jsonl").write_text('{"prompt": "q"}\n')
-    assert "these are no rows of GSM8K: they have the columns prompt" in refused(
+    assert "these are not rows of GSM8K: they have the columns prompt" in refused(
         "gsm8k", f"source={gsm8k}", f"out={tmp_path}/x"
     )
     for wrong in ("out=~nobody-here/x.parquet", "tokenizer=~nobody-here/t", "source=~nobody-here/x.jsonl"):
         given = [f"source={gsm8k}/test.jsonl", f"out={tmp_path}/x.parquet", wrong]
         assert "there is no home folder ~nobody-here" in refused("sft", *given)
-    assert "is no path" in refused("sft", f"source={gsm8k}/test.jsonl", f"out={'o' * 300}.parquet")
+    assert "is not a valid path" in refused("sft", f"source={gsm8k}/test.jsonl", f"out={'o' * 300}.parquet")
     with pytest.raises(StorageFailed, match="cannot write"):
         main(["sft", f"source={gsm8k}/test.jsonl", f"out={gsm8k}/test.jsonl/o.parquet"])
     assert "unknown key max_prompt_length" in refused("sft", "source=x", "out=x", "max_prompt_length=3")
@@ -117,4 +117,4 @@ def test_a_bad_row_of_gsm8k_costs_that_row(tmp_path: Path) -> None:
     assert [row["answer"] for row in exam] == kept
     assert "5 of 10 rows kept (GSM8K)" in done.stderr and "5 of 10 rows kept (exam)" in done.stderr
     assert "3 dropped, missing field (first: row 2, there is no answer)" in done.stderr
-    assert "2 dropped, no problem of GSM8K (first: row 3, its answer ends in '#### many'" in done.stderr
+    assert "2 dropped, not a problem of GSM8K (first: row 3, its answer ends in '#### many'" in done.stderr

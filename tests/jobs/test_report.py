@@ -268,7 +268,7 @@ def test_a_disk_that_hangs_under_the_report_is_said_and_ctrl_c_works(fault: str,
     wait_for(lambda: f"the run folder {tmp_path} has not answered for" in said, 30, "a sentence")
     assert seconds_to_end(job, signal.SIGINT) < 5
     assert job.returncode == 130
-    assert "give the same command to go on" in said.all() and "Traceback" not in said
+    assert "run the same command to resume" in said.all() and "Traceback" not in said
     assert folder.score().returncode == 0
 
 
@@ -283,5 +283,5 @@ def test_a_report_that_takes_long_is_not_said_to_hang_and_ctrl_c_leaves_no_half_
     assert job.poll() is None and not said.text
     assert seconds_to_end(job, signal.SIGINT) < 5
     assert job.returncode == 130
-    assert "give the same command to go on" in said.all() and "Traceback" not in said
+    assert "run the same command to resume" in said.all() and "Traceback" not in said
     assert not [*tmp_path.rglob("*.partial")] and not (tmp_path / "leaderboard").exists()

@@ -1,4 +1,4 @@
-"""The fine-tuning job as a user gives it: trains, is finished, goes on, and refuses what cannot be done."""
+"""The fine-tuning job as a user gives it: trains, is finished, resumes, and refuses what cannot be done."""
 
 import json
 from pathlib import Path

@@ -22,7 +22,7 @@ def test_a_stage_that_fails_is_said_once_while_another_goes_on(capsys: pytest.Ca
     over.set()
     predict.join(5)
     tell_failures([predict, judge])
-    assert capsys.readouterr().err.count("judge has ended, predict goes on: judge=j answers nothing") == 1
+    assert capsys.readouterr().err.count("judge has stopped, predict keeps running: judge=j answers nothing") == 1
     assert isinstance(judge.error, JudgeUnavailable) and predict.error is None
 
 

@@ -107,7 +107,7 @@ def test_data_that_is_not_there_yet_is_said_in_a_dry_run_and_refused_in_a_run() 
         ("sft", {"question": "q", "answer": None}, "", "have the columns question. Expected"),
         ("sft", {"messages": [{"role": "user", "content": "q"}]}, "", "can be trained on"),
         ("sft", {"a": "q"}, "", "have the columns a"),
-        ("ppo", {"question": "q", "answer": "many"}, "", "the right answer 'many' is no number"),
+        ("ppo", {"question": "q", "answer": "many"}, "", "the right answer 'many' is not a number"),
         ("ppo", {"question": "q", "answer": "5"}, "{{ 1 // 0 }}", "refused by the chat template"),
         ("ppo", {"question": "q", "answer": "5", "tools": "t"}, "", "column tools"),
     ],

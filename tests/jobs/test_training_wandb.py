@@ -184,7 +184,7 @@ def test_online_a_server_that_goes_away_costs_a_warning(base: Path, monkeypatch:
     with served(Server(server.server_port)) as again:
         again.history = server.history
         sync(folder)
-        done = run("jobs.sft", *options(base, folder, "epochs=7"), timeout=400)  # goes on, online
+        done = run("jobs.sft", *options(base, folder, "epochs=7"), timeout=400)  # resumes, online
     assert done.returncode == 0, done.stdout + done.stderr
     losses = loss_curve(TrainingFolder(folder), "train/loss")
     assert again.history.keys() == {name} and again.losses(name) == pytest.approx(losses)

@@ -112,7 +112,7 @@ def test_an_interrupted_upload_goes_on_where_it_was(hub: Hub, folder: Path) -> N
     assert TOKEN not in " ".join(seen.cmdline())
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 130 and "give the same command to go on" in err and TOKEN not in err
+    assert process.returncode == 130 and "run the same command to resume" in err and TOKEN not in err
     hub.block = None
     done = run("jobs.upload", f"folder={folder}", f"repo={REPO}")
     assert done.returncode == 0, done.stderr
@@ -156,7 +156,7 @@ def test_what_the_hub_refuses(hub: Hub, folder: Path, monkeypatch: pytest.Monkey
 def test_only_model_folders(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("a")
-    with pytest.raises(SpecError, match=r"no config.json. If it is meant, add any_folder=true"):
+    with pytest.raises(SpecError, match=r"no config.json. If intended, add any_folder=true"):
         survey(tmp_path / "notes", any_folder=False)
     assert survey(tmp_path / "notes", any_folder=True).files == {"a.txt": 1}
     for shard in folder.glob("*.safetensors"):
@@ -275,7 +275,7 @@ def write(name: str, content: bytes) -> Callable[[Path], object]:
         (lose("model-00002-of-00002.safetensors"), "model-00002-of-00002.safetensors is missing"),
         (write("model.safetensors.index.json", b'{"weight_map":{"a":"gone.safetensors"}}'), "names gone.safetensors"),
         (write("model.safetensors.index.json", b"{}"), "has no weight_map"),
-        (write("model.safetensors.index.json", b"{"), "is no JSON"),
+        (write("model.safetensors.index.json", b"{"), "is not JSON"),
         (write("model-00001-of-00002.safetensors", b""), "is cut short"),
         (write("model-00001-of-00002.safetensors", FIRST[:-1]), "its header says"),
         (write("model-00001-of-00002.safetensors", FIRST[:100]), "its header says"),
@@ -284,20 +284,20 @@ def write(name: str, content: bytes) -> Callable[[Path], object]:
         (write("model-00001-of-00002.safetensors", b"\x10" + bytes(7) + b"{" * 16), "damaged header"),
         (write("pytorch_model.bin", b""), "is empty"),
         (write("pytorch_model.bin", b"PK\x03\x04" + bytes(200)), "is cut short"),
-        (write("model.gguf", b"GGUF"), "no GGUF file"),
+        (write("model.gguf", b"GGUF"), "not a GGUF file"),
         (write("config.json", b"{}"), "names no model"),
         (write("config.json", b"[1]"), "names no model"),
-        (write("config.json", b'{"model_type": '), "is no JSON"),
-        (write("config.json", b"[" * 100_000), "is no JSON"),
+        (write("config.json", b'{"model_type": '), "is not JSON"),
+        (write("config.json", b"[" * 100_000), "is not JSON"),
         (lose("tokenizer.json"), "has no tokenizer"),
         (write("tokenizer.json", b""), "tokenizer.json is empty"),
-        (write("tokenizer.json", b'{"version": '), "is no JSON"),
+        (write("tokenizer.json", b'{"version": '), "is not JSON"),
         (write("tokenizer.model", b"version https://git-lfs.github.com/spec/v1\n"), "pointer of Git LFS"),
     ],
 )
 def test_half_a_model_is_refused(change: Callable[[Path], object], said: str, folder: Path) -> None:
     change(folder)
-    with pytest.raises(SpecError, match="holds no whole model") as error:
+    with pytest.raises(SpecError, match="does not hold a whole model") as error:
         survey(folder, any_folder=False)
     assert said in str(error.value)
     assert survey(folder, any_folder=True).files

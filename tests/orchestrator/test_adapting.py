@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.asking import retry
 from orchestrator.asking.adapting import Change, adapt
-from orchestrator.asking.client import ChatClient, Outcome
+from orchestrator.asking.client import ChatClient, RequestOutcome
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.endpoints.refusals import Refusal, read_refusal
 from tests.support.odd_replies import completion
@@ -234,7 +234,9 @@ def test_a_system_prompt_goes_before_the_first_question(messages: list[Any], mer
 Body = dict[str, Any]
 
 
-def ask_all(say: Callable[[Body], Any], number: int = 3, options: Body = OPTIONS) -> tuple[list[Outcome], list[Body]]:
+def ask_all(
+    say: Callable[[Body], Any], number: int = 3, options: Body = OPTIONS
+) -> tuple[list[RequestOutcome], list[Body]]:
     """Ask `number` questions, one after the other, at a server of its own; also the bodies that came."""
     bodies: list[Body] = []
 
@@ -243,7 +245,7 @@ def ask_all(say: Callable[[Body], Any], number: int = 3, options: Body = OPTIONS
         status, told = say(body)
         return status, told if isinstance(told, bytes) else orjson.dumps(told), None
 
-    async def main(url: str) -> list[Outcome]:
+    async def main(url: str) -> list[RequestOutcome]:
         client = ChatClient(Endpoint(url, "scripted"), window=2, request_timeout=20)
         try:
             return [await client.ask([SYSTEM, USER], options) for _ in range(number)]

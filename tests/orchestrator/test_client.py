@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 from orchestrator.asking import retry
-from orchestrator.asking.client import ChatClient, Outcome
+from orchestrator.asking.client import ChatClient, RequestOutcome
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import EndpointDown
 from tests.support.asking import ask, use, user
@@ -134,7 +134,7 @@ class ClosingServer:
 def test_stale_connection_is_replaced_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(retry.TRIES, "connection", 1)  # so one counted fault would fail the item
 
-    async def main() -> tuple[list[Outcome], int]:
+    async def main() -> tuple[list[RequestOutcome], int]:
         closing = ClosingServer()
         server = await asyncio.start_server(closing.serve, "127.0.0.1", 0)
         async with server:
@@ -181,7 +181,7 @@ def unused_port() -> int:
 def test_outage_within_patience_costs_no_item_its_tries(scripted_server: ScriptedServer, mode: str) -> None:
     """3 s out with waits of 0.05 s are some 60 faults an item, far more than its 6 tries."""
 
-    async def work(client: ChatClient) -> list[Outcome]:
+    async def work(client: ChatClient) -> list[RequestOutcome]:
         await client.ask(user("before"), {})
         await asyncio.to_thread(scripted_server.control, mode, 3.0)
         return await asyncio.gather(*(client.ask(user(f"q{i}"), {}) for i in range(12)))
@@ -192,7 +192,7 @@ def test_outage_within_patience_costs_no_item_its_tries(scripted_server: Scripte
 
 
 def test_restart_in_mid_request_loses_nothing(scripted_server: ScriptedServer) -> None:
-    async def work(client: ChatClient) -> list[Outcome]:
+    async def work(client: ChatClient) -> list[RequestOutcome]:
         asking = [asyncio.create_task(client.ask(user(f"[slow:1] q{i}"), {})) for i in range(8)]
         await asyncio.sleep(0.4)
         await asyncio.to_thread(scripted_server.control, "refuse", 1.0)
@@ -204,16 +204,16 @@ def test_restart_in_mid_request_loses_nothing(scripted_server: ScriptedServer) -
 
 
 def test_server_of_nothing_but_500_opens_the_breaker_after_some_items(scripted_server: ScriptedServer) -> None:
-    async def work(client: ChatClient) -> list[Outcome | BaseException]:
+    async def work(client: ChatClient) -> list[RequestOutcome | BaseException]:
         await asyncio.to_thread(scripted_server.control, "down500")
         asks = (client.ask(user(f"q{i}"), {}) for i in range(100))
         return await asyncio.gather(*asks, return_exceptions=True)
 
     results = use(scripted_server.base_url, work, window=64)
-    failed = [result for result in results if isinstance(result, Outcome)]
+    failed = [result for result in results if isinstance(result, RequestOutcome)]
     assert len(failed) == retry.GIVEN_UP_LIMIT - 1
     assert {outcome.reason for outcome in failed} == {"5xx"}
-    assert all(isinstance(result, EndpointDown) for result in results if not isinstance(result, Outcome))
+    assert all(isinstance(result, EndpointDown) for result in results if not isinstance(result, RequestOutcome))
 
 
 @pytest.mark.parametrize(("mode", "sentence"), [("unauthorized", "Incorrect API key"), ("missing", "does not exist")])
@@ -229,7 +229,7 @@ def test_refusal_of_the_first_request_stops_everything(
 def test_key_is_sent_and_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_KEY", "right")
 
-    async def one(key_name: str, url: str) -> Outcome:
+    async def one(key_name: str, url: str) -> RequestOutcome:
         client = ChatClient(Endpoint(url, "scripted", key_name=key_name), window=1, request_timeout=5)
         try:
             return await client.ask(user("q"), {})
@@ -247,7 +247,7 @@ def test_key_is_sent_and_a_wrong_one_is_named(monkeypatch: pytest.MonkeyPatch) -
 def test_cancellation_is_quiet_and_frees_the_slot(
     scripted_server: ScriptedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async def work(client: ChatClient) -> Outcome:
+    async def work(client: ChatClient) -> RequestOutcome:
         hanging = [asyncio.create_task(client.ask(user("[hang] q"), {})) for _ in range(4)]
         await asyncio.sleep(0.2)
         for task in hanging:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.asking import retry
-from orchestrator.asking.client import ChatClient, Outcome
+from orchestrator.asking.client import ChatClient, RequestOutcome
 from orchestrator.endpoints.endpoint import Endpoint
 from tests.support.asking import ask, use, user
 from tests.support.scripted_server import ScriptedServer
@@ -23,7 +23,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_window_bounds_requests_in_flight_but_not_waiting_ones(scripted_server: ScriptedServer) -> None:
     scripted_server.latency = 0.05
 
-    async def work(client: ChatClient) -> list[Outcome]:
+    async def work(client: ChatClient) -> list[RequestOutcome]:
         return await asyncio.gather(*(client.ask(user(f"q{i}"), {}) for i in range(40)))
 
     outcomes = use(scripted_server.base_url, work, window=4)
@@ -48,7 +48,7 @@ def test_a_server_of_unknown_size_is_asked_as_carefully_as_is_wanted(scripted_se
 def test_after_a_429_fewer_are_in_flight(scripted_server: ScriptedServer) -> None:
     scripted_server.latency = 0.1
 
-    async def work(client: ChatClient) -> list[Outcome]:
+    async def work(client: ChatClient) -> list[RequestOutcome]:
         ask = [client.ask(user(f"q{i}"), {}) for i in range(19)] + [client.ask(user("[429x1] q"), {})]
         outcomes = await asyncio.gather(*ask)
         scripted_server.max_in_flight = 0
@@ -84,7 +84,7 @@ def test_our_own_deployment_has_as_many_in_flight_as_it_is_told(
 def test_backing_off_frees_the_slot(scripted_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(retry.CAP, "5xx", 1.0)
 
-    async def work(client: ChatClient) -> tuple[Outcome, Outcome]:
+    async def work(client: ChatClient) -> tuple[RequestOutcome, RequestOutcome]:
         return await asyncio.gather(client.ask(user("[500x2] q"), {}), client.ask(user("good"), {}))
 
     bad, good = use(scripted_server.base_url, work, window=1)
@@ -95,7 +95,7 @@ def test_backing_off_frees_the_slot(scripted_server: ScriptedServer, monkeypatch
 def test_the_wait_for_a_free_slot_is_not_the_answers_time(scripted_server: ScriptedServer) -> None:
     scripted_server.latency = 0.3
 
-    async def work(client: ChatClient) -> list[Outcome]:
+    async def work(client: ChatClient) -> list[RequestOutcome]:
         return await asyncio.gather(*(client.ask(user(f"q{i}"), {}) for i in range(4)))
 
     outcomes = use(scripted_server.base_url, work, window=1)

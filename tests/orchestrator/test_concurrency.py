@@ -6,7 +6,7 @@ import pytest
 
 from benchmarks.controller import SCENARIOS
 from benchmarks.simulated_engines import Engine, EngineModel, Sequence, Work
-from orchestrator.concurrency.window import COOL_DOWN, CUT, EngineWindow, Load, RateWindow, Report
+from orchestrator.concurrency.window import COOL_DOWN, CUT, EngineReport, EngineWindow, Load, RateWindow
 from orchestrator.steering.engine_loads import Reading
 
 QUEUE = 25  # of 100 seats
@@ -81,7 +81,7 @@ def test_an_engine_that_is_still_filling_shows_no_trend() -> None:
     assert Load.since(Reading(90, 0, 0.3), now).kv_before == 0.3
 
 
-def rising(before: Report | None, kv_usage: float, tokens: int) -> tuple[Report, Load]:
+def rising(before: EngineReport | None, kv_usage: float, tokens: int) -> tuple[EngineReport, Load]:
     """100 requests with prompts of 200 tokens run, 10 have ended."""
     now = Reading(100, QUEUE, kv_usage, prompts=22_000, tokens=tokens, finished=10)
     return now, Load.since(before, now)

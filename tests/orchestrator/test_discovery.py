@@ -11,7 +11,7 @@ import pytest
 from orchestrator import secrets
 from orchestrator.endpoints import discovery
 from orchestrator.endpoints.discovery import Unreachable, check, client, is_this_host, locate, only_model, proxy_for
-from orchestrator.endpoints.endpoint import Endpoint, Wish
+from orchestrator.endpoints.endpoint import Endpoint, EndpointSpec
 from orchestrator.errors import EndpointDown, SpecError
 from tests.support.scripted_server import ScriptedServer
 
@@ -173,7 +173,7 @@ def test_the_address_that_answers_is_used_and_named(
     scripted_server: ScriptedServer, page: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root = scripted_server.base_url.removesuffix("/v1")
-    given = Wish("model", "compatible", "scripted", root + page, None).endpoint()
+    given = EndpointSpec("model", "compatible", "scripted", root + page, None).endpoint()
     assert given
     assert check(given, "model") == Endpoint(scripted_server.base_url, "scripted")
     assert locate(given).base_url == scripted_server.base_url
@@ -192,7 +192,7 @@ def test_where_most_servers_have_their_api_is_named_and_not_used(
 
 
 def test_an_address_that_has_a_list_of_its_own_is_not_changed() -> None:
-    azure = Wish("model", "compatible", "m", "https://h.services.ai.azure.com/models/", None).endpoint()
+    azure = EndpointSpec("model", "compatible", "m", "https://h.services.ai.azure.com/models/", None).endpoint()
     assert azure and azure.base_url == "https://h.services.ai.azure.com/models"
     with answering(MODELS) as (url, requests):
         root = url.removesuffix("/v1")
@@ -218,7 +218,7 @@ def test_a_judge_that_is_gone_is_told_by_the_call_to_it() -> None:
 )
 def test_a_key_in_an_address_is_refused_with_the_key_to_use_and_not_shown(url: str) -> None:
     with pytest.raises(SpecError, match="api_key_env=") as told:
-        Wish("model", "compatible", "m", url, None).endpoint()
+        EndpointSpec("model", "compatible", "m", url, None).endpoint()
     assert "ses" not in str(told.value)
 
 
@@ -268,8 +268,8 @@ def test_no_part_of_a_key_that_a_server_repeats_is_shown(answer: bytes, monkeypa
     ["http://h/v1 x", "http://h\n/v1", "localhost:8000/v1", "http://", "ftp://h/v1", "http://h:0/v1", "http://[x"],
 )
 def test_an_address_that_cannot_be_is_told_in_a_line(url: str) -> None:
-    with pytest.raises(SpecError, match="is no address") as told:
-        Wish("model", "compatible", "m", url, None).endpoint()
+    with pytest.raises(SpecError, match="is not an address") as told:
+        EndpointSpec("model", "compatible", "m", url, None).endpoint()
     assert "\n" not in str(told.value)
 
 
@@ -278,7 +278,7 @@ def test_an_address_that_cannot_be_is_told_in_a_line(url: str) -> None:
 )
 def test_no_address_is_a_mistake_in_the_spec(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(discovery, "_check_listening", lambda _: None) if url.endswith("x") else None
-    with pytest.raises(SpecError, match="is no address"):
+    with pytest.raises(SpecError, match="is not an address"):
         check(Endpoint(url, "m"), "model")
 
 
@@ -317,7 +317,7 @@ def test_a_connection_that_nobody_takes_is_not_unreachable(monkeypatch: pytest.M
         for filler in (first, more):
             filler.setblocking(False)
             filler.connect_ex(listener.getsockname())
-        with pytest.raises(EndpointDown, match="neither takes nor refuses") as told:
+        with pytest.raises(EndpointDown, match="neither accepts nor refuses") as told:
             check(Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "m"), "model")
     assert not isinstance(told.value, Unreachable)
 

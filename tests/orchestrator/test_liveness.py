@@ -16,7 +16,7 @@ from orchestrator.errors import StorageFailed
 from orchestrator.events import Events
 from orchestrator.records.pulse import SILENT, Beat, Heart, Life, Pulses, Traffic
 from orchestrator.steering import liveness
-from orchestrator.steering.liveness import ENDS, Silences, Watch
+from orchestrator.steering.liveness import ENDS, Liveness, Silences
 from tests.support.harness import Said, seconds_to_end, start_python, wait_for
 
 ONE, TWO = Life("n1", 1, 1.0), Life("n2", 2, 2.0)
@@ -90,7 +90,7 @@ def test_a_heart_beats_while_there_is_work_and_says_when_there_is_none(monkeypat
         heart = Heart(writer, "predict", client)
         async with heart.busy():
             async with heart.busy():
-                time.sleep(0.2)  # noqa: ASYNC251 - a busy event loop is no reason to be taken for dead
+                time.sleep(0.2)  # noqa: ASYNC251 - a busy event loop does not mean that it is dead
             assert writer.beats[-1].busy
             await asyncio.sleep(0.1)
         assert not writer.beats[-1].busy
@@ -139,15 +139,15 @@ def test_a_row_that_hangs_each_actor_does_not_end_actors_for_ever(
 
     monkeypatch.setattr(liveness, "end_process", end_process)
     writer = SimpleNamespace(forgive=SimpleNamespace(remote=lambda life: None))
-    watch = Watch(writer, lambda *_, **__: None, elsewhere=[], endless={})
+    watch = Liveness(writer, lambda *_, **__: None, elsewhere=[], endless={})
     for number in range(5):
         hung = Beat(ONE._replace(pid=number), "judge", True, 0, 0)
-        watch.look(seen(silent=[hung], predicted=number if new_records else 0))
+        watch.poll(seen(silent=[hung], predicted=number if new_records else 0))
         if number >= ended:
-            watch.look(seen(silent=[hung]))
+            watch.poll(seen(silent=[hung]))
     assert len(ends) == ended
     said = capsys.readouterr().err
-    assert (said.count("is started anew"), said.count("is left alone")) == (ended, 5 - ended)
+    assert (said.count("It is restarted"), said.count("is left alone")) == (ended, 5 - ended)
 
 
 def test_a_silent_endpoint_is_said_once_and_a_judges_stage_given_up(
@@ -156,11 +156,13 @@ def test_a_silent_endpoint_is_said_once_and_a_judges_stage_given_up(
     clock = [0.0]
     monkeypatch.setattr("orchestrator.steering.liveness.time.monotonic", lambda: clock[0])
     events: list[str] = []
-    watch = Watch(None, lambda event, **_: events.append(event), elsewhere=["predict", "judge"], endless={"judge": 660})
+    watch = Liveness(
+        None, lambda event, **_: events.append(event), elsewhere=["predict", "judge"], endless={"judge": 660}
+    )
     given_up: list[tuple[float, list[Any]]] = []
     for clock[0] in range(0, 2000, 10):
         traffic = {"predict": Traffic(4, int(clock[0])), "judge": Traffic(2, 5)}
-        if stages := watch.look(seen(traffic)):
+        if stages := watch.poll(seen(traffic)):
             given_up.append((clock[0], stages))
     assert given_up[0] == (660, ["judge"])
     assert events == ["endpoint_silent"]
@@ -170,9 +172,9 @@ def test_a_silent_endpoint_is_said_once_and_a_judges_stage_given_up(
 
 
 def test_our_own_engines_and_a_slow_disk(capsys: pytest.CaptureFixture[str]) -> None:
-    watch = Watch(None, lambda *_, **__: None, elsewhere=[], endless={})
+    watch = Liveness(None, lambda *_, **__: None, elsewhere=[], endless={})
     for syncing in (0.0, 3.0, 9.0, 12.0, 0.0, 11.0):
-        assert watch.look(seen({"predict": Traffic(4, 1)}, syncing=syncing)) == []
+        assert watch.poll(seen({"predict": Traffic(4, 1)}, syncing=syncing)) == []
     assert capsys.readouterr().err.count("the disk has taken") == 2
 
 
@@ -218,7 +220,7 @@ def test_a_run_folder_that_hangs_is_said_and_ctrl_c_works(number: signal.Signals
     wait_for(lambda: "has not answered for" in said, 10, "a sentence")
     assert seconds_to_end(job, number) < 5
     assert job.returncode == 130
-    assert "give the same command to go on" in said.all() and "Traceback" not in said
+    assert "run the same command to resume" in said.all() and "Traceback" not in said
 
 
 def test_events_are_appended_in_order(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from orchestrator import secrets
 from orchestrator.asking import retry
-from orchestrator.asking.client import ChatClient, Outcome
+from orchestrator.asking.client import ChatClient, RequestOutcome
 from orchestrator.endpoints.endpoint import Endpoint
 from orchestrator.errors import EndpointDown
 from tests.support import odd_replies
@@ -35,13 +35,15 @@ def error(code: Any, message: str = "oh", **more: Any) -> bytes:
     return orjson.dumps({"error": {"code": code, "message": message} | more})
 
 
-def ask_all(say: Callable[[str], Said | None], questions: list[str] = QUESTIONS, **more: Any) -> dict[str, Outcome]:
+def ask_all(
+    say: Callable[[str], Said | None], questions: list[str] = QUESTIONS, **more: Any
+) -> dict[str, RequestOutcome]:
     """Ask all questions of a server that answers as `say` tells, else with GOOD."""
 
     def answer(body: dict[str, Any]) -> Said:
         return say(last_user_text(body["messages"])) or (200, GOOD, None)
 
-    async def main(url: str) -> list[Outcome]:
+    async def main(url: str) -> list[RequestOutcome]:
         client = ChatClient(Endpoint(url, "scripted", **more), window=4, request_timeout=20)
         try:
             asks = [client.ask([{"role": "user", "content": question}], {}) for question in questions]

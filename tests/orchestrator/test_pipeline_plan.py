@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from orchestrator.errors import SpecError
-from orchestrator.pipelines.plan import PipelineSpec, Progress, plan, read_progress, write_progress
+from orchestrator.pipelines.plan import PipelineSpec, StepProgress, plan, read_progress, write_progress
 from orchestrator.spec import load_spec
 
 TWO_STEPS = {
@@ -45,10 +45,10 @@ def test_every_model_gets_all_steps_before_the_next_one(tmp_path: Path) -> None:
     ("change", "sentence"),
     [
         ({"second": TWO_STEPS["second"] | {"needs": []}}, "uses {first}: add it to its needs"),
-        ({"second": TWO_STEPS["second"] | {"needs": ["third"]}}, "needs third, which is no step"),
+        ({"second": TWO_STEPS["second"] | {"needs": ["third"]}}, "needs third, which is not a step"),
         ({"second": {"job": "sft", "arguments": ["run={here}", "lr={rate}"]}}, "uses {rate}: known are here, n"),
         ({"second": {"job": "sft", "arguments": ["lr=1"]}}, "writes nowhere of its own"),
-        ({"here": {"job": "sft", "arguments": ["run={here}"]}}, "no name for a step"),
+        ({"here": {"job": "sft", "arguments": ["run={here}"]}}, "is not a valid step name"),
         ({"first": TWO_STEPS["first"] | {"needs": ["second"]}}, "in a circle"),
     ],
 )
@@ -62,7 +62,7 @@ def test_what_cannot_work_is_said_in_one_sentence(tmp_path: Path, change: dict[s
 
 def test_a_changed_step_and_all_that_need_it_run_again(tmp_path: Path) -> None:
     for step in plan(spec(TWO_STEPS), tmp_path):
-        write_progress(step, Progress(fingerprint=step.fingerprint).ended(0, 1.0))
+        write_progress(step, StepProgress(fingerprint=step.fingerprint).ended(0, 1.0))
     assert [read_progress(step).state for step in plan(spec(TWO_STEPS), tmp_path)] == ["finished", "finished"]
     changed = TWO_STEPS | {"second": TWO_STEPS["second"] | {"arguments": ["run={here}"]}}
     assert [read_progress(step).state for step in plan(spec(changed), tmp_path)] == ["finished", "waiting"]

@@ -147,7 +147,7 @@ def test_a_foreign_line_of_valid_json_is_passed_over_counted_and_said(foreign: A
     key_of: Any = answer_key if kind == "prediction" else verdict_key
     log = RecordLog[Any, Any](path, key_of, lambda record: (record["id"],))
     assert [key.id for key in log.index] == ["a", "b"]
-    assert "passed over 2 damaged or foreign lines" in log.repairs[0]
+    assert "skipped 2 damaged or foreign lines" in log.repairs[0]
     reader = RecordReader[Any, Any](path, key_of)
     assert [record["id"] for record in reader] == ["a", "b"] and reader.n_foreign == 2
 

@@ -1,4 +1,4 @@
-"""Serving: what is started for a spec, and a real vLLM on CPU behind a real Ray Serve that wants its key."""
+"""Serving: what is started for a spec, and a real vLLM on CPU behind a real Ray Serve that requires its key."""
 
 import asyncio
 import json
@@ -174,7 +174,7 @@ def test_an_application_that_vanishes_is_started_again(gone: str | None, monkeyp
     lines: list[str] = []
     deploy._bring_up(APP, SPEC, HERE, lines.append)
     assert fake.started == ["kosen-m"]
-    assert [line for line in lines if "somebody else deleted kosen-m" in line]
+    assert [line for line in lines if "another process deleted kosen-m" in line]
 
 
 def test_an_application_that_vanishes_again_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,7 +357,7 @@ def test_engines_whose_processes_end_as_they_start_are_told_of(
     impatient = SPEC.model_copy(update={"startup_timeout": 100, "max_num_seqs": 7})
     with pytest.raises(EndpointDown, match="PYTHONHOME = '/nowhere'"):
         deploy.deploy(model, impatient, cluster, progress=lines.append)
-    assert any("engine 1 starting (for more than 30 s without a process" in line for line in lines)
+    assert any("engine 1 starting (no worker process after 30 s" in line for line in lines)
 
 
 @pytest.mark.timeout(200)

@@ -1,4 +1,4 @@
-"""State files of clusters that are no such thing: passed over, or told in a sentence where one was named."""
+"""State files that are not valid: skipped, or reported in a sentence where one was named."""
 
 import dataclasses
 import json
@@ -85,7 +85,7 @@ def test_what_is_no_state_is_told_in_a_sentence(file: Path, content: str, monkey
     for named in (False, True):  # unnamed it may be the cluster that was meant: another is not started instead
         if named:
             monkeypatch.setenv("KOSEN_CLUSTER", "a")
-        with pytest.raises(ClusterNotReady, match=r"a/state\.json is no state of a cluster") as told:
+        with pytest.raises(ClusterNotReady, match=r"a/state\.json is not a valid cluster state") as told:
             current()
         assert "\n" not in str(told.value)
 

@@ -129,7 +129,7 @@ class Cluster:
         monkeypatch.setattr(controller, "live_replicas", lambda app: self.alive)
         monkeypatch.setattr(controller, "read_pages", lambda: [self.page])
         monkeypatch.setattr(controller, "asked_of", lambda app: self.asked)
-        monkeypatch.setattr(controller, "LOOK", 0.01)
+        monkeypatch.setattr(controller, "POLL", 0.01)
         monkeypatch.setattr(controller, "READ", 0.03)
 
     def steer(self) -> Any:

@@ -1,4 +1,4 @@
-"""Ray Jobs through `make submit` and its siblings: the job's own exit code, its log, stopping and going on."""
+"""Ray Jobs through `make submit` and its siblings: the job's own exit code, its log, stopping and resuming."""
 
 import re
 from pathlib import Path

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from orchestrator.asking.client import ChatClient, Outcome
+from orchestrator.asking.client import ChatClient, RequestOutcome
 from orchestrator.endpoints.endpoint import Endpoint
 
 
@@ -27,5 +27,5 @@ def use(
     return asyncio.run(main())
 
 
-def ask(base_url: str, text: str, options: dict[str, Any] | None = None, **more: Any) -> Outcome:
+def ask(base_url: str, text: str, options: dict[str, Any] | None = None, **more: Any) -> RequestOutcome:
     return use(base_url, lambda client: client.ask(user(text), options or {}), **more)

@@ -37,7 +37,7 @@ SEED_FILE = "pytorch_test_results.json"
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class SweepOrder:
     """What each rank is to measure."""
 
     folder: Path
@@ -69,7 +69,7 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
     nodes = sum(node["Alive"] for node in ray.nodes())
     workers = cluster.gpus if device == "cuda" else max(CPU_WORKERS, nodes)
     largest = spec.collectives.largest or LARGEST[device]
-    order = Order(folder, environment(spec), spec.collectives.smallest, largest)
+    order = SweepOrder(folder, environment(spec), spec.collectives.smallest, largest)
     say(f"collectives: {len(OPERATIONS)} operations of {order.smallest} to {largest} bytes between {workers} ranks")
     for sentence in _fit(order, workers, device):
         say(f"collectives: {sentence}")
@@ -77,7 +77,7 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
         _add_peer(order, workers, nodes)
 
 
-def _fit(order: Order, workers: int, device: Device) -> list[str]:
+def _fit(order: SweepOrder, workers: int, device: Device) -> list[str]:
     """Run the ranks; sentences about what was left out."""
     os.environ.update(ray_train.SETTINGS)
     from ray.train import TrainingFailedError
@@ -98,7 +98,7 @@ def _fit(order: Order, workers: int, device: Device) -> list[str]:
         _, why = ray_train.cause(error)
         raise KosenError(
             f"the collectives between {workers} ranks ended early: {why}. What was measured before is in "
-            f"{order.folder / Collectives.file}. Look at `make cluster-status` and `make jobs`, then give the same "
+            f"{order.folder / Collectives.file}. Check `make cluster-status` and `make jobs`, then run the same "
             "command again"
         ) from None
     finally:
@@ -106,7 +106,7 @@ def _fit(order: Order, workers: int, device: Device) -> list[str]:
     return left_out
 
 
-def run_rank(order: Order) -> list[str]:
+def run_rank(order: SweepOrder) -> list[str]:
     """One rank of the measurement, which Ray Train runs; sentences about what was left out."""
     os.environ.update(order.environment)  # NCCL reads it at the first collective
     import ray.train.torch
@@ -120,7 +120,7 @@ def run_rank(order: Order) -> list[str]:
     return notes.left_out
 
 
-def _measure_operations(order: Order, notes: Notebook, device: Any, ranks: int) -> None:
+def _measure_operations(order: SweepOrder, notes: Notebook, device: Any, ranks: int) -> None:
     for operation in OPERATIONS:
         sizes = message_sizes(operation, order.smallest, order.largest, ranks)
         fit = fitting(operation, sizes, device)
@@ -131,7 +131,7 @@ def _measure_operations(order: Order, notes: Notebook, device: Any, ranks: int) 
             write_seed_format(notes.found.transfers, order.folder)
 
 
-def _measure_pairs(order: Order, notes: Notebook, device: Any) -> None:
+def _measure_pairs(order: SweepOrder, notes: Notebook, device: Any) -> None:
     fit = fitting("all_reduce", message_sizes("all_reduce", order.smallest, order.largest, 2), device)
     if not fit:
         notes.left_out.append("pairs of nodes were not measured: no size fits in the free memory")
@@ -169,7 +169,7 @@ def write_seed_format(transfers: Sequence[Transfer], folder: Path) -> None:
     write_atomic(folder / SEED_FILE, json.dumps(rows, indent=2) + "\n")
 
 
-def _add_peer(order: Order, gpus: int, nodes: int) -> None:
+def _add_peer(order: SweepOrder, gpus: int, nodes: int) -> None:
     """Put nccl-tests' own figures beside ours."""
     if nodes > 1:
         say("nccl-tests: not measured, since over several nodes it needs MPI")

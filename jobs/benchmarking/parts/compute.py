@@ -132,7 +132,7 @@ def _check(probes: Sequence[Probe]) -> None:
     if problems:
         raise KosenError(
             f"{len(problems)} of {len(probes)} devices could not be measured ({'; '.join(problems[:3])}). The others "
-            "are in compute.json. Look at `make cluster-status` and `make jobs`, then give the same command again"
+            "are in compute.json. Check `make cluster-status` and `make jobs`, then run the same command again"
         )
 
 

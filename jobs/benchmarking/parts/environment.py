@@ -13,7 +13,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from cluster.probes.gpus import read_gpus
-from jobs.benchmarking.results import Device, Environment, Node
+from jobs.benchmarking.results import Device, Environment, NodeHardware
 from orchestrator.errors import ClusterNotReady
 from orchestrator.files import utc_now
 
@@ -24,7 +24,7 @@ PATIENCE = 300.0  # seconds; a first import of torch from a shared file system t
 
 
 def describe(device: Device) -> Environment:
-    """The connected cluster. Raises ClusterNotReady for a node that does not say what it is."""
+    """The connected cluster. Raises ClusterNotReady for a node that does not report its hardware."""
     alive = sorted((node for node in ray.nodes() if node["Alive"]), key=lambda node: node["NodeManagerHostname"])
     seen = [_on(node, _look) for node in alive]
     with_gpus = [node for node in alive if node["Resources"].get("GPU")]
@@ -40,11 +40,11 @@ def describe(device: Device) -> Environment:
     )
 
 
-def _node(node: dict[str, Any], memory: int, gpu: str | None) -> Node:
+def _node(node: dict[str, Any], memory: int, gpu: str | None) -> NodeHardware:
     has = node["Resources"]
     gpus = int(has.get("GPU", 0))
     name = node["NodeManagerHostname"]
-    return Node(name=name, cpus=int(has.get("CPU", 0)), gpus=gpus, gpu=gpu if gpus else None, memory=memory)
+    return NodeHardware(name=name, cpus=int(has.get("CPU", 0)), gpus=gpus, gpu=gpu if gpus else None, memory=memory)
 
 
 def _versions() -> dict[str, str]:
@@ -86,7 +86,7 @@ def _get(answers: list[Any]) -> list[Any]:
             f"a node has not answered within {PATIENCE:.0f} s. make cluster-status shows it"
         ) from None
     except RayError as error:
-        raise ClusterNotReady(f"a node does not say what it is: {error}. make cluster-status shows it") from None
+        raise ClusterNotReady(f"a node does not report its hardware: {error}. make cluster-status shows it") from None
 
 
 def _look() -> tuple[int, str | None, dict[str, str]]:

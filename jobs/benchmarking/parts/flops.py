@@ -1,6 +1,6 @@
 """What a training step costs, and what a GPU could do: the two sides of model FLOP utilisation (MFU)."""
 
-from orchestrator.planning.gpus import KNOWN, Gpu, find_gpu
+from orchestrator.planning.gpus import KNOWN, GpuKind, find_gpu
 from orchestrator.planning.shape import Shape
 
 SLOWER = "nvl"  # cards that share a name with faster ones
@@ -23,7 +23,7 @@ def peak_flops(gpu: str) -> float | None:
     return found.flops if found else None
 
 
-def find_named(gpu: str) -> Gpu | None:
+def find_named(gpu: str) -> GpuKind | None:
     """The figures of a GPU as its driver names it; None: not known."""
     words = set(gpu.lower().replace("-", " ").split())
     if SLOWER in words:

@@ -69,8 +69,8 @@ PRESETS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """What is measured. `preset` is None for a model that somebody else made."""
+class BenchModel:
+    """What is measured. `preset` is None for a model from elsewhere."""
 
     name: str
     source: str  # a folder, or a name on the hub
@@ -78,16 +78,16 @@ class Model:
     random_weights: bool  # since it has none of its own
 
 
-def find_model(name: str, folder: Path) -> Model:
+def find_model(name: str, folder: Path) -> BenchModel:
     """The model that a spec names; a preset is written below `folder`, which all nodes must see."""
     if name not in PRESETS:
         source = local_or_hub(name)
         if shape := _is_shape(Path(source)):
             say(f"{source} has no weights: random ones are measured")
-        return Model(name, source, None, random_weights=shape)
+        return BenchModel(name, source, None, random_weights=shape)
     made = folder.absolute() / "models" / name
     make_model(made, PRESETS[name])
-    return Model(name, str(made), PRESETS[name], random_weights=True)
+    return BenchModel(name, str(made), PRESETS[name], random_weights=True)
 
 
 def _is_shape(path: Path) -> bool:

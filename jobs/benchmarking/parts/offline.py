@@ -35,7 +35,7 @@ class Figures(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Order:
+class RequestOrder:
     """The same for every way. `warm_up`: so many of the requests are asked before it counts."""
 
     model: str
@@ -45,7 +45,7 @@ class Order:
     warm_up: int
     seconds: float  # for all of it
 
-    def first(self, requests: int) -> "Order":
+    def first(self, requests: int) -> "RequestOrder":
         return replace(self, messages=self.messages[:requests])
 
     @property
@@ -53,7 +53,7 @@ class Order:
         return {"max_tokens": self.output_tokens, "ignore_eos": True, "temperature": 0.0}
 
 
-def run_engine(order: Order) -> Figures:
+def run_engine(order: RequestOrder) -> Figures:
     """All requests at once through `LLM.chat`."""
     from vllm import LLM, SamplingParams
 
@@ -66,11 +66,11 @@ def run_engine(order: Order) -> Figures:
         answers = engine.chat(messages, sampling, use_tqdm=False)
         seconds = time.perf_counter() - began
     finally:
-        engine.llm_engine.engine_core.shutdown()  # its process holds the GPU's memory, which the next way wants
+        engine.llm_engine.engine_core.shutdown()  # its process holds the GPU's memory, which the next way needs
     return Figures(seconds, sum(len(answer.outputs[0].token_ids) for answer in answers), 0, None)
 
 
-def run_vllm_serve(order: Order, workers: int) -> Figures:
+def run_vllm_serve(order: RequestOrder, workers: int) -> Figures:
     """`vllm serve` beside a client like the seed's predict.py: AsyncOpenAI over httpx, `workers` requests in flight.
 
     Raises EndpointDown with the end of the server's log where it does not start, and when it takes too long.
@@ -84,7 +84,7 @@ def run_vllm_serve(order: Order, workers: int) -> Figures:
 
 
 @contextmanager
-def _server(order: Order, deadline: float) -> Iterator[str]:
+def _server(order: RequestOrder, deadline: float) -> Iterator[str]:
     with closing(socket.socket()) as probe:
         probe.bind((HOST, 0))
         port = probe.getsockname()[1]
@@ -125,7 +125,7 @@ def _is_up(url: str) -> bool:
         return False
 
 
-async def _ask_all(base_url: str, order: Order, workers: int) -> Figures:
+async def _ask_all(base_url: str, order: RequestOrder, workers: int) -> Figures:
     import httpx
     from openai import AsyncOpenAI, OpenAIError
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def stopped(process: "subprocess.Popen[bytes]", seconds: float) -> Iterator[None]:
-    """What still runs after the block is told to stop, and killed when it has not within `seconds`."""
+    """Stops what still runs after the block, and kills it when it has not stopped within `seconds`."""
     try:
         yield
     finally:

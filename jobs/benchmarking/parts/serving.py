@@ -19,8 +19,8 @@ import orjson
 import ray
 from ray.exceptions import RayError
 
-from jobs.benchmarking.parts.models import Model, find_model
-from jobs.benchmarking.parts.offline import STOP_SECONDS, Figures, Order, run_engine, run_vllm_serve
+from jobs.benchmarking.parts.models import BenchModel, find_model
+from jobs.benchmarking.parts.offline import STOP_SECONDS, Figures, RequestOrder, run_engine, run_vllm_serve
 from jobs.benchmarking.parts.rows import prompts
 from jobs.benchmarking.results import Device, Serve, Serving, Way
 from jobs.benchmarking.spec import BenchSpec, ServeSpec
@@ -43,12 +43,12 @@ MODELS: dict[Device, str] = {"cuda": "8b", "cpu": "tiny"}
 WORKERS = 180  # requests in flight of the seed's client
 WAY_SECONDS = 7200.0  # one way, its engine's start included
 REQUEST_SECONDS = 3600.0
-WARM_UP_REQUESTS = 64  # a replica: several full batches of prompts, and all steps of an answer
+WARM_UP_REQUESTS = 64  # requests a replica: several full batches of prompts, and all steps of an answer
 WARM_UP = "warm-up "  # before the ids of requests that do not count
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     """What is asked."""
 
     requests: int
@@ -59,7 +59,7 @@ class Load:
     max_num_batched_tokens: int | None = None
 
 
-LOADS: dict[Device, Load] = {"cuda": Load(2048, 520, 256, 512, 16384), "cpu": Load(8, 32, 16, 8)}
+LOADS: dict[Device, Workload] = {"cuda": Workload(2048, 520, 256, 512, 16384), "cpu": Workload(8, 32, 16, 8)}
 
 
 def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
@@ -72,7 +72,7 @@ def measure(spec: BenchSpec, folder: Path, cluster: Cluster) -> None:
     load, model = _load(spec.serve, device), find_model(spec.serve.model or MODELS[device], folder)
     options = serving_spec(model, load)
     counts = replica_counts(spec.serve, cluster.gpus)
-    order = Order(
+    order = RequestOrder(
         model=model.source,
         options=engine_kwargs(model.source, options, cluster.gpus),
         messages=prompts(load.requests * max(counts), load.prompt_tokens, model.source),
@@ -99,7 +99,7 @@ class _Way(NamedTuple):
         return f"{self.name}, {self.replicas} replica(s)"
 
 
-def _measure_ways(ways: list[_Way], model: str, load: Load, folder: Path) -> None:
+def _measure_ways(ways: list[_Way], model: str, load: Workload, folder: Path) -> None:
     earlier = Serve.earlier(folder)
     known = {(way.way, way.replicas): way for way in earlier.ways} if earlier else {}
     problems: list[str] = []
@@ -126,7 +126,7 @@ def _measure_ways(ways: list[_Way], model: str, load: Load, folder: Path) -> Non
         )
 
 
-def _write(known: dict[tuple[Way, int], Serving], ways: list[_Way], model: str, load: Load, folder: Path) -> None:
+def _write(known: dict[tuple[Way, int], Serving], ways: list[_Way], model: str, load: Workload, folder: Path) -> None:
     """In the order of `ways`."""
     measured = [known[key] for way in ways if (key := (way.name, way.replicas)) in known]
     sizes = {name: getattr(load, name) for name in ("prompt_tokens", "output_tokens", "max_num_seqs")}
@@ -143,16 +143,16 @@ def replica_counts(spec: ServeSpec, gpus: int) -> list[int]:
     return spec.replicas
 
 
-def _ours(order: Order, options: ServingSpec, replicas: int, folder: Path, cluster: Cluster) -> _Way:
+def _ours(order: RequestOrder, options: ServingSpec, replicas: int, folder: Path, cluster: Cluster) -> _Way:
     sized = options.model_copy(update={"replicas": replicas})
     most = deploy.capacity(sized, cluster.gpus)
     records = folder / "serving" / f"{replicas}-replicas"
     return _Way("kosen", most, replicas, lambda: run_ours(order, sized, records, cluster))
 
 
-def _load(spec: ServeSpec, device: Device) -> Load:
+def _load(spec: ServeSpec, device: Device) -> Workload:
     usual = LOADS[device]
-    return Load(
+    return Workload(
         requests=spec.requests or usual.requests,
         prompt_tokens=spec.prompt_tokens or usual.prompt_tokens,
         output_tokens=spec.output_tokens or usual.output_tokens,
@@ -161,7 +161,7 @@ def _load(spec: ServeSpec, device: Device) -> Load:
     )
 
 
-def serving_spec(model: Model, load: Load) -> ServingSpec:
+def serving_spec(model: BenchModel, load: Workload) -> ServingSpec:
     """The engine of all ways. It has no prefix cache: real questions have little in common."""
     dummy = {"load_format": "dummy"} if model.random_weights else {}
     return ServingSpec(
@@ -210,7 +210,7 @@ def question(row: dict[str, Any]) -> Question:
     return Question(Wanted(row["id"], 0, "", ""), row["messages"], "")
 
 
-def run_ours(order: Order, options: ServingSpec, records: Path, cluster: Cluster) -> Figures:
+def run_ours(order: RequestOrder, options: ServingSpec, records: Path, cluster: Cluster) -> Figures:
     """As `jobs.predict` does it, a window that follows the engines included; the answers stay in the folder `records`.
 
     Raises SpecError, EndpointDown and StorageFailed.
@@ -251,7 +251,7 @@ class _Asked:
     """An endpoint and where its answers go."""
 
     endpoint: Endpoint
-    order: Order
+    order: RequestOrder
     most: int  # requests in flight
     records: Path
     writer: Any

@@ -19,7 +19,7 @@ import ray
 from cluster.files import REPOSITORY
 from cluster.probes.gpus import read_gpus
 from jobs.benchmarking.parts.flops import flops_per_token, peak_flops
-from jobs.benchmarking.parts.models import Model, find_model
+from jobs.benchmarking.parts.models import BenchModel, find_model
 from jobs.benchmarking.parts.nccl import profile
 from jobs.benchmarking.parts.processes import stopped
 from jobs.benchmarking.parts.rows import write_rows
@@ -31,20 +31,20 @@ from orchestrator.planning.shape import Shape, read_shape
 from orchestrator.ray_cluster.connect import Cluster
 from orchestrator.serving.options import read_config
 from orchestrator.training.config.common import local_or_hub
-from orchestrator.training.config.placement import Node, connected_nodes
+from orchestrator.training.config.placement import NodeResources, connected_nodes
 from orchestrator.training.folder import TrainingFolder, read_journal
 from orchestrator.training.trainer import sft_worker
 
 MODELS: dict[Device, str] = {"cuda": "7b", "cpu": "tiny"}
 LOG = "sft_training.log"  # the seed's name
 WARM_UP = 2  # steps, in which code is compiled and memory is found
-MICRO_BATCHES = 4  # in a step of a worker
-LENGTH, LR = 2048, 1e-5  # of models that are no preset
+MICRO_BATCHES = 4  # micro batches in a step of a worker
+LENGTH, LR = 2048, 1e-5  # of models without a preset
 CPU_WORKERS = 2  # of a node without GPUs: enough to see that they share the work
-MOST_ROWS = 1024  # at once; a GPU that takes more is not searched further
+MOST_ROWS = 1024  # rows at once; a GPU that takes more is not searched further
 SILENCE = 1800  # seconds without a sign of life from a trainer
 RUN_SECONDS = 7200.0  # one training, from its start to its end
-STOP_SECONDS = 60.0  # for a job that is told to stop; its trainer ends with it, however it does
+STOP_SECONDS = 60.0  # seconds for a job to stop; its trainer ends with it in any case
 NAME_SECONDS = 60.0
 OUT_OF_MEMORY = ("OutOfMemoryError", "CUDA out of memory", "CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 LORA = ["lora.rank=16", "lora.alpha=32", "lora.target_modules=[q_proj,k_proj,v_proj,o_proj]"]
@@ -115,7 +115,7 @@ def _workers(spec: TrainSpec, device: Device) -> Sequence[int]:
     return worker_counts(connected_nodes(), device) if spec.workers == "auto" else spec.workers
 
 
-def worker_counts(nodes: Sequence[Node], device: Device) -> list[int]:
+def worker_counts(nodes: Sequence[NodeResources], device: Device) -> list[int]:
     """1, 2, 4, … and all of the largest node, then all of 2, 4, … and of all nodes, as many workers on each."""
     cpus = [min(CPU_WORKERS, int(node.cpus)) for node in nodes]
     slots = sorted([node.gpus for node in nodes] if device == "cuda" else cpus, reverse=True)
@@ -149,7 +149,7 @@ class _Trainer:
     """One model's trainings, each in a folder of its own below the results."""
 
     spec: TrainSpec
-    model: Model
+    model: BenchModel
     device: Device
     results: Path
     environment: dict[str, str]  # of jobs.sft
@@ -173,7 +173,7 @@ class _Trainer:
         What it wrote is there but for its data and checkpoints. Raises OutOfMemory, SpecError and TrainingFailed.
         """
         run = TrainingFolder(self.results / "training" / f"{workers}-workers-{rows}-rows-{micro_batch_size}-at-once")
-        shutil.rmtree(run.path, ignore_errors=True)  # it would go on with that one
+        shutil.rmtree(run.path, ignore_errors=True)  # it would resume that one
         run.path.mkdir(parents=True)
         made = run.path / "rows.jsonl"
         batch, steps = workers * rows, WARM_UP + steps
@@ -228,7 +228,7 @@ class _Trainer:
 
 
 def failure_of(code: int, run: TrainingFolder, log: Path) -> KosenError:
-    """Why `jobs.sft` ended with this exit code, by its trainer's report or by the last words of its log."""
+    """Why `jobs.sft` ended with this exit code, by its trainer's report or by the end of its log."""
     found = run.failure()
     if found and any(text in found.message for text in OUT_OF_MEMORY):
         return OutOfMemory(found.message)

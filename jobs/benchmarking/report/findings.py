@@ -8,7 +8,7 @@ from statistics import fmean, median
 from typing import Literal
 
 from cluster.probes.sweep import Operation
-from jobs.benchmarking.report.reading import GpuReading, Results
+from jobs.benchmarking.report.reading import BenchResults, GpuReading
 from jobs.benchmarking.results import Collectives, DeviceRates, Pair, Serving, Train, Training, Transfer
 
 OUTLIER_SHARE = 0.9  # of the median: GPUs of one kind are within a few per cent of each other
@@ -77,7 +77,7 @@ class Findings:
     recommendations: list[str]  # empty where nothing that was measured asks for one
 
 
-def find(results: Results) -> Findings:
+def find(results: BenchResults) -> Findings:
     runs = results.train.runs if results.train else []
     pairs = results.collectives.pairs if results.collectives else []
     slow_devices, slow = outliers(results.compute.devices if results.compute else []), slow_nodes(pairs)
@@ -146,7 +146,7 @@ def node_bandwidths(pairs: Sequence[Pair]) -> dict[str, float]:
 
 
 def slow_nodes(pairs: Sequence[Pair]) -> dict[str, float]:
-    """The nodes below OUTLIER_SHARE of the median of all nodes, with their share of it. Two nodes can't tell."""
+    """The nodes below OUTLIER_SHARE of the median of all nodes, with their share of it. Two nodes are not enough."""
     nodes = node_bandwidths(pairs)
     middle = median(nodes.values()) if nodes else 0.0
     return {node: rate / middle for node, rate in nodes.items() if rate < OUTLIER_SHARE * middle}
@@ -198,7 +198,7 @@ def mean_use(readings: Iterable[GpuReading]) -> float | None:
     return fmean(known) if known else None
 
 
-def training_use(results: Results) -> float | None:
+def training_use(results: BenchResults) -> float | None:
     """Mean use of all GPUs during the timed steps of the largest training; None unless it used all of them.
 
     Also None where the driver of a node shows others than the cluster has: whose they are is not known.
@@ -215,7 +215,7 @@ def training_use(results: Results) -> float | None:
     return mean_use(readings)
 
 
-def link_share(results: Results, best: Mapping[Operation, Transfer]) -> float | None:
+def link_share(results: BenchResults, best: Mapping[Operation, Transfer]) -> float | None:
     """The peak bus bandwidth of an all-reduce over the link's rate; NVLink SHARP can bring more than one."""
     rate = results.spec.collectives.link_rate if results.spec else None
     peak = best.get("all_reduce")
@@ -257,7 +257,7 @@ def _about_devices(found: Sequence[Outlier]) -> list[str]:
 def _look(outlier: Outlier) -> str:
     if outlier.index is None:
         return "see what else runs on it (`top`)"
-    return "look at its clocks and temperature (`nvidia-smi -q -d PERFORMANCE`)"
+    return "check its clocks and temperature (`nvidia-smi -q -d PERFORMANCE`)"
 
 
 def _about_collectives(collectives: Collectives | None, slow: Mapping[str, float]) -> list[str]:
@@ -266,10 +266,10 @@ def _about_collectives(collectives: Collectives | None, slow: Mapping[str, float
     wrong = sorted({transfer.operation for transfer in collectives.transfers if not transfer.correct})
     torn = [" and ".join(pair.nodes) for pair in collectives.pairs if not pair.correct]
     return [
-        *(f"{operation} gave wrong results: trust no training here until that is explained" for operation in wrong),
+        *(f"{operation} gave wrong results: do not train here until that is explained" for operation in wrong),
         *(f"the all-reduce between {pair} gave wrong results: test each with another node" for pair in torn),
         *(
-            f"{node} has {percent(share)} of the nodes' median bandwidth to its peers: look at its interface "
+            f"{node} has {percent(share)} of the nodes' median bandwidth to its peers: check its interface "
             "(`ip -s link`, `ibstat`), and leave it out until it is as fast as the others"
             for node, share in slow.items()
         ),
@@ -295,7 +295,7 @@ def _about_training(train: Train | None, targets: Sequence[Target]) -> list[str]
 
 
 def _about_serving(ways: Sequence[Serving]) -> list[str]:
-    return [f"{way.failed} of {way.requests} requests failed by way of {way.way}" for way in ways if way.failed]
+    return [f"{way.failed} of {way.requests} requests failed through {way.way}" for way in ways if way.failed]
 
 
 def by_gpu(readings: Iterable[GpuReading]) -> Mapping[tuple[str, str], list[GpuReading]]:

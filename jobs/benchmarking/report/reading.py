@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from cluster.files import json_lines
-from jobs.benchmarking.results import Collectives, Compute, Environment, Result, Serve, Train
+from jobs.benchmarking.results import Collectives, Compute, Environment, PartResult, Serve, Train
 from jobs.benchmarking.spec import BenchSpec
 from orchestrator.errors import SpecError
 from orchestrator.spec import load_spec
@@ -28,7 +28,7 @@ class GpuReading:
 
 
 @dataclass(frozen=True, slots=True)
-class Window:
+class PartTime:
     """The time that a part took. `problem` is why it ended without all of its figures."""
 
     start: datetime
@@ -37,7 +37,7 @@ class Window:
 
 
 @dataclass(frozen=True)
-class Results:
+class BenchResults:
     """All that a results folder says; None or empty where it says nothing."""
 
     folder: Path
@@ -48,7 +48,7 @@ class Results:
     train: Train | None = None
     serve: Serve | None = None
     gpus: list[GpuReading] = field(default_factory=list)
-    windows: dict[str, Window] = field(default_factory=dict)  # by part
+    windows: dict[str, PartTime] = field(default_factory=dict)  # by part
     problems: list[str] = field(default_factory=list)  # files that could not be read
 
     @property
@@ -58,10 +58,10 @@ class Results:
         return [name for name, result in parts.items() if result is not None]
 
 
-def read_results(folder: Path) -> Results:
+def read_results(folder: Path) -> BenchResults:
     """What the folder holds. A file that is damaged counts as not measured and is named in `problems`."""
     problems: list[str] = []
-    return Results(
+    return BenchResults(
         folder,
         spec=_spec(folder / "spec.yaml", problems),
         environment=_result(Environment, folder, problems),
@@ -75,7 +75,7 @@ def read_results(folder: Path) -> Results:
     )
 
 
-R = TypeVar("R", bound=Result)
+R = TypeVar("R", bound=PartResult)
 
 
 def _result(kind: type[R], folder: Path, problems: list[str]) -> R | None:
@@ -96,15 +96,15 @@ def _spec(path: Path, problems: list[str]) -> BenchSpec | None:
         return None
 
 
-def read_windows(folder: Path) -> dict[str, Window]:
+def read_windows(folder: Path) -> dict[str, PartTime]:
     """When each part ran last, by the events of the run."""
-    windows: dict[str, Window] = {}
+    windows: dict[str, PartTime] = {}
     for event in json_lines(folder / "events.jsonl"):
         part, time = str(event.get("part")), datetime.fromisoformat(event["time"])
         if event["event"] == "part_started":
-            windows[part] = Window(time)
+            windows[part] = PartTime(time)
         elif event["event"] in ("part_measured", "part_failed") and part in windows:
-            windows[part] = Window(windows[part].start, time, event.get("error"))
+            windows[part] = PartTime(windows[part].start, time, event.get("error"))
     return windows
 
 
@@ -119,7 +119,7 @@ def _gpu_readings(path: Path, problems: list[str]) -> list[GpuReading]:
             except (KeyError, TypeError, ValueError):  # a torn row, or another file
                 damaged += 1
     if damaged:
-        problems.append(f"{path}: passed over {damaged} damaged rows")
+        problems.append(f"{path}: skipped {damaged} damaged rows")
     return readings
 
 

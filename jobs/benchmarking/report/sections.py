@@ -18,7 +18,7 @@ from jobs.benchmarking.report.findings import (
     percent,
     smallest,
 )
-from jobs.benchmarking.report.reading import GpuReading, Results
+from jobs.benchmarking.report.reading import BenchResults, GpuReading
 from jobs.benchmarking.results import Collectives, Compute, DeviceRates, Training, Transfer
 from jobs.pages import plots
 from jobs.pages.page import Block, Figure, Items, Table, Text
@@ -146,7 +146,7 @@ def _pairs(collectives: Collectives, nodes: Mapping[str, float], slow: Mapping[s
     columns = ("node", "median bus bandwidth to the others, GB/s", "least latency, µs", "of the nodes' median")
     said = f"Slow: {', '.join(slow)}." if slow else "No node is more than a tenth below the median of the nodes."
     if len(nodes) == 2:
-        said = "Of two nodes alone nobody can tell which one is slow."
+        said = "With two nodes alone, the slow one cannot be identified."
     pairs = [
         (*pair.nodes, _gigabytes(pair.bus_bandwidth), figure(pair.latency * 1e6), "right" if pair.correct else "WRONG")
         for pair in sorted(collectives.pairs, key=lambda pair: pair.bus_bandwidth)
@@ -188,7 +188,7 @@ def _each(run: Training) -> float:
     return run.tokens_per_second / run.workers
 
 
-def about_gpu_use(results: Results, found: Findings) -> list[Block]:
+def about_gpu_use(results: BenchResults, found: Findings) -> list[Block]:
     """The GPUs' use over the run, beside MFU."""
     said = Text(
         "Use is not efficiency: it is the share of time in which a GPU ran anything, and a kernel that only waits for "
@@ -218,7 +218,7 @@ def _use_cells(readings: Sequence[GpuReading]) -> tuple[str, ...]:
     )
 
 
-def _beside_mfu(results: Results, use: float | None) -> list[Block]:
+def _beside_mfu(results: BenchResults, use: float | None) -> list[Block]:
     runs = results.train.runs if results.train else []
     largest = max(runs, key=lambda run: run.workers, default=None)
     if use is None or largest is None:

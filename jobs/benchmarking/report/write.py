@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from jobs.benchmarking.report.findings import Findings, Target, find, percent
-from jobs.benchmarking.report.reading import Results, read_results
+from jobs.benchmarking.report.reading import BenchResults, read_results
 from jobs.benchmarking.report.sections import about_collectives, about_compute, about_gpu_use, figure, scaling_plot
 from jobs.benchmarking.results import Serving, Train
 from jobs.pages.page import Block, Items, Section, Table, Text, to_html, to_markdown
@@ -19,7 +19,7 @@ TITLE = "Cluster benchmark"
 NOT_MEASURED = "not measured"
 
 
-def write_report(folder: Path) -> tuple[Results, list[Target]]:
+def write_report(folder: Path) -> tuple[BenchResults, list[Target]]:
     """Write the three files; what they were made of. Raises StorageFailed."""
     results = read_results(folder)
     found = find(results)
@@ -31,7 +31,7 @@ def write_report(folder: Path) -> tuple[Results, list[Target]]:
     return results, found.targets
 
 
-def summarise(results: Results, found: Findings) -> dict[str, Any]:
+def summarise(results: BenchResults, found: Findings) -> dict[str, Any]:
     """The seed's seven keys of metadata, then the findings. None is what was not measured."""
     environment, train, serve = results.environment, results.train, results.serve
     nodes = environment.nodes if environment else None
@@ -64,7 +64,7 @@ def _with(measured: Sequence[SpecModel], name: str, figures: Sequence[float | No
     return [one.model_dump() | {name: value} for one, value in zip(measured, figures, strict=True)]
 
 
-def _sections(results: Results, found: Findings) -> list[Section]:
+def _sections(results: BenchResults, found: Findings) -> list[Section]:
     train, serve = results.train, results.serve
     training = _training(train, found.efficiencies) if train else []
     serving = _serving(serve.ways, found.serving_ratios) if serve else []
@@ -80,14 +80,14 @@ def _sections(results: Results, found: Findings) -> list[Section]:
     ]
 
 
-def _part(results: Results, part: str, blocks: list[Block]) -> list[Block]:
+def _part(results: BenchResults, part: str, blocks: list[Block]) -> list[Block]:
     """A part's blocks, or that there are none, and why it ended early where it did."""
     window = results.windows.get(part)
     ended = [Text(f"It ended without all of its figures: {window.problem}")] if window and window.problem else []
     return (blocks or [Text("Not measured.")]) + ended
 
 
-def _summary(results: Results, judged: list[Target]) -> list[Block]:
+def _summary(results: BenchResults, judged: list[Target]) -> list[Block]:
     measured = f"Measured: {', '.join(results.measured)}." if results.measured else "Nothing was measured."
     blocks: list[Block] = [
         Text(measured),
@@ -104,13 +104,13 @@ def _target(target: Target) -> tuple[str, ...]:
     return target.name, target.verdict, percent(target.measured), f"at least {target.wanted * 100:.0f} %"
 
 
-def _environment(results: Results) -> list[Block]:
+def _environment(results: BenchResults) -> list[Block]:
     environment = results.environment
     if environment is None:
         return [Text("Not recorded.")]
     nodes = [(n.name, n.gpu or "", str(n.gpus), str(n.cpus), figure(n.memory / 2**30)) for n in environment.nodes]
     blocks: list[Block] = [
-        Text(f"Begun at {environment.started_at}, on {'GPUs' if environment.device == 'cuda' else 'CPUs'}."),
+        Text(f"Started at {environment.started_at}, on {'GPUs' if environment.device == 'cuda' else 'CPUs'}."),
         Table(("node", "GPU", "GPUs", "CPUs", "memory, GiB"), nodes),
         Table(("package", "version"), list(environment.versions.items()), numeric=False),
     ]
@@ -173,10 +173,10 @@ def _serving(ways: list[Serving], ratios: list[float | None]) -> list[Block]:
     return [Table((*columns, "of the engine"), rows), Text(said)]
 
 
-def _recommendations(results: Results, recommendations: list[str]) -> list[Block]:
+def _recommendations(results: BenchResults, recommendations: list[str]) -> list[Block]:
     if recommendations:
         return [Items(recommendations)]
-    return [Text("Nothing that was measured asks for a change." if results.measured else "None without measurements.")]
+    return [Text("No measurement calls for a change." if results.measured else "None without measurements.")]
 
 
 def _share(share: float | None) -> str:

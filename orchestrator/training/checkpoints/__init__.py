@@ -1,1 +1,1 @@
-"""Checkpoints and model folders: which to keep, and how one becomes a model."""
+"""Checkpoints and model folders: which to keep, and how to make a model of one."""

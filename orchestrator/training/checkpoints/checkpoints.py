@@ -20,7 +20,7 @@ from orchestrator.files import write_atomic
 
 SEAL = "kosen.json"
 TRACKER = "latest_checkpointed_iteration.txt"  # verl's: the step that `resume_mode=auto` resumes from
-STEP = re.compile(r"global_step_(0|[1-9][0-9]*)")  # as verl writes it; global_step_007 is somebody's own folder
+STEP = re.compile(r"global_step_(0|[1-9][0-9]*)")  # as verl writes it; global_step_007 is a user's own folder
 # A killed save or a killed prune leaves these; no one can use them.
 LEFTOVER = re.compile(r"global_step_(\d+)\.(partial-\d+|deleting)")
 
@@ -79,7 +79,7 @@ def choose(root: Path) -> tuple[int | None, list[str]]:
 
 
 def set_aside(folder: Path, why: str) -> str:
-    """Rename a checkpoint so that nobody resumes from it, and say so in a sentence. It is kept as evidence.
+    """Rename a checkpoint so that no training resumes from it, and say so in a sentence. It is kept as evidence.
 
     A save that did not finish becomes `.partial-<n>`, which `prune` removes once there is a newer checkpoint. Raises
     StorageFailed.

@@ -46,7 +46,7 @@ def merge(spec: MergeSpec) -> Path:
             say(f"{out} is there already, from step {step}")
             return out
         checkpoint = path_of(run.checkpoints, step)
-        actor = checkpoint / "actor"  # of PPO, whose critic nobody serves
+        actor = checkpoint / "actor"  # of PPO, whose critic is not served
         facts = _run_merger(actor if actor.is_dir() else checkpoint, out, base, spec.dtype, wanted, run)
     say(f"step {step} of {run.path.name}: {facts['parameters']:,} parameters in {facts['dtype']}, merged and checked")
     if facts["of_base"]:
@@ -62,7 +62,7 @@ def find_run(name: str) -> TrainingFolder:
     run = TrainingFolder(folder)
     if not run.checkpoints.is_dir():
         seen = "there is no such folder" if not folder.is_dir() else "it has no checkpoints"
-        raise SpecError(f"run={name} is no training run: {folder}: {seen}. Expected the run= of jobs.sft or jobs.ppo")
+        raise SpecError(f"run={name} is not a training run: {folder}: {seen}. Expected run= of jobs.sft or jobs.ppo")
     return run
 
 
@@ -98,7 +98,7 @@ def _is_there(out: Path, wanted: dict[str, Any]) -> bool:
         raise SpecError(f"{out} exists and was not made by jobs.merge. Give another out=") from None
     differs = [name for name, value in wanted.items() if found.get(name) != value]
     if differs == [SAVED]:
-        say(f"{out} is of an earlier training in the same run; it is made anew")
+        say(f"{out} is of an earlier training in the same run; it is merged again")
         return False
     if differs:
         name = differs[0]
@@ -107,14 +107,14 @@ def _is_there(out: Path, wanted: dict[str, Any]) -> bool:
 
 
 def _saved_at(run: TrainingFolder, step: int) -> str | None:
-    """When a checkpoint was saved, as the run's journal says: a run that is trained anew saves the same step again."""
+    """When a checkpoint was saved, as the run's journal says: a run that is trained again saves the same step again."""
     lines = [line for line in read_journal(run) if line["event"] == "checkpoint" and line["step"] == step]
     return str(lines[-1]["time"]) if lines else None
 
 
 @contextmanager
 def _lock(out: Path) -> Iterator[None]:
-    """One merge a folder at a time, whose draft then is nobody else's."""
+    """One merge a folder at a time, whose draft then belongs to it alone."""
     path = out.with_name(f".{out.name}.lock")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)

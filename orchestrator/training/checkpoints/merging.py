@@ -189,7 +189,7 @@ def check(folder: Path, model_class: Any, dtype: torch.dtype) -> int:
             raise TrainingFailed(f"{folder}: {name} is {tensor.dtype}, expected {dtype}")
         if tensor.is_floating_point() and not tensor.isfinite().all():
             raise TrainingFailed(
-                f"{name} has values that are no numbers: this checkpoint is from a training that diverged"
+                f"{name} has values that are not finite: this checkpoint is from a training that diverged"
             )
     if found != sum(expected.values()):
         raise TrainingFailed(f"{folder} has {found:,} parameters, expected {sum(expected.values()):,}")

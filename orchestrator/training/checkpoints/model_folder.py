@@ -96,7 +96,7 @@ LONGEST_HEADER = 2**27  # bytes of a safetensors header; the library itself take
 
 
 @dataclass(frozen=True)
-class Plan:
+class UploadPlan:
     """The files of a folder with their sizes in bytes, and why others stay."""
 
     files: dict[str, int]
@@ -107,7 +107,7 @@ class Plan:
         return sum(self.files.values())
 
 
-def survey(folder: Path, any_folder: bool) -> Plan:
+def survey(folder: Path, any_folder: bool) -> UploadPlan:
     """What of `folder` may be published. Raises SpecError unless it is a model's, and a whole one."""
     if not folder.is_dir():
         raise SpecError(f"there is no folder {folder}")
@@ -121,11 +121,11 @@ def survey(folder: Path, any_folder: bool) -> Plan:
             files[name] = path.stat().st_size
     if not any_folder:
         check_model(folder, files)
-    return Plan(files, left_out)
+    return UploadPlan(files, left_out)
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Files and links, those to folders too; what is no file at all, a pipe for example, belongs to no model."""
+    """Files and links, those to folders too; what is not a file at all, a pipe for example, belongs to no model."""
     for path in sorted(folder.rglob("*")):
         if path.is_symlink() or path.is_file():
             yield path
@@ -171,12 +171,12 @@ def check_model(folder: Path, files: dict[str, int]) -> None:
         _check_weights(folder, weights)
         return
     if "config.json" not in files and not adapter:
-        raise SpecError(f"{folder} is no model folder: it has no config.json. If it is meant, add any_folder=true")
+        raise SpecError(f"{folder} is not a model folder: it has no config.json. If intended, add any_folder=true")
     for name in ("config.json", "adapter_config.json"):
         if name in files:
             _check_config(folder / name)
     if not weights:
-        raise SpecError(f"{folder} has no weights ({', '.join(WEIGHTS)}). If it is meant, add any_folder=true")
+        raise SpecError(f"{folder} has no weights ({', '.join(WEIGHTS)}). If intended, add any_folder=true")
     _check_shards(folder, files)
     _check_weights(folder, weights)
     _check_tokenizer(folder, files)
@@ -238,7 +238,7 @@ def _safetensors_fault(path: Path) -> str | None:
     with path.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or not 2 <= length <= min(size - 8, LONGEST_HEADER):
-            return "is cut short or no safetensors file"
+            return "is cut short or not a safetensors file"
         try:
             header = json.loads(stream.read(length))
             ends = [int(one["data_offsets"][1]) for name, one in header.items() if name != "__metadata__"]
@@ -254,18 +254,18 @@ def _other_fault(path: Path) -> str | None:
     with path.open("rb") as stream:
         start = stream.read(4)
     if path.suffix == ".gguf":
-        return None if start == b"GGUF" and path.stat().st_size > 24 else "is cut short or no GGUF file"
+        return None if start == b"GGUF" and path.stat().st_size > 24 else "is cut short or not a GGUF file"
     if start[:2] == b"PK":
         return None if zipfile.is_zipfile(path) else "is cut short"
-    return None if start[:1] == b"\x80" and path.stat().st_size > 64 else "is empty or no file of PyTorch"
+    return None if start[:1] == b"\x80" and path.stat().st_size > 64 else "is empty or not a file of PyTorch"
 
 
 def _json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        raise _half(path.parent, f"{path.name} is no JSON ({str(error)[:80] or type(error).__name__})") from None
+        raise _half(path.parent, f"{path.name} is not JSON ({str(error)[:80] or type(error).__name__})") from None
 
 
 def _half(folder: Path, wrong: str) -> SpecError:
-    return SpecError(f"{folder} holds no whole model: {wrong}. Mend it, or add any_folder=true if it is meant")
+    return SpecError(f"{folder} does not hold a whole model: {wrong}. Fix it, or add any_folder=true if intended")

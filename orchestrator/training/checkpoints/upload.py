@@ -15,7 +15,7 @@ from orchestrator import secrets
 from orchestrator.console import say
 from orchestrator.errors import INTERRUPTED, KosenError, SpecError, storage_error
 from orchestrator.spec import SpecModel, first_line
-from orchestrator.training.checkpoints.model_folder import Plan
+from orchestrator.training.checkpoints.model_folder import UploadPlan
 
 CACHE = Path(".cache", "huggingface")  # of the hub's client, inside the folder: what is uploaded already
 TARGET = "kosen-upload.json"
@@ -46,7 +46,7 @@ class UploadFailed(KosenError):
     """The hub could not be reached, or it refused."""
 
 
-def describe(spec: UploadSpec, folder: Path, plan: Plan) -> str:
+def describe(spec: UploadSpec, folder: Path, plan: UploadPlan) -> str:
     """What `--dry-run` prints."""
     lines = [f"{folder} → {spec.repo} ({'public' if spec.public else 'private'})"]
     lines += [f"{size / MEGABYTE:12,.1f} MB  {name}" for name, size in plan.files.items()]
@@ -55,7 +55,7 @@ def describe(spec: UploadSpec, folder: Path, plan: Plan) -> str:
     return "\n".join(lines)
 
 
-def upload(spec: UploadSpec, folder: Path, plan: Plan) -> str:
+def upload(spec: UploadSpec, folder: Path, plan: UploadPlan) -> str:
     """Upload what is not there yet, and compare what is there then. Returns the repository's address."""
     token = secrets.find("HF_TOKEN")
     if not token:
@@ -78,7 +78,7 @@ def upload(spec: UploadSpec, folder: Path, plan: Plan) -> str:
                 print_report=False,
             )
         except KeyboardInterrupt:
-            say("interrupted. What is uploaded stays; give the same command to go on")
+            say("interrupted. What is uploaded stays; run the same command to resume")
             os._exit(INTERRUPTED)  # the client's threads would finish the whole upload first
         _check(api, spec, plan)
     shutil.rmtree(folder / CACHE / "upload", ignore_errors=True)
@@ -113,14 +113,14 @@ def _settle_cache(folder: Path, target: str) -> None:
         raise storage_error(error, note) from None
 
 
-def _check(api: Any, spec: UploadSpec, plan: Plan) -> None:
+def _check(api: Any, spec: UploadSpec, plan: UploadPlan) -> None:
     """Sizes on the hub are those of the folder."""
     there = {file.rfilename: file.size for file in api.model_info(spec.repo, files_metadata=True).siblings or ()}
     wrong = [name for name, size in plan.files.items() if there.get(name) != size]
     if wrong:
         raise UploadFailed(
             f"{spec.repo} has {there.get(wrong[0], 'nothing')} bytes of {wrong[0]}, expected {plan.files[wrong[0]]}; "
-            f"{len(wrong)} files differ. Give the same command again"
+            f"{len(wrong)} files differ. Run the same command again"
         )
 
 
@@ -142,12 +142,12 @@ def _explained(spec: UploadSpec, token: str) -> Iterator[None]:
         raise UploadFailed(f"the hub answered {code} for {spec.repo}: {_clean(error, token)}") from None
     except (ConnectionError, httpx.TransportError) as error:
         raise UploadFailed(
-            f"the hub is not reachable from here ({_clean(error, token)}). Give the same command where it is: what is "
+            f"the hub is not reachable from here ({_clean(error, token)}). Run the same command where it is: what is "
             "uploaded stays"
         ) from None
     except RuntimeError as error:  # upload_large_folder gave up
         cause = _clean(error.__cause__ or error, token)
-        raise UploadFailed(f"the upload stopped: {cause}. Give the same command to go on") from None
+        raise UploadFailed(f"the upload stopped: {cause}. Run the same command to resume") from None
 
 
 def _clean(error: BaseException, token: str) -> str:

@@ -27,7 +27,7 @@ PPO_SPARE_CPUS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Node:
+class NodeResources:
     """What a node has in all, used or not. `gpu_memory` in bytes of each GPU; None: not known."""
 
     name: str
@@ -56,22 +56,22 @@ class Placement:
         return f"{nodes} with {processes} and {unit} for each ({self.reason})"
 
 
-def known_nodes() -> list[Node] | None:
+def known_nodes() -> list[NodeResources] | None:
     """As many nodes as the running cluster has by its state file, lost or not; None where no cluster of ours runs."""
     state = current()
     return of_state(state)[: state.expected_nodes] if state else None
 
 
-def connected_nodes() -> list[Node]:
+def connected_nodes() -> list[NodeResources]:
     """The live nodes of the cluster that this process is connected to."""
     import ray
 
     return [_of_resources(node["NodeManagerHostname"], node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
-def _of_resources(name: str, resources: Mapping[str, float]) -> Node:
+def _of_resources(name: str, resources: Mapping[str, float]) -> NodeResources:
     gpus = int(resources.get("GPU", 0))
-    return Node(name, resources.get("CPU", 0), gpus, _gpu_memory(resources) if gpus else None)
+    return NodeResources(name, resources.get("CPU", 0), gpus, _gpu_memory(resources) if gpus else None)
 
 
 def _gpu_memory(resources: Mapping[str, float]) -> float | None:
@@ -82,7 +82,7 @@ def _gpu_memory(resources: Mapping[str, float]) -> float | None:
         return None
 
 
-def place(spec: TrainingSpec, nodes: Sequence[Node]) -> Placement:
+def place(spec: TrainingSpec, nodes: Sequence[NodeResources]) -> Placement:
     """Spread the workers evenly over as few nodes as they fit on; `auto` on GPUs takes the most that leave CPUs for
     verl's queue and divide the batch. Raises SpecError or ClusterNotReady with both sides of the sum and the key to
     change."""
@@ -110,7 +110,7 @@ def _spread(workers: int, slots: Sequence[int]) -> tuple[int, int] | None:
     return (nodes, workers // nodes) if nodes else None
 
 
-def _least_memory(nodes: Sequence[Node]) -> float | None:
+def _least_memory(nodes: Sequence[NodeResources]) -> float | None:
     """Bytes of the smallest GPU; None where those of a node are not known."""
     known = [node.gpu_memory for node in nodes if node.gpus and node.gpu_memory]
     return min(known) if len(known) == sum(node.gpus > 0 for node in nodes) else None
@@ -140,15 +140,17 @@ def _count(number: int, noun: str) -> str:
     return f"{number} {noun}{'' if number == 1 else plural}"
 
 
-def of_state(state: ClusterState) -> list[Node]:
+def of_state(state: ClusterState) -> list[NodeResources]:
     """All nodes that a cluster ever had, those that were replaced too, the head first.
 
     Where its state file does not say how many CPUs a node has, only GPUs are compared.
     """
-    return [Node(node.name, float("inf") if node.cpus is None else node.cpus, node.gpus) for node in state.nodes]
+    return [
+        NodeResources(node.name, float("inf") if node.cpus is None else node.cpus, node.gpus) for node in state.nodes
+    ]
 
 
-def _device(spec: TrainingSpec, nodes: Sequence[Node]) -> tuple[Device, str]:
+def _device(spec: TrainingSpec, nodes: Sequence[NodeResources]) -> tuple[Device, str]:
     gpus = sum(node.gpus for node in nodes)
     if spec.device == "cuda" and not gpus:
         raise ClusterNotReady(
@@ -160,7 +162,7 @@ def _device(spec: TrainingSpec, nodes: Sequence[Node]) -> tuple[Device, str]:
     return "cuda", f"the cluster has {gpus} GPUs"
 
 
-def _slots(spec: TrainingSpec, node: Node, device: Device) -> int:
+def _slots(spec: TrainingSpec, node: NodeResources, device: Device) -> int:
     """Workers that fit on a node."""
     cpus = min(node.cpus, 1e6) - (PPO_SPARE_CPUS if isinstance(spec, PpoSpec) else 0)
     most = int(cpus // _cpus_per_worker(spec, device))
@@ -171,7 +173,7 @@ def _cpus_per_worker(spec: TrainingSpec, device: Device) -> int:
     return PPO_CPUS_PER_GPU if isinstance(spec, PpoSpec) and device == "cuda" else 1
 
 
-def _too_many(spec: TrainingSpec, workers: int, nodes: Sequence[Node], device: Device) -> str:
+def _too_many(spec: TrainingSpec, workers: int, nodes: Sequence[NodeResources], device: Device) -> str:
     unit = "CPU" if device == "cpu" else "GPU"
     seen = ", ".join(f"{node.name} {_seen(node, device)}" for node in nodes)
     needs = f"{_cpus_per_worker(spec, device)} CPUs and a GPU" if device == "cuda" else "a CPU"
@@ -181,12 +183,12 @@ def _too_many(spec: TrainingSpec, workers: int, nodes: Sequence[Node], device: D
     )
 
 
-def _seen(node: Node, device: Device) -> str:
+def _seen(node: NodeResources, device: Device) -> str:
     cpus = "" if node.cpus == float("inf") else f"{node.cpus:.0f} CPUs"
     return cpus if device == "cpu" else ", ".join(filter(None, [f"{node.gpus} GPUs", cpus]))
 
 
-def _lacks_cpus(spec: TrainingSpec, placement: Placement, nodes: Sequence[Node]) -> str | None:
+def _lacks_cpus(spec: TrainingSpec, placement: Placement, nodes: Sequence[NodeResources]) -> str | None:
     """PPO's queue needs CPUs beside those of the workers: what to say where there are too few."""
     if isinstance(spec, SftSpec):
         return None
@@ -208,7 +210,9 @@ def _queue_cpus(spec: TrainingSpec, placement: Placement) -> int:
     return QUEUE_CPUS + storage_units(placement.workers) + PPO_SPARE_CPUS if isinstance(spec, PpoSpec) else 0
 
 
-def lacking(spec: TrainingSpec, placement: Placement, nodes: Sequence[Node], before: Sequence[Node]) -> str | None:
+def lacking(
+    spec: TrainingSpec, placement: Placement, nodes: Sequence[NodeResources], before: Sequence[NodeResources]
+) -> str | None:
     """What `nodes` lack for a training that has its placement already, as a clause; None: nothing.
 
     `before`: the nodes that there were, so that the clause can name those that are gone.
@@ -229,7 +233,7 @@ def lacking(spec: TrainingSpec, placement: Placement, nodes: Sequence[Node], bef
     return None
 
 
-def _names(nodes: Sequence[Node]) -> set[str]:
+def _names(nodes: Sequence[NodeResources]) -> set[str]:
     """A scheduler's names have no domain, where a host's own may have one."""
     return {node.name.partition(".")[0] for node in nodes}
 

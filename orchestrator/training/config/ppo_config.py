@@ -1,4 +1,4 @@
-"""A reinforcement learning's spec in verl's keys."""
+"""Maps PpoSpec to verl configuration keys."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -184,7 +184,7 @@ def _reward_file(spec: PpoSpec, rules: Mapping[str, str]) -> tuple[str, str]:
         raise SpecError(f"reward={spec.reward} is neither one of {known} nor a Python file. Expected path/to/file.py")
     file = local_path(path).absolute()
     if not file.is_file():
-        raise SpecError(f"there is no file {file} for reward={spec.reward} (looked from {Path.cwd()})")
+        raise SpecError(f"there is no file {file} for reward={spec.reward} (relative to {Path.cwd()})")
     return str(file), name
 
 

@@ -63,7 +63,7 @@ def resolve(kind: Kind, keys: Mapping[str, Any], overrides: Mapping[str, Any]) -
 
 
 def defaults(kind: Kind) -> DictConfig:
-    """What the installed verl does when nobody says otherwise, with its interpolations."""
+    """The installed verl's defaults, with its interpolations."""
     from hydra import compose, initialize_config_dir
 
     spec = importlib.util.find_spec("verl")
@@ -181,7 +181,7 @@ def _split(key: str) -> list[str]:
 
 
 def _node(group: DictConfig | None, name: str) -> Any:
-    """verl's default below `group`; an interpolated one as what it comes to."""
+    """verl's default below `group`; an interpolated one as its resolved value."""
     if group is None or name not in group or OmegaConf.is_missing(group, name):
         return None
     return group[name]
@@ -212,7 +212,7 @@ def _takes_groups(kind: Any) -> bool:
 
 
 def _checked(key: str, kind: Any, default: Any, value: Any) -> Any:
-    """The value as its type has it. Raises SpecError where it is none of that type."""
+    """The value as its type has it. Raises SpecError where it is not of that type."""
     if value is None or kind is Any:
         return value
     if kind is None:

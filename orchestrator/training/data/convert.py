@@ -18,18 +18,24 @@ from orchestrator.data.source import identify, read_rows
 from orchestrator.errors import SpecError
 from orchestrator.files import write_atomic
 from orchestrator.training.data.cells import UnfitError
-from orchestrator.training.data.formats import Question, Shape, conversation_shape, question_shape, verl_shape
-from orchestrator.training.data.sieve import Report, Sieve, columns_of, some
+from orchestrator.training.data.formats import (
+    RewardedQuestion,
+    RowFormat,
+    conversation_shape,
+    question_shape,
+    verl_shape,
+)
+from orchestrator.training.data.sieve import DataReport, Sieve, columns_of, some
 from orchestrator.training.data.tokens import TokenCounter, is_here
 from orchestrator.training.data.turns import Message
 
 BATCH_ROWS = 2000  # checked, tokenized and written at a time; also the row group of the Parquet file
-DRY_ROWS = 1000  # of which a dry run looks at the first
+DRY_ROWS = 1000  # rows: a dry run reads so many
 REPORT = "report.json"
-VERSION = 2  # of this conversion: raised when the same rows would become other ones
+VERSION = 2  # of this conversion: raised when the same rows would give other ones
 
 Row = dict[str, Any]
-Shaper = Callable[[Sequence[str]], Shape]
+Shaper = Callable[[Sequence[str]], RowFormat]
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ def convert_sft(
     tokenizer_path: str | None = None,
     max_length: int | None = None,
     shape_of: Shaper | None = None,
-) -> Report:
+) -> DataReport:
     """Rows of conversations → a Parquet file at `out` with a column `messages`, as verl's SFT reads it.
 
     `max_length` (tokens) needs the tokenizer, as the lengths in the report do. `shape_of` reads a data set's own
@@ -61,7 +67,7 @@ def convert_sft(
     """
     options = {"to": "sft", "tokenizer": tokenizer_path, "max_length": max_length, "format": _name(shape_of)}
 
-    def known(columns: Sequence[str]) -> Shape:
+    def known(columns: Sequence[str]) -> RowFormat:
         found = conversation_shape(columns)
         if found is None:
             raise SpecError(
@@ -88,7 +94,7 @@ def convert_ppo(
     answer_key: str | None = None,
     shape_of: Shaper | None = None,
     check_gold: Callable[[Any], str | None] | None = None,
-) -> Report:
+) -> DataReport:
     """Questions and answers → a Parquet file at `out` in verl's schema for PPO; rows in that schema pass as they are.
 
     `data_source` names the reward (verl's own rewards go by it; default: `source`). `check_gold` says why the reward
@@ -107,11 +113,11 @@ def convert_ppo(
         "gold": _name(check_gold),
     }
 
-    def known(columns: Sequence[str]) -> Shape:
+    def known(columns: Sequence[str]) -> RowFormat:
         return _shape_for_ppo(source, columns, question_key, answer_key)
 
-    def finish(read: Row | Question, number: int) -> tuple[Row, list[Message]]:
-        if isinstance(read, Question):
+    def finish(read: Row | RewardedQuestion, number: int) -> tuple[Row, list[Message]]:
+        if isinstance(read, RewardedQuestion):
             row = rl_row(read.prompt, read.gold, reward_name, split, number - 1, read.extra)
             row["ability"] = read.ability
         else:
@@ -124,7 +130,7 @@ def convert_ppo(
     return _convert(_Conversion(source, split, options, shape_of or known, finish), out)
 
 
-def _shape_for_ppo(source: str, columns: Sequence[str], question_key: str | None, answer_key: str | None) -> Shape:
+def _shape_for_ppo(source: str, columns: Sequence[str], question_key: str | None, answer_key: str | None) -> RowFormat:
     found = verl_shape(columns) or question_shape(columns, question_key, answer_key)
     if found is None:
         missing = [key for key in (question_key, answer_key) if key and key not in columns]
@@ -155,15 +161,15 @@ def rl_row(
     }
 
 
-def read_report(parquet: Path) -> Report | None:
+def read_report(parquet: Path) -> DataReport | None:
     """The report of a Parquet file that was written here; None where there is none."""
     if not parquet.exists():
         return None
     entry = _reports(parquet.parent).get(parquet.name)
-    return Report.model_validate(entry) if entry else None
+    return DataReport.model_validate(entry) if entry else None
 
 
-def _convert(to: _Conversion, out: Path | None) -> Report:
+def _convert(to: _Conversion, out: Path | None) -> DataReport:
     if out is None:
         sieve, batches = _sift(to, DRY_ROWS)
         for _ in batches:
@@ -205,7 +211,7 @@ def _sift(to: _Conversion, limit: int | None) -> tuple[Sieve, Iterator[list[tupl
     if not columns:
         raise SpecError(f"{to.source} has no rows, or none with anything in them")
     try:
-        shape = to.shape_of(common)  # a few odd rows do not make the format
+        shape = to.shape_of(common)  # a few other rows do not decide the format
     except SpecError:
         shape = to.shape_of(columns)
     tokenizer = to.options["tokenizer"]
@@ -233,7 +239,7 @@ def _reports(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _keep_report(out: Path, report: Report | None) -> None:
+def _keep_report(out: Path, report: DataReport | None) -> None:
     others = {name: entry for name, entry in _reports(out.parent).items() if name != out.name}
     content = others | ({out.name: report.model_dump()} if report else {})
     write_atomic(out.parent / REPORT, orjson.dumps(content, option=orjson.OPT_INDENT_2).decode() + "\n")

@@ -47,10 +47,10 @@ AMBIGUOUS = frozenset({"loss", "label", "target", "training", "supervised", "lea
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class RowFormat:
     """A format of rows: its name, the columns that it uses, and how a row becomes what verl trains on.
 
-    `unused_keys` gathers the keys of turns that were read and passed over.
+    `unused_keys` gathers the keys of turns that were read and skipped.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class RewardedQuestion:
     """A row for PPO: the prompt's messages and the right answer; `extra` goes along for the reward."""
 
     prompt: list[Message]
@@ -69,7 +69,7 @@ class Question:
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
-def conversation_shape(columns: Sequence[str]) -> Shape | None:
+def conversation_shape(columns: Sequence[str]) -> RowFormat | None:
     """The shape of rows for SFT with these columns; its `read` gives a row's checked messages. None: not known."""
     for column, name in (("messages", "messages"), ("conversations", "ShareGPT")):
         if column in columns:
@@ -81,7 +81,7 @@ def conversation_shape(columns: Sequence[str]) -> Shape | None:
     return None
 
 
-def question_shape(columns: Sequence[str], question_key: str | None, answer_key: str | None) -> Shape | None:
+def question_shape(columns: Sequence[str], question_key: str | None, answer_key: str | None) -> RowFormat | None:
     """The shape of rows for PPO; its `read` gives a Question. None: not known, or no column of that name."""
     question = question_key or next((name for name in QUESTIONS if name in columns), None)
     answer = answer_key or next((name for name in GOLDS if name in columns and name != question), None)
@@ -90,18 +90,18 @@ def question_shape(columns: Sequence[str], question_key: str | None, answer_key:
     given, unused = [name for name in _given(question) if name != answer], set[str]()
     used = frozenset({question, answer, "history", *SYSTEMS, *given})
 
-    def read(row: Row) -> Question:
+    def read(row: Row) -> RewardedQuestion:
         _refuse(row, used, DECIDING)
         if isinstance(row.get(question), list | tuple):
             prompt = turns.turns(row[question], question, unused)
         else:
             prompt = [*_history(row), {"role": "user", "content": _asked(row, question, given)}]
-        return Question(check_prompt(with_system(_system(row), prompt)), cells.gold(row, answer))
+        return RewardedQuestion(check_prompt(with_system(_system(row), prompt)), cells.gold(row, answer))
 
-    return Shape(f"{question}/{answer}", used, read, unused)
+    return RowFormat(f"{question}/{answer}", used, read, unused)
 
 
-def verl_shape(columns: Sequence[str]) -> Shape | None:
+def verl_shape(columns: Sequence[str]) -> RowFormat | None:
     """Rows in verl's own schema for PPO, which pass through as they are; `read` checks one."""
     if not set(VERL_RL) <= set(columns):
         return None
@@ -118,10 +118,10 @@ def verl_shape(columns: Sequence[str]) -> Shape | None:
             raise UnfitError("no extra_info", f"extra_info is a {type(row['extra_info']).__name__}, expected an object")
         return {**row, "prompt": prompt}
 
-    return Shape("verl", frozenset(columns), read, unused)
+    return RowFormat("verl", frozenset(columns), read, unused)
 
 
-def _turns_shape(name: str, column: str) -> Shape:
+def _turns_shape(name: str, column: str) -> RowFormat:
     unused: set[str] = set()
     return _shape(name, [column], lambda row: turns.turns(row.get(column), column, unused), unused)
 
@@ -131,7 +131,7 @@ def _given(question: str) -> list[str]:
     return ["input", "context"] if question == "instruction" else ["context"]
 
 
-def _text_shape(name: str, question: str, answer: str, given: Sequence[str]) -> Shape:
+def _text_shape(name: str, question: str, answer: str, given: Sequence[str]) -> RowFormat:
     def read(row: Row) -> list[Message]:
         asked = {"role": "user", "content": _asked(row, question, given)}
         return [*_history(row), asked, {"role": "assistant", "content": cells.field(row, answer)}]
@@ -139,14 +139,14 @@ def _text_shape(name: str, question: str, answer: str, given: Sequence[str]) -> 
     return _shape(name, [question, answer, *given, "history"], read, set())
 
 
-def _shape(name: str, columns: Iterable[str], read: Callable[[Row], list[Message]], unused: set[str]) -> Shape:
+def _shape(name: str, columns: Iterable[str], read: Callable[[Row], list[Message]], unused: set[str]) -> RowFormat:
     used = frozenset({*columns, *SYSTEMS})
 
     def checked(row: Row) -> list[Message]:
         _refuse(row, used, DECIDING, THOUGHTS)
         return check(with_system(_system(row), read(row)))
 
-    return Shape(name, used, checked, unused)
+    return RowFormat(name, used, checked, unused)
 
 
 def _refuse(row: Row, used: frozenset[str], *deciding: re.Pattern[str]) -> None:
@@ -168,7 +168,7 @@ def _letters(column: str) -> str:
 
 
 def _says_no(name: str, value: object) -> bool:
-    """Whether a flag of a whole row says that nobody is to train on it."""
+    """Whether a flag of a whole row says that it is not to be trained on."""
     said = yes_or_no(value)
     if name == "weight":
         return said is not True
@@ -196,7 +196,7 @@ def _history(row: Row) -> list[Message]:
     messages = []
     for number, pair in enumerate(_list_of(row, "history"), start=1):
         if not isinstance(pair, list | tuple) or len(pair) != 2:
-            raise UnfitError("column history", f"entry {number} of history is no pair of a question and an answer")
+            raise UnfitError("column history", f"entry {number} of history is not a pair of a question and an answer")
         for role, said in zip(("user", "assistant"), pair, strict=True):
             messages.append({"role": role, "content": cells.text(said, f"entry {number} of history")})
     return messages

@@ -19,7 +19,7 @@ from orchestrator.training.data.cells import EXACT_FLOAT, UnfitError, encodable,
 
 Row = dict[str, Any]
 Batch = list[tuple[int, Row]]  # with the rows' numbers in their source
-DEEPEST = 30  # levels of lists and objects; more is no data set
+DEEPEST = 30  # levels of lists and objects; more is not a data set
 UNSTORABLE = "not storable"  # the reason of rows that hold what Parquet cannot
 INT64 = 2**63
 KINDS: dict[type, str] = {bool: "bool", float: "float", str: "text", bytes: "bytes", dict: "object", list: "list"}
@@ -107,7 +107,7 @@ def check_storable(value: object, where: str, depth: int = 0) -> None:
     if isinstance(value, dict):
         for name, part in value.items():
             if not isinstance(name, str) or not encodable(name):
-                raise UnfitError(UNSTORABLE, f"{shown(where)} has a key that is no text")
+                raise UnfitError(UNSTORABLE, f"{shown(where)} has a key that is not text")
             check_storable(part, f"{where}.{name}", depth + 1)
     elif isinstance(value, list):
         for part in value:

@@ -13,15 +13,15 @@ from orchestrator.errors import SpecError
 from orchestrator.ray_cluster.find import find_path, inside_job, run_root
 from orchestrator.spec import SpecModel, to_yaml
 from orchestrator.training.data.convert import convert_ppo, convert_sft
-from orchestrator.training.data.sieve import Report
+from orchestrator.training.data.sieve import DataReport
 
 
-class Step(NamedTuple):
+class PrepareStep(NamedTuple):
     """What is read, what is written, and the call that does it, or checks the first rows where it gets no file."""
 
     source: str
     out: Path
-    convert: Callable[[Path | None], Report]
+    convert: Callable[[Path | None], DataReport]
 
 
 class PrepareSpec(SpecModel, ABC):
@@ -32,7 +32,7 @@ class PrepareSpec(SpecModel, ABC):
     source: str
 
     @abstractmethod
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[PrepareStep]:
         """The files that this spec makes. Raises SpecError where the paths cannot be right."""
 
     @abstractmethod
@@ -52,10 +52,10 @@ class ConversationsSpec(PrepareSpec):
     def splits(self) -> tuple[str, ...]:
         return (self.split,)
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[PrepareStep]:
         source, out = find_path(self.source), _file_of(self.out)
         options = self.lengths() | {"split": self.split, "max_length": self.max_length}
-        return [Step(source, out, lambda to: convert_sft(source, to, **options))]
+        return [PrepareStep(source, out, lambda to: convert_sft(source, to, **options))]
 
 
 class QuestionsSpec(PrepareSpec):
@@ -70,14 +70,14 @@ class QuestionsSpec(PrepareSpec):
     def splits(self) -> tuple[str, ...]:
         return (self.split,)
 
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[PrepareStep]:
         source, out = find_path(self.source), _file_of(self.out)
         options = self.lengths() | self.model_dump(exclude={"out", "source", "tokenizer"})
-        return [Step(source, out, lambda to: convert_ppo(source, to, **options))]
+        return [PrepareStep(source, out, lambda to: convert_ppo(source, to, **options))]
 
 
 def describe(spec: PrepareSpec) -> Iterator[str]:
-    """Tells in lines the spec, the files, and what the first rows of local ones come to."""
+    """Prints the spec, the files, and the result of the first rows of local ones."""
     steps = spec.steps()
     yield to_yaml(spec).rstrip()
     yield "---"

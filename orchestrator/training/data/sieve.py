@@ -9,12 +9,12 @@ from pydantic import BaseModel
 
 from orchestrator.errors import SpecError
 from orchestrator.training.data.cells import UnfitError, missing, shown
-from orchestrator.training.data.formats import Shape
+from orchestrator.training.data.formats import RowFormat
 from orchestrator.training.data.tokens import TokenCounter
 from orchestrator.training.data.turns import Message
 
 Row = dict[str, Any]
-MOST_NAMES = 12  # of columns or keys in a sentence
+MOST_NAMES = 12  # names of columns or keys in a sentence
 
 
 class Dropped(BaseModel):
@@ -35,7 +35,7 @@ class Tokens(BaseModel):
     total: int
 
 
-class Report(BaseModel):
+class DataReport(BaseModel):
     """What became of a data set; kept beside the Parquet file, under its name, in report.json."""
 
     source: str
@@ -48,7 +48,7 @@ class Report(BaseModel):
     stored_as_text: list[str] = []  # fields whose values were of several types
     tokens: Tokens | None = None
     fingerprint: dict[str, Any] = {}
-    partial: bool = False  # there may be more rows, which were not looked at
+    partial: bool = False  # there may be more rows, which were not read
 
     def sentence(self) -> str:
         """The report for a user, in one line."""
@@ -97,7 +97,7 @@ class Sieve:
         self,
         source: str,
         columns: Sequence[str],
-        shape: Shape,
+        shape: RowFormat,
         finish: Callable[[Any, int], tuple[Row, list[Message]]],
         counter: TokenCounter | None,
         max_length: int | None,
@@ -129,7 +129,7 @@ class Sieve:
         self._lengths.pop(number, None)
         self._drop(number, error.reason, str(error))
 
-    def report(self) -> Report:
+    def report(self) -> DataReport:
         """Raises SpecError where no row is left."""
         if not self._kept:
             raise SpecError(self._why_none())
@@ -137,7 +137,7 @@ class Sieve:
         tokens = (
             Tokens(min=lengths[0], median=median(lengths), max=lengths[-1], total=sum(lengths)) if lengths else None
         )
-        return Report(
+        return DataReport(
             source=self._source,
             format=self._shape.name,
             rows=self._rows,

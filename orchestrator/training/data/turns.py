@@ -44,7 +44,7 @@ def turns(value: object, column: str, unused: set[str]) -> list[Message]:
     """The turns of a column as messages, an empty system turn left out; keys that say nothing to a training go into
     `unused`. Raises UnfitError."""
     if not isinstance(value, list | tuple):
-        raise UnfitError("missing field", f"{column} is no list of turns")
+        raise UnfitError("missing field", f"{column} is not a list of turns")
     messages = [_turn(turn, number, unused) for number, turn in enumerate(value, start=1)]
     if messages and messages[0]["role"] == "system" and missing(messages[0]["content"]):
         del messages[0]

@@ -1,4 +1,4 @@
-"""Runs a trainer for its supervisor, and ends it with all that it started when the supervisor is gone.
+"""Runs a trainer for its supervisor, and kills it with all that it started when the supervisor is gone.
 
 python -m orchestrator.training.supervision.guard MODULE RUN_FOLDER
 

@@ -1,4 +1,4 @@
-"""What a training came to, read from its run folder: the last figures, the attempts, the time. `metrics.json`."""
+"""Result of a training, read from its run folder: the last figures, the attempts, the time. `metrics.json`."""
 
 import itertools
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ Line = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class TrainingResult:
     """A finished training. None: not measured."""
 
     step: int
@@ -31,14 +31,14 @@ class Result:
 
 
 def config_digest(folder: TrainingFolder) -> str:
-    """Tells whether two attempts trained the same thing."""
+    """Whether two attempts trained the same thing."""
     return digest(folder.verl_config.read_text(encoding="utf-8"))
 
 
-def write_result(folder: TrainingFolder, step: int) -> Result:
+def write_result(folder: TrainingFolder, step: int) -> TrainingResult:
     """Measure a finished run and mark it as finished. Raises StorageFailed."""
     lines = read_journal(folder)
-    result = Result(
+    result = TrainingResult(
         step=step,
         loss=latest(lines, "train/loss"),
         val_loss=latest(lines, "val/loss"),
@@ -53,12 +53,12 @@ def write_result(folder: TrainingFolder, step: int) -> Result:
     return result
 
 
-def read_result(folder: TrainingFolder) -> Result | None:
+def read_result(folder: TrainingFolder) -> TrainingResult | None:
     """The result of a run that finished with the present configuration, else None."""
     values = _metrics(folder)
-    if values.pop("config", None) != config_digest(folder) or values.keys() != {*Result.__slots__}:
+    if values.pop("config", None) != config_digest(folder) or values.keys() != {*TrainingResult.__slots__}:
         return None
-    return Result(**values)
+    return TrainingResult(**values)
 
 
 def read_mark(folder: TrainingFolder) -> int | None:

@@ -1,4 +1,4 @@
-"""A trainer as a process: started under a guard, waited for, ended with all that it started."""
+"""A trainer as a process: started under a guard, waited for, killed with all that it started."""
 
 import contextlib
 import fcntl

@@ -151,7 +151,7 @@ def train(recipe: Recipe[S], spec: S) -> dict[str, Any]:
 
 
 def _check_early(recipe: Recipe[S], spec: S) -> None:
-    """What can be wrong without a look at the cluster, before one is started or joined."""
+    """What can be wrong without asking the cluster, before one is started or joined."""
     for source in _sources(spec, TrainingFolder(run_root())):
         _look(source, needed=True)
     nodes = known_nodes()
@@ -166,7 +166,7 @@ def _place(
 ) -> tuple[Placement, Callable[[], str | None]]:
     """Where the training goes, and the question what the cluster lacks for that.
 
-    A training that goes on while the cluster is without some of its nodes keeps its placement: they may return, and
+    A training that runs while the cluster is without some of its nodes keeps its placement: they may return, and
     its checkpoints are bound to as many processes. Raises SpecError and ClusterNotReady.
     """
     nodes = before = connected_nodes()
@@ -178,7 +178,7 @@ def _place(
 
 
 def _earlier_placement(spec: TrainingSpec, folder: TrainingFolder) -> Placement | None:
-    """That of the checkpoint to go on from, unless the spec asks for another by now."""
+    """That of the checkpoint to resume from, unless the spec asks for another by now."""
     if (found := _checkpoint(folder)) is None:
         return None
     trainer = found[1].trainer
@@ -246,12 +246,12 @@ def _look(source: Source, *, needed: bool) -> str:
     path = expanded(source.path)
     if path.is_file():
         if path.suffix.lower() not in FORMATS:
-            raise SpecError(f"{path} is no data set that can be read; expected {', '.join(FORMATS)}")
+            raise SpecError(f"{path} is not a data set that can be read; expected {', '.join(FORMATS)}")
         return f"{path} → {source.out}"
     if path.suffix.lower() in FORMATS or not (path.is_dir() or HUB_NAME.fullmatch(source.name)):
         if needed or not path.suffix:
             raise SpecError(
-                f"there is no data set {path} (looked from {Path.cwd()}). Expected a JSON, JSONL, CSV or Parquet file, "
+                f"there is no data set {path} (relative to {Path.cwd()}). Expected a JSON, JSONL, CSV or Parquet file, "
                 "or a name on the hub like openai/gsm8k:main"
             )
         return f"{path} is not there yet; it is checked when the job runs"

@@ -1,11 +1,11 @@
-"""Keeps a training going: attempts from the newest good checkpoint, a deadline for silence, bounded retries, a stop.
+"""Keeps a training running: attempts from the newest good checkpoint, a deadline for silence, bounded retries, a stop.
 
 A trainer is a process of its own, so that nothing that it does, hanging included, can take its supervisor along. What
 is not the trainer's fault is tried again: up to `max_failures` times in a row without a newer checkpoint in between.
-What would fail again the same way (numbers that are none, a broken reward, bad data, a full disk) ends the job.
+What would fail again the same way (NaN values, a broken reward, bad data, a full disk) ends the job.
 
 No attempt is started while the cluster lacks what it needs: Ray would have it wait for a lost node in silence. The
-node is waited for here, aloud and within bounds, and that is none of the trainer's failures.
+node is waited for here, with messages and within bounds, and that does not count as the trainer's failure.
 """
 
 import os
@@ -32,13 +32,13 @@ from orchestrator.records.lock import Owner, RunLock
 from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.folder import Failure, TrainingFolder, read_journal
 from orchestrator.training.supervision import outcome
-from orchestrator.training.supervision.outcome import Result
+from orchestrator.training.supervision.outcome import TrainingResult
 from orchestrator.training.supervision.process import TrainerProcess, wait_for_earlier
 from orchestrator.training.supervision.watch import Watch
 
 Missing = Callable[[], str | None]  # what the cluster lacks now for this training, as a clause; None: nothing
 
-POLL = 0.5  # seconds between looks at the journal, and at the nodes
+POLL = 0.5  # seconds between polls of the journal, and of the nodes
 PAUSE, LONGEST_PAUSE = 5.0, 60.0  # seconds before the next attempt; the pause doubles with each failure
 JOB_STOP_SECONDS = 60.0  # what Ray grants a job of ours to stop, where the cluster does not say otherwise
 STOP_SHARE = 5 / 6  # of those, for the trainer's checkpoint; the rest is for the end of both
@@ -56,7 +56,7 @@ def supervise(
     max_failures: int,
     environment: Mapping[str, str],
     missing: Missing,
-) -> Result:
+) -> TrainingResult:
     """Run the trainer `module` to its last step, in as many attempts as it takes. Main thread only.
 
     `timeout`: seconds without a new line in the journal after which a trainer counts as hung. `environment` is added to
@@ -95,7 +95,7 @@ class _Supervisor:
         self._short_since: float | None = None  # when an attempt was seen to lack resources
         self._waited = 0.0  # seconds for resources, without a newer checkpoint
 
-    def run(self) -> Result:
+    def run(self) -> TrainingResult:
         wait_for_earlier(self._folder.path)
         if result := self._finished_before():
             return result
@@ -109,7 +109,7 @@ class _Supervisor:
             raise
         return self._finish()
 
-    def _finished_before(self) -> Result | None:
+    def _finished_before(self) -> TrainingResult | None:
         result = outcome.read_result(self._folder)
         if not result and (step := outcome.finished_step(self._folder)) is not None:
             result = outcome.write_result(self._folder, step)  # killed just before it could say so
@@ -118,7 +118,7 @@ class _Supervisor:
         return result
 
     def _choose(self) -> int | None:
-        """The step to go on from. Bad checkpoints give way to older ones."""
+        """The step to resume from. Bad checkpoints are set aside for older ones."""
         step, remarks = checkpoints.choose(self._folder.checkpoints)
         for remark in remarks:
             self._tell_set_aside(remark)
@@ -157,8 +157,8 @@ class _Supervisor:
         newest = checkpoints.newest_good(self._folder.checkpoints)
         raise ClusterNotReady(
             f"{missing}, and the rest has not returned within {RETURN_SECONDS:.0f} s; {_newest_checkpoint(newest)}. "
-            "See `make cluster-status`, have a lost node replaced by `make cluster-up ARGS=--heal`, then give the same "
-            "command to go on"
+            "See `make cluster-status`, have a lost node replaced by `make cluster-up ARGS=--heal`, then run the same "
+            "command to resume"
         )
 
     def _attempt(self, step: int | None) -> Failure | None:
@@ -196,7 +196,7 @@ class _Supervisor:
         return number, log
 
     def _follow(self, trainer: TrainerProcess, watch: Watch) -> str | None:
-        """Until the trainer's end; a sentence if it had to be ended because it hung."""
+        """Until the trainer's end; a sentence if it had to be killed because it hung."""
         try:
             while not trainer.wait(POLL):
                 watch.read()
@@ -228,7 +228,7 @@ class _Supervisor:
         say(f"stopping: the trainer has {granted:.0f} s to finish its step and to save a checkpoint")
         self._folder.ask_to_stop()
         if not trainer.wait(granted):
-            say("the trainer took longer and is ended")
+            say("the trainer did not stop in time and was killed")
 
     def _failure_of(self, code: int | None, hung: str | None, log: Path, step: int | None) -> Failure | None:
         if code == COMPLETE:
@@ -243,9 +243,11 @@ class _Supervisor:
         planned = outcome.planned_steps(read_journal(self._folder))
         newest = checkpoints.newest_good(self._folder.checkpoints)
         if planned is None:
-            return Failure("other", "the trainer ended well without having said how many steps there are")
+            return Failure("other", "the trainer exited with code 0 without reporting its number of steps")
         if newest is None or newest < planned:
-            return Failure("other", f"the trainer ended well after {planned} steps, but {_newest_checkpoint(newest)}")
+            return Failure(
+                "other", f"the trainer exited with code 0 at step {planned}, but {_newest_checkpoint(newest)}"
+            )
         return None
 
     def _judge(self, failure: Failure, resumed_from: int | None) -> None:
@@ -266,13 +268,13 @@ class _Supervisor:
                 f"{self._folder.logs}. The same command tries again"
             )
         pause = min(PAUSE * 2 ** (self._failures - 1), LONGEST_PAUSE)
-        say(f"failure {self._failures} of {self._max_failures}: {failure.message}. Trying again in {pause:.0f} s")
+        say(f"failure {self._failures} of {self._max_failures}: {failure.message}. Retrying in {pause:.0f} s")
         time.sleep(pause)
 
     def _give_way(self, step: int | None, why: str) -> bool:
-        """Set a checkpoint aside that looks whole but cannot be loaded, if there is an older one to go on from.
+        """Set a checkpoint aside that looks whole but cannot be loaded, if there is an older one to resume from.
 
-        The last one stays: to begin anew, when perhaps only a setting is wrong, is for a person to decide.
+        The last one stays: to start again, when perhaps only a setting is wrong, is for a person to decide.
         """
         root = self._folder.checkpoints
         if step is None or checkpoints.newest_good(root, before=step) is None:
@@ -284,7 +286,7 @@ class _Supervisor:
         self._events.add("set_aside", reason=remark)
         say(f"warning: {remark}")
 
-    def _finish(self) -> Result:
+    def _finish(self) -> TrainingResult:
         step = checkpoints.newest_good(self._folder.checkpoints)
         assert step is not None  # _missing_checkpoint saw it
         result = outcome.write_result(self._folder, step)
@@ -303,7 +305,7 @@ def _raise_if_final(failure: Failure, newest: int | None) -> None:
         case "nan":
             raise TrainingFailed(
                 f"{failure.message}. {_newest_checkpoint(newest).capitalize()}. Try a lower learning rate (lr); the "
-                "same command goes on from that checkpoint"
+                "same command resumes from that checkpoint"
             )
 
 
@@ -315,7 +317,7 @@ def _describe(code: int | None, log: Path) -> str:
     """How a trainer ended that did not say why itself."""
     if code is not None and code < 0:
         name = signal.Signals(-code).name
-        return f"the trainer was ended by {name}" + (", as a machine out of memory does" if code == -9 else "")
+        return f"the trainer was killed by {name}" + (", as a machine out of memory does" if code == -9 else "")
     end = f"ended with exit code {code}" if code is not None else "could not be started, or its guard was killed"
     said = _last_line(log)
     return f"the trainer {end}: {said}" if said else f"the trainer {end}"

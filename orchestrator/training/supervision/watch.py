@@ -14,7 +14,7 @@ Line = dict[str, Any]
 
 
 class Watch:
-    """One attempt as its journal tells it. To be opened while no trainer writes; a context manager, for the bar."""
+    """One attempt as its journal records it. To be opened while no trainer writes; a context manager, for the bar."""
 
     def __init__(self, folder: TrainingFolder) -> None:
         self.phase = "starting"
@@ -92,7 +92,7 @@ class Watch:
 
 
 def _tokens_a_second(line: Line, before: Line | None) -> float | None:
-    """verl's PPO says how long a step took; of SFT the line before, a step or the end of something else, tells it."""
+    """verl's PPO says how long a step took; of SFT the line before, a step or the end of something else, shows it."""
     tokens, seconds = latest([line], "perf/total_num_tokens"), latest([line], "perf/time_per_step")
     if tokens is None and before is not None:
         tokens = latest([line], "train/global_tokens")

@@ -25,7 +25,7 @@ from orchestrator.training.folder import Failure, Journal, TrainingFolder, read_
 
 FAILED = 1
 QUEUE = {"name": "TransferQueueController", "namespace": "transfer_queue"}  # verl's actor of a fixed name
-QUEUE_TIMEOUT = 120.0  # seconds that the actors of an attempt that was killed may take to end
+QUEUE_TIMEOUT = 120.0  # seconds that the actors of an attempt that was killed may take to exit
 
 
 def main() -> int:
@@ -101,7 +101,7 @@ def _wait_for_queue() -> None:
 
 @contextmanager
 def _reported(folder: TrainingFolder) -> Iterator[None]:
-    """A failure that nobody nearer to it has named is reported by its error."""
+    """A failure that no code nearer to it has named is reported by its error."""
     try:
         yield
     except Exception as error:

@@ -24,7 +24,7 @@ from orchestrator.training.folder import Failure, FailureKind, Journal
 from orchestrator.training.trainer.trackers import open_trackers
 
 TRAINER_MODE = "kosen"  # verl's trainer.v1.trainer_mode that chooses this trainer
-POLL_INTERVAL = 0.25  # seconds between looks for finished answers; verl's 2 s would be lost in each step
+POLL_INTERVAL = 0.25  # seconds between polls for finished answers; verl's 2 s would be lost in each step
 NUMBERS = ("loss", "grad_norm", "entropy")  # ends of the metrics that must be finite
 VerlTrainer: Any = PPOTrainerSync  # untyped
 VerlTaskRunner: Any = cast(Any, TaskRunnerV1).__ray_metadata__.modified_class  # the class behind Ray's decorator
@@ -76,7 +76,7 @@ class KosenTrainer(VerlTrainer):
         self._journal.phase("training")
 
     def _wait_for_answers(self, *arguments: Any) -> float:
-        """Between two looks for answers. verl would wait forever for those of a worker that has died."""
+        """Between two polls for answers. verl would wait forever for those of a worker that has died."""
         workers = self.agent_loop_manager.agent_loop_workers
         self._probes = self._probes or [worker.__ray_ready__.remote() for worker in workers]
         answered, self._probes = ray.wait(self._probes, num_returns=len(self._probes), timeout=0)
@@ -104,7 +104,7 @@ class KosenTrainer(VerlTrainer):
         broken = {name: value for name, value in metrics.items() if _must_be_finite(name) and not math.isfinite(value)}
         if broken:
             found = ", ".join(f"{name} is {value}" for name, value in broken.items())
-            self._fail("nan", f"step {self.global_steps}: {found}. Lower the learning rates, or look at the rewards")
+            self._fail("nan", f"step {self.global_steps}: {found}. Lower the learning rates, or check the rewards")
         return batch
 
     def _save_checkpoint(self) -> None:

@@ -1,4 +1,4 @@
-"""Ray Train as we use it: a process for each rank, all of them ended at once when one fails, nothing tried again."""
+"""Ray Train as we use it: a process for each rank, all of them killed at once when one fails, nothing retried."""
 
 import shutil
 from collections.abc import Callable

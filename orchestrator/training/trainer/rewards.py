@@ -46,12 +46,12 @@ Response: {solution}
 Correct answer: {ground_truth}
 
 End with one line: `score: 1` if the response is correct, `score: 0` if it is not."""
-MAX_ASKS = 3  # for a verdict that can be read
+MAX_ASKS = 3  # requests for a verdict that can be read
 MAX_UNREADABLE = 20  # verdicts in a row, after which the judge is taken for broken
 
 
 class RewardFailed(KosenError):
-    """A reward function raised, or returned what is no reward."""
+    """A reward function raised, or returned what is not a reward."""
 
 
 class NotFinite(ValueError):
@@ -120,7 +120,7 @@ async def judge(
 async def _guarded(
     function: Reward, name: str, file: str, data_source: str, solution_str: str, ground_truth: Any, extra_info: Any
 ) -> Score:
-    """The score, after a look at it; a failure is in the run folder before it is raised."""
+    """The score, once checked; a failure is in the run folder before it is raised."""
     about = f"for data_source {str(data_source)!r}, solution {_shortened(solution_str)}"
     try:
         score = await function(
@@ -138,7 +138,7 @@ async def _guarded(
 
 
 def _checked(score: Any) -> Score:
-    """The score as a number that verl can store, and what goes with it. Raises where it is none."""
+    """The score as a number that verl can store, and what goes with it. Raises where it is not one."""
     number = score["score"] if isinstance(score, dict) else score
     if isinstance(number, str) or not hasattr(number, "__float__"):
         raise TypeError(f"it returned {score!r}, expected a number, or a dict with a number under 'score'")

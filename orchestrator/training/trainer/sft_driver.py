@@ -19,7 +19,7 @@ from orchestrator.ray_cluster.connect import connect
 from orchestrator.training.environment import worker_env
 from orchestrator.training.folder import Failure, Journal, TrainingFolder
 from orchestrator.training.trainer import ray_train
-from orchestrator.training.trainer.sft_worker import Order, read_config, train
+from orchestrator.training.trainer.sft_worker import RankOrder, read_config, train
 
 FAILED = 1
 COLLECTIVE_TIMEOUT = 1800  # seconds that a rank waits for the others before it ends the attempt
@@ -52,7 +52,7 @@ def _fit(folder: TrainingFolder, config: Any) -> int:
         folder.report_failure(Failure("other", _cause(error)))
         return FAILED
     except KeyboardInterrupt:
-        return FAILED  # told to end at once: there may be no checkpoint of the last step
+        return FAILED  # stopped at once: there may be no checkpoint of the last step
     finally:
         shutil.rmtree(_storage(folder), ignore_errors=True)
     return INTERRUPTED if result.return_value else COMPLETE
@@ -62,7 +62,7 @@ def _trainer(folder: TrainingFolder, config: Any) -> Any:
     cpu = config.trainer.device == "cpu"
     keys = {name: value for name in KEYS if (value := secrets.find(name))}
     return ray_train.trainer(
-        partial(train, Order(folder, worker_env(cpu, folder.path), keys)),
+        partial(train, RankOrder(folder, worker_env(cpu, folder.path), keys)),
         name="sft",
         workers=config.trainer.nnodes * config.trainer.n_gpus_per_node,
         cpu=cpu,

@@ -1,4 +1,4 @@
-"""verl's SFTTrainer, watched: a journal, a stop flag, and an end with a reason where verl would go on in silence.
+"""verl's SFTTrainer, watched: a journal, a stop flag, and an end with a reason where verl would continue in silence.
 
 Its `__init__` and `fit` stay verl's. What they call (building the data, a training step, saving, logging) is what we
 go around. Import this only when verl's environment is set.
@@ -24,19 +24,19 @@ from orchestrator.training.trainer.sft_dataset import Rows
 from orchestrator.training.trainer.trackers import open_trackers
 from orchestrator.training.verl_plugin.patches import compile_layers, gather_once
 
-GO_ON, STOP, NOT_FINITE = range(3)  # what rank 0 tells all others after a step
+GO_ON, STOP, NOT_FINITE = range(3)  # what rank 0 sends to all others after a step
 WRITE_FAILED = ("PytorchStreamWriter failed", "unexpected pos")  # torch.save on a disk that takes no more
 
 
 class Trainer(sft_trainer.SFTTrainer):
-    """One rank. All ranks take each decision together; rank 0 alone looks, decides and writes."""
+    """One rank. All ranks take each decision together; rank 0 alone checks, decides and writes."""
 
     train_dataset: Any
     val_dataset: Any
 
     def __init__(self, config: DictConfig, folder: TrainingFolder, keep_checkpoints: int | None) -> None:
         self.folder, self.keep_checkpoints = folder, keep_checkpoints
-        self.recorder = Recorder(Journal(folder)) if dist.get_rank() == 0 else None
+        self.recorder = StepJournal(Journal(folder)) if dist.get_rank() == 0 else None
         self.step = 0
         self.stopped = False
         torch.manual_seed(config.trainer.seed + dist.get_rank())  # verl reads the key nowhere: LoRA's start, dropout
@@ -117,7 +117,7 @@ class Trainer(sft_trainer.SFTTrainer):
         client.train_batch, client.infer_batch = self._train_batch, self._infer_batch
 
     def _train_batch(self, data: Any) -> Any:
-        """A step of verl's; then all ranks agree whether to go on, so that none waits for another that has left."""
+        """A step of verl's; then all ranks agree whether to continue, so that none waits for another that has left."""
         output = self._verl_train_batch(data=data)
         self.step += 1
         verdict = torch.tensor(self._judge(output) if self.rank == 0 else GO_ON)
@@ -185,7 +185,7 @@ class Trainer(sft_trainer.SFTTrainer):
                 checkpoints.seal(path)
         except Exception as error:
             if _is_full(error, self.folder.path):
-                shutil.rmtree(path, ignore_errors=True)  # worth nothing, and the report may need its room
+                shutil.rmtree(path, ignore_errors=True)  # worth nothing, and the report may need its space
                 self._report_disk(error)
             raise
         if self.recorder:
@@ -198,7 +198,7 @@ class Trainer(sft_trainer.SFTTrainer):
         self.folder.report_failure(Failure("disk", reason, self.step))
 
 
-class Recorder:
+class StepJournal:
     """Before verl's Tracking on rank 0: adds what a step took, and writes everything to the journal as well."""
 
     def __init__(self, journal: Journal) -> None:
@@ -207,7 +207,7 @@ class Recorder:
         self._phase: Phase = "starting"
         self._since = time.monotonic()
 
-    def open(self, **arguments: Any) -> "Recorder":
+    def open(self, **arguments: Any) -> "StepJournal":
         """In the place of verl's `Tracking(...)`."""
         self._tracking = open_trackers(**arguments)
         self._since = time.monotonic()
@@ -235,7 +235,7 @@ class Recorder:
 
 
 def _is_full(error: Exception, folder: Path) -> bool:
-    """Whether saving failed for want of room, or by another refusal of the disk, which torch reports alike."""
+    """Whether saving failed for want of space, or by another refusal of the disk, which torch reports alike."""
     return disk_is_full(error, folder) or any(text in str(error) for text in WRITE_FAILED)
 
 

@@ -13,7 +13,7 @@ from orchestrator.training.folder import TrainingFolder
 
 
 @dataclass(frozen=True)
-class Order:
+class RankOrder:
     """What the driver hands to each rank, over Ray's own channel."""
 
     folder: TrainingFolder
@@ -26,13 +26,13 @@ def read_config(folder: TrainingFolder) -> tuple[DictConfig, int | None]:
     try:
         config = OmegaConf.load(folder.verl_config)
     except FileNotFoundError:
-        raise SpecError(f"{folder.path} is no training's run folder: it has no {folder.verl_config.name}") from None
+        raise SpecError(f"{folder.path} is not a training's run folder: it has no {folder.verl_config.name}") from None
     assert isinstance(config, DictConfig)
     ours = config.pop("kosen", None) or {}
     return config, ours.get("keep_checkpoints")
 
 
-def train(order: Order) -> bool:
+def train(order: RankOrder) -> bool:
     """Train to the end or to the stop flag; whether it was the flag."""
     import ray.train
 
@@ -47,13 +47,13 @@ def train(order: Order) -> bool:
     config, keep = read_config(folder)
     _choose_device(config.trainer.device)
 
-    from orchestrator.training.trainer.sft_trainer import Trainer  # imports verl, which looks at the environment
+    from orchestrator.training.trainer.sft_trainer import Trainer  # imports verl, which reads the environment
 
     return Trainer(config, folder, keep).run()
 
 
 def _write_output_to(path: Path) -> None:
-    """What this process prints, and what breaks it, where the user looks: else it is in a session folder of Ray's."""
+    """What this process prints, and what breaks it, where the user finds it, not in a session folder of Ray's."""
     path.parent.mkdir(parents=True, exist_ok=True)
     sys.stdout.flush()
     sys.stderr.flush()

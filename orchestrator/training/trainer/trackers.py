@@ -1,4 +1,4 @@
-"""verl's trackers, of which wandb goes on with one run over all attempts, and never ends a training."""
+"""verl's trackers, of which wandb continues one run over all attempts, and never ends a training."""
 
 import os
 from contextlib import suppress
@@ -22,7 +22,7 @@ def open_trackers(*, default_backend: str | list[str], **arguments: Any) -> Any:
 
 
 class Wandb:
-    """wandb among verl's trackers; the variables of `orchestrator.tracking.continued` say which run it goes on with.
+    """wandb among verl's trackers; the variables of `orchestrator.tracking.continued` say which run it continues.
 
     An attempt sends what a killed one had not, and does the steps since its checkpoint again; wandb drops the figures
     of a step that its server has. Offline it knows of none, and of two folders with the same step `wandb sync`

@@ -17,7 +17,7 @@ _VALUE = re.compile(
     rf"{_OPEN}({_NUMBER}){_CLOSE}(?:[ \t]*(%)|[ \t]*(?:/|out of|of)[ \t]*{_OPEN}({_NUMBER}){_CLOSE})?(?P<rest>[^\n]*)",
     re.IGNORECASE,
 )
-# What goes on as a number (`1.0.0`, `1,5`, `1-2`, `1/2/3`) or as a word (`1 or 0`, `1 if …`) is no verdict.
+# What continues as a number (`1.0.0`, `1,5`, `1-2`, `1/2/3`) or as a word (`1 or 0`, `1 if …`) is not a verdict.
 _REST = re.compile(
     r"[ \t]{0,20}(?:[.,;:!?)\]}\"'*_`|。、]++(?!\d).*|[ \t]{1,20}[(\[–—-](?![ \t]*\d).*|[ \t]{1,20}points?[.!]?)?",
     re.DOTALL,
@@ -30,7 +30,7 @@ def read_score(reply: str) -> float | None:
 
     Taken: `score: 1`, `Score = .5`, `**score:** 1e0`, `{"score": 1}`, full width, and shares, `7/10`, `7 out of 10`,
     `85 %`. Not taken: what lies outside 0 to 1 (`-1`, `10`: of how many?), NaN, two numbers (`1 or 0`, `0-1`, `1,5`), a
-    sentence that goes on behind the number (`score: 1 if …`), other labels (`underscore: 1`, `max_score: 1`), and what
+    sentence that continues after the number (`score: 1 if …`), other labels (`underscore: 1`, `max_score: 1`), and what
     stands in the judge's thoughts.
     """
     text = unicodedata.normalize("NFKC", split_thought(reply)[1] or "").translate(_SIGNS)

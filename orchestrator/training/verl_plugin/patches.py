@@ -1,4 +1,4 @@
-"""What verl needs on GPUs too."""
+"""Patches to verl that also apply on GPUs."""
 
 import functools
 from collections.abc import Callable, Iterator

@@ -25,7 +25,7 @@ class Sampling(NamedTuple):
 
 
 @dataclass
-class Batch:
+class PromptBatch:
     """Prompts that wait for the model, and the task that answers them all."""
 
     prompts: list[list[int]] = field(default_factory=list)
@@ -47,7 +47,7 @@ class HFServer:
         self._response_length, self._max_batch = response_length, max_batch
         self._version: int | None = None  # the training step that the weights come from
         self._busy = asyncio.Lock()
-        self._gathering: dict[Sampling, Batch] = {}
+        self._gathering: dict[Sampling, PromptBatch] = {}
 
     async def ready(self) -> bool:
         return True
@@ -64,7 +64,7 @@ class HFServer:
         )
         batch = self._gathering.get(sampling)
         if batch is None or len(batch.prompts) >= self._max_batch:
-            batch = self._gathering[sampling] = Batch()
+            batch = self._gathering[sampling] = PromptBatch()
             batch.answers = asyncio.create_task(self._answer(batch, sampling))
         index = len(batch.prompts)
         batch.prompts.append(list(prompt_ids))
@@ -81,13 +81,13 @@ class HFServer:
             self._version = version
 
     async def _nothing(self, *_: Any, **__: Any) -> dict[str, Any]:
-        """There is no cache to give back, and no weights to unload: the trainer and we share the machine's memory."""
+        """There are no cache and no weights to release: the trainer and we share the machine's memory."""
         return {}
 
     wake_up = sleep = clear_kv_cache = release_kv_cache = resume_kv_cache = _nothing
     abort_all_requests = resume_generation = start_profile = stop_profile = _nothing
 
-    async def _answer(self, batch: Batch, sampling: Sampling) -> list[TokenOutput]:
+    async def _answer(self, batch: PromptBatch, sampling: Sampling) -> list[TokenOutput]:
         async with self._busy:
             if self._gathering.get(sampling) is batch:
                 del self._gathering[sampling]

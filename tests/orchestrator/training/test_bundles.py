@@ -9,14 +9,14 @@ from orchestrator.planning.gpus import find_gpu
 from orchestrator.spec import load_spec
 from orchestrator.training.checkpoints import checkpoints
 from orchestrator.training.config import placement
-from orchestrator.training.config.placement import Node, Placement, place
+from orchestrator.training.config.placement import NodeResources, Placement, place
 from orchestrator.training.folder import TrainingFolder
 from orchestrator.training.spec import PpoSpec, SftSpec
 from orchestrator.training.supervision import run
 from tests.support.harness import state_with
 
-LAPTOP = [Node("laptop", 16, 0)]
-PAIR = [Node("a", 128, 8), Node("b", 128, 8)]
+LAPTOP = [NodeResources("laptop", 16, 0)]
+PAIR = [NodeResources("a", 128, 8), NodeResources("b", 128, 8)]
 REQUIRED = ["model=m", "train=t.jsonl"]
 
 
@@ -37,12 +37,12 @@ def ppo(*overrides: str) -> PpoSpec:
         (PAIR, ["workers=8"], "cuda", 1, 8),
         (PAIR, ["workers=12"], "cuda", 2, 6),
         (PAIR, ["device=cpu", "workers=2"], "cpu", 1, 2),
-        ([*PAIR, Node("c", 128, 4)], [], "cuda", 2, 8),  # as many on each node
-        ([*PAIR, Node("head", 16, 0)], [], "cuda", 2, 8),  # a head without GPUs takes none
+        ([*PAIR, NodeResources("c", 128, 4)], [], "cuda", 2, 8),  # as many on each node
+        ([*PAIR, NodeResources("head", 16, 0)], [], "cuda", 2, 8),  # a head without GPUs takes none
     ],
 )
 def test_workers_are_spread_evenly_over_as_few_nodes_as_they_fit_on(
-    nodes: list[Node], overrides: list[str], device: str, count: int, per_node: int
+    nodes: list[NodeResources], overrides: list[str], device: str, count: int, per_node: int
 ) -> None:
     found = place(sft(*overrides), nodes)
     assert (found.device, found.nodes, found.per_node) == (device, count, per_node)
@@ -76,13 +76,13 @@ def test_the_gpus_memory_is_that_of_the_kind_that_ray_names(
         (sft("workers=17"), LAPTOP, ["workers=17", "laptop 16 CPUs"]),
         (sft("workers=24"), PAIR, ["workers=24", "a 8 GPUs", "b 8 GPUs"]),
         (sft("device=cuda"), LAPTOP, ["device=cuda", "has a GPU"]),
-        (ppo("workers=8"), [Node("thin", 12, 8)], ["workers=8", "thin 8 GPUs, 12 CPUs", "3 CPUs and a GPU"]),
-        (ppo("workers=8"), [Node("full", 24, 8)], ["full 8 GPUs, 24 CPUs"]),  # 3 × 8, and none is left free
+        (ppo("workers=8"), [NodeResources("thin", 12, 8)], ["workers=8", "thin 8 GPUs, 12 CPUs", "3 CPUs and a GPU"]),
+        (ppo("workers=8"), [NodeResources("full", 24, 8)], ["full 8 GPUs, 24 CPUs"]),  # 3 × 8, and none is left free
         (ppo("workers=14"), LAPTOP, ["needs 24 CPUs", "has 16", "workers="]),
     ],
 )
 def test_what_does_not_fit_says_what_there_is_and_what_is_needed(
-    spec: SftSpec | PpoSpec, nodes: list[Node], parts: list[str]
+    spec: SftSpec | PpoSpec, nodes: list[NodeResources], parts: list[str]
 ) -> None:
     with pytest.raises(ClusterNotReady) as error:
         place(spec, nodes)
@@ -107,21 +107,26 @@ def test_shares_of_a_batch_are_equal(spec: SftSpec | PpoSpec, part: str) -> None
 @pytest.mark.parametrize(
     ("spec", "nodes", "count", "per_node"),
     [
-        (ppo(), [Node("thin", 16, 8)], 1, 2),  # 3 fit beside the queue, and do not divide 256 prompts
-        (ppo("batch_size=255"), [Node("thin", 16, 8)], 1, 3),
-        (ppo(), [Node("full", 24, 8)], 1, 4),
-        (ppo(), [Node("wide", 64, 8)], 1, 8),
-        (ppo(), [Node("a", 16, 8), Node("b", 16, 8)], 1, 4),  # 4 and 12 CPUs of theirs, and 6 for the queue
-        (ppo("algorithm=grpo", "batch_size=3", "rollout.n=2"), [Node("wide", 64, 8)], 1, 6),
-        (ppo("rollout.tensor_parallel_size=4", "batch_size=12"), [Node("wide", 64, 8)], 1, 4),
-        (ppo("mini_batch_size=64", "batch_size=192"), [Node("a", 36, 3), Node("b", 36, 3)], 2, 2),
+        (ppo(), [NodeResources("thin", 16, 8)], 1, 2),  # 3 fit beside the queue, and do not divide 256 prompts
+        (ppo("batch_size=255"), [NodeResources("thin", 16, 8)], 1, 3),
+        (ppo(), [NodeResources("full", 24, 8)], 1, 4),
+        (ppo(), [NodeResources("wide", 64, 8)], 1, 8),
+        (
+            ppo(),
+            [NodeResources("a", 16, 8), NodeResources("b", 16, 8)],
+            1,
+            4,
+        ),  # 4 and 12 CPUs of theirs, and 6 for the queue
+        (ppo("algorithm=grpo", "batch_size=3", "rollout.n=2"), [NodeResources("wide", 64, 8)], 1, 6),
+        (ppo("rollout.tensor_parallel_size=4", "batch_size=12"), [NodeResources("wide", 64, 8)], 1, 4),
+        (ppo("mini_batch_size=64", "batch_size=192"), [NodeResources("a", 36, 3), NodeResources("b", 36, 3)], 2, 2),
         (sft("batch_size=250"), PAIR, 2, 5),
-        (sft(), [Node("odd", 64, 7)], 1, 4),
-        (sft("batch_size=7"), [Node("odd", 64, 7)], 1, 7),
+        (sft(), [NodeResources("odd", 64, 7)], 1, 4),
+        (sft("batch_size=7"), [NodeResources("odd", 64, 7)], 1, 7),
     ],
 )
 def test_auto_takes_the_most_that_fits_and_divides_the_batch(
-    spec: SftSpec | PpoSpec, nodes: list[Node], count: int, per_node: int
+    spec: SftSpec | PpoSpec, nodes: list[NodeResources], count: int, per_node: int
 ) -> None:
     found = place(spec, nodes)
     placement.check_division(spec, found)
@@ -129,14 +134,14 @@ def test_auto_takes_the_most_that_fits_and_divides_the_batch(
 
 
 def test_auto_says_why_it_takes_fewer_and_what_it_lacks_where_none_fit() -> None:
-    assert "more would not divide the batch" in place(ppo(), [Node("thin", 16, 8)]).describe()
+    assert "more would not divide the batch" in place(ppo(), [NodeResources("thin", 16, 8)]).describe()
     with pytest.raises(ClusterNotReady, match="thin 8 GPUs, 3 CPUs"):
-        place(ppo(), [Node("thin", 3, 8)])
+        place(ppo(), [NodeResources("thin", 3, 8)])
     with pytest.raises(ClusterNotReady, match=r"workers=1 needs 6 CPUs .* has 4"):
-        place(ppo(), [Node("thin", 4, 8)])
+        place(ppo(), [NodeResources("thin", 4, 8)])
     with pytest.raises(SpecError, match="tensor_parallel_size=16"):
         spec = ppo("rollout.tensor_parallel_size=16")
-        placement.check_division(spec, place(spec, [Node("wide", 64, 8)]))
+        placement.check_division(spec, place(spec, [NodeResources("wide", 64, 8)]))
 
 
 def test_grpo_divides_answers_not_prompts() -> None:
@@ -148,16 +153,21 @@ def test_without_a_cluster_the_spec_is_taken_at_its_word() -> None:
     assert placement.assume(sft("workers=6", "device=cpu")).describe().startswith("1 node with 6 processes and a CPU")
 
 
-FOUR = [Node("node1", 4, 0), Node("node2.cluster", 4, 0)]
+FOUR = [NodeResources("node1", 4, 0), NodeResources("node2.cluster", 4, 0)]
 
 
 @pytest.mark.parametrize(
     ("spec", "nodes", "now", "sentence"),
     [
         (sft("workers=6"), FOUR, FOUR, None),
-        (sft("workers=6"), FOUR, [*FOUR[:1], Node("node3", 8, 0)], None),  # replaced
+        (sft("workers=6"), FOUR, [*FOUR[:1], NodeResources("node3", 8, 0)], None),  # replaced
         (sft("workers=6"), FOUR, FOUR[:1], "has 4 of the 6 CPUs that this training needs (without node2)"),
-        (sft("workers=8"), FOUR, [*FOUR[:1], Node("thin", 2, 0), Node("slim", 2, 0)], "has 1 of the 2 nodes with room"),
+        (
+            sft("workers=8"),
+            FOUR,
+            [*FOUR[:1], NodeResources("thin", 2, 0), NodeResources("slim", 2, 0)],
+            "has 1 of the 2 nodes with room",
+        ),
         (sft(), PAIR, PAIR[1:], "has 8 of the 16 GPUs that this training needs (without a)"),
         (sft(), PAIR, [], "has 0 of the 16 GPUs that this training needs (without a, b)"),
         (sft("workers=8"), PAIR, PAIR[1:], None),  # the other one serves as well
@@ -166,7 +176,7 @@ FOUR = [Node("node1", 4, 0), Node("node2.cluster", 4, 0)]
     ],
 )
 def test_what_a_cluster_lacks_for_a_training_that_was_placed(
-    spec: SftSpec | PpoSpec, nodes: list[Node], now: list[Node], sentence: str | None
+    spec: SftSpec | PpoSpec, nodes: list[NodeResources], now: list[NodeResources], sentence: str | None
 ) -> None:
     found = placement.lacking(spec, place(spec, nodes), now, nodes)
     assert found is None if sentence is None else found and found.startswith(f"the cluster {sentence}")

@@ -13,7 +13,7 @@ from jobs.tasks.gsm8k_rows import gsm8k_conversations
 from orchestrator.errors import SpecError
 from orchestrator.training.data import convert
 from orchestrator.training.data.convert import convert_ppo, convert_sft, read_report
-from orchestrator.training.data.sieve import Report
+from orchestrator.training.data.sieve import DataReport
 from tests.support.tiny_model import make_tiny_model
 
 Row = dict[str, Any]
@@ -326,7 +326,7 @@ def test_fields_of_several_types(tmp_path: Path) -> None:
 
 def test_columns_by_name(tmp_path: Path) -> None:
     source = write(tmp_path, {"text": "q", "gold": "a"})
-    report: Report = convert_ppo(source, tmp_path / "rl.parquet", question_key="text", answer_key="gold")
+    report: DataReport = convert_ppo(source, tmp_path / "rl.parquet", question_key="text", answer_key="gold")
     assert report.format == "text/gold" and kept(tmp_path / "rl.parquet")[0]["prompt"] == turns("q")
     with pytest.raises(SpecError, match="or give question_key= and answer_key="):
         convert_ppo(source, tmp_path / "rl.parquet")

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.errors import SpecError
 from orchestrator.training.data.convert import convert_ppo, convert_sft
-from orchestrator.training.data.sieve import Report
+from orchestrator.training.data.sieve import DataReport
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 NAN, INF = float("nan"), float("inf")
@@ -25,13 +25,13 @@ def write(folder: Path, *rows: object) -> str:
     return str(path)
 
 
-def sft(folder: Path, *rows: object) -> tuple[Report, list[Any]]:
+def sft(folder: Path, *rows: object) -> tuple[DataReport, list[Any]]:
     out = folder / "sft.parquet"
     report = convert_sft(write(folder, *rows), out)
     return report, [row["messages"] for row in pq.read_table(out).to_pylist()]
 
 
-def rl(folder: Path, *rows: object, **options: Any) -> tuple[Report, list[Row]]:
+def rl(folder: Path, *rows: object, **options: Any) -> tuple[DataReport, list[Row]]:
     out = folder / "rl.parquet"
     report = convert_ppo(write(folder, *rows), out, **options)
     return report, pq.read_table(out).to_pylist()

@@ -1,4 +1,4 @@
-"""Fine-tuning by real verl in real Ray Train: what it writes, how it goes on after an end, and how it fails."""
+"""Fine-tuning by real verl in real Ray Train: what it writes, how it resumes, and how it fails."""
 
 import shutil
 import signal

@@ -146,7 +146,7 @@ def test_failures_are_tried_again_from_the_newest_checkpoint(job: Job) -> None:
     code, text = job.run("crash@1 crash@3 killed@5 well")
     assert code == 0, text
     assert is_finished(job) and job.resumed() == [None, None, 2, 4]
-    assert "RuntimeError: the scripted crash" in text and "ended by SIGKILL" in text
+    assert "RuntimeError: the scripted crash" in text and "killed by SIGKILL" in text
     assert job.metrics()["attempts"] == 4
     assert {"attempt-1.log", "attempt-4.log"} <= {path.name for path in job.folder.logs.iterdir()}
 
@@ -193,7 +193,7 @@ def test_a_hung_trainer_is_ended_with_its_children_and_tried_again(job: Job, beh
 def test_a_trainer_that_ends_well_without_its_last_checkpoint_has_failed(job: Job) -> None:
     code, text = job.run("unfinished@3 well")
     assert code == 0, text
-    assert "ended well after 6 steps, but the newest good checkpoint is of step 2" in text
+    assert "exited with code 0 at step 6, but the newest good checkpoint is of step 2" in text
     assert is_finished(job)
 
 
@@ -331,7 +331,7 @@ def test_a_trainer_that_does_not_stop_in_time_is_ended(job: Job) -> None:
     child = job.pid("child")
     process.send_signal(signal.SIGTERM)
     text = process.communicate(timeout=30)[0]
-    assert process.returncode == 130 and "took longer and is ended" in text
+    assert process.returncode == 130 and "did not stop in time and was killed" in text
     assert gone(child) and gone(job.pid())
     assert job.events("stopped")[0]["step"] == 2
 

@@ -18,14 +18,16 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Two queues that `make test` runs side by side, each with its own cluster: the jobs' tests, and all others."""
+    """Three queues that `make test` runs side by side, each with its own cluster: most of their time is waiting."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class TwoQueues(LoadScopeScheduling):
+    class Queues(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "jobs" if nodeid.startswith("tests/jobs/") else "others"
+            if nodeid.startswith("tests/cluster/"):
+                return "clusters"  # one Slurm at a time
+            return "training" if "/training/" in nodeid else "exams"
 
-    return TwoQueues(config, log)
+    return Queues(config, log)
 
 
 @pytest.fixture

@@ -10,6 +10,8 @@ from tests.support.tiny_model import make_tiny_model
 
 ROWS, BATCH = 26, 8  # three steps an epoch, and two rows that fill no batch
 STEPS_PER_EPOCH = ROWS // BATCH
+FP32 = "{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}"
+SDPA = "{attn_implementation:sdpa}"
 REWARDS = '''\
 from pathlib import Path
 
@@ -87,9 +89,10 @@ def _write_prompts(path: Path, count: int) -> None:
 
 def _overrides(data: Path, folder: Path) -> list[str]:
     """verl's keys for a run on one CPU: GAE with a critic, and the KL to the first model in the reward."""
-    fp32 = "{param_dtype:fp32,reduce_dtype:fp32,buffer_dtype:fp32}"
-    sdpa = "{attn_implementation:sdpa}"
-    actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+    return [*_data(data), *_actor(data / "model"), *_critic(data / "model"), *_trainer(folder)]
+
+
+def _data(data: Path) -> list[str]:
     return [
         "algorithm.adv_estimator=gae",
         "algorithm.use_kl_in_reward=True",
@@ -100,8 +103,14 @@ def _overrides(data: Path, folder: Path) -> list[str]:
         "data.max_prompt_length=48",
         "data.max_response_length=4",
         "data.dataloader_num_workers=0",
-        f"actor_rollout_ref.model.path={data / 'model'}",
-        f"+actor_rollout_ref.model.override_config={sdpa}",
+    ]
+
+
+def _actor(model: Path) -> list[str]:
+    actor, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.rollout"
+    return [
+        f"actor_rollout_ref.model.path={model}",
+        f"+actor_rollout_ref.model.override_config={SDPA}",
         "actor_rollout_ref.model.use_remove_padding=False",
         "actor_rollout_ref.model.enable_gradient_checkpointing=False",
         f"{actor}.strategy=fsdp2",
@@ -109,23 +118,33 @@ def _overrides(data: Path, folder: Path) -> list[str]:
         f"{actor}.ppo_mini_batch_size={BATCH}",
         f"{actor}.ppo_micro_batch_size_per_gpu={BATCH}",
         f"{actor}.use_torch_compile=False",
-        f"+{actor}.fsdp_config.mixed_precision={fp32}",
+        f"+{actor}.fsdp_config.mixed_precision={FP32}",
         f"actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu={BATCH}",
-        f"+actor_rollout_ref.ref.fsdp_config.mixed_precision={fp32}",
+        f"+actor_rollout_ref.ref.fsdp_config.mixed_precision={FP32}",
         f"{rollout}.name=hf_cpu",
         f"{rollout}.n=4",
         f"{rollout}.log_prob_micro_batch_size_per_gpu={BATCH}",
         f"{rollout}.tensor_model_parallel_size=1",
         f"{rollout}.agent.num_workers=1",
         f"{rollout}.free_cache_engine=False",
-        f"critic.model.path={data / 'model'}",
-        f"+critic.model.override_config={sdpa}",
+    ]
+
+
+def _critic(model: Path) -> list[str]:
+    return [
+        f"critic.model.path={model}",
+        f"+critic.model.override_config={SDPA}",
         "critic.model.use_remove_padding=False",
         "critic.model.enable_gradient_checkpointing=False",
         "critic.strategy=fsdp2",
         "critic.optim.lr=1e-2",
         f"critic.ppo_micro_batch_size_per_gpu={BATCH}",
-        f"+critic.fsdp.mixed_precision={fp32}",
+        f"+critic.fsdp.mixed_precision={FP32}",
+    ]
+
+
+def _trainer(folder: Path) -> list[str]:
+    return [
         "reward.num_workers=1",
         "transfer_queue.backend.SimpleStorage.num_data_storage_units=1",
         "trainer.v1.trainer_mode=kosen",

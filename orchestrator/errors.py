@@ -76,7 +76,7 @@ def exit_code(main: Callable[[], int]) -> int:
 
 
 def interrupt_on_sigterm() -> None:
-    """Take SIGTERM, which `ray job stop` and schedulers send, as Ctrl-C: what was deployed is released on the way out.
+    """Take SIGTERM, which `ray job stop` and schedulers send, as Ctrl-C: what was deployed is released before the exit.
 
     To be called again after ray.init, which installs a handler that kills the process at once. Main thread only.
     """

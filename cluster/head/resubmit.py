@@ -40,7 +40,7 @@ def _submit(state: ClusterState, submission_id: str, body: dict[str, object], pa
         pause(0.5)
     if status is not None and status < 400:
         return True
-    return get(f"{url}{submission_id}", token) is not None  # an earlier try was heard, and only its answer lost
+    return get(f"{url}{submission_id}", token) is not None  # an earlier try arrived, and only its answer was lost
 
 
 def _submission(job: RayJob, folder: str) -> dict[str, object]:

@@ -44,7 +44,7 @@ class Beat(NamedTuple):
 
     life: Life
     stage: Stage
-    busy: bool  # has rows in its hands
+    busy: bool  # has rows in work
     in_flight: int  # requests
     heard: int  # responses of any kind, since its start
 

@@ -36,7 +36,7 @@ class Tokens(BaseModel):
 
 
 class DataReport(BaseModel):
-    """What became of a data set; kept beside the Parquet file, under its name, in report.json."""
+    """The result of reading a data set; kept beside the Parquet file, under its name, in report.json."""
 
     source: str
     format: str

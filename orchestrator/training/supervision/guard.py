@@ -3,8 +3,9 @@
 python -m orchestrator.training.supervision.guard MODULE RUN_FOLDER
 
 It leaves the supervisor's process tree: Ray sends a job's stop signal to the whole tree, and a trainer is to save a
-checkpoint then, not to end. Both speak through two pipes: standard input closes when the supervisor is gone; standard
-output gets the process group as a line, later the trainer's exit code. What the trainer prints goes to standard error.
+checkpoint then, not to end. Both communicate through two pipes: standard input closes when the supervisor is gone;
+standard output gets the process group as a line, later the trainer's exit code. What the trainer prints goes to
+standard error.
 """
 
 import fcntl

@@ -215,7 +215,7 @@ class _Supervisor:
         return None
 
     def _starved(self, watch: Watch) -> str | None:
-        """What the cluster lacks for an attempt whose workers have not been heard of yet. Ray may notice that a node
+        """What the cluster lacks for an attempt whose workers have not reported yet. Ray may notice that a node
         is gone only after the attempt was started."""
         missing = None if watch.planned else self._missing()
         if missing and self._short_since is None:

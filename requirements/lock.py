@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-COMMON = ["--extra", "dev", "--generate-hashes", "--no-annotate", "--no-header", "--quiet"]
+COMMON = ["--extra", "dev", "--extra", "tasks", "--generate-hashes", "--no-annotate", "--no-header", "--quiet"]
 COMMON += ["--python-version", "3.11", "--python-platform", "x86_64-manylinux_2_28"]
 TORCH = re.compile(r"^torch==(\S+) \\\n((?:    --hash=\S+(?: \\)?\n)+)", re.MULTILINE)
 

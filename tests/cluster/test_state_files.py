@@ -112,7 +112,7 @@ def test_every_command_has_a_sentence_for_an_odd_state(home: Path, text: bytes) 
 def test_a_home_that_can_be_none_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("KOSEN_HOME", "~nobody-here/kosen")
     assert main(["status"]) == 2
-    assert capsys.readouterr().err.startswith("error: ~nobody-here/kosen is no path here: there is no home folder")
+    assert capsys.readouterr().err.startswith("error: ~nobody-here/kosen is not a valid path: there is no home folder")
 
 
 def test_a_state_that_names_no_job_is_not_one_to_end() -> None:

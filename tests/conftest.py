@@ -18,16 +18,15 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Three queues that `make test` runs side by side, each with its own cluster: most of their time is waiting."""
+    """A worker takes a folder of tests at a time, trainings apart from the rest; each has one local cluster."""
     from xdist.scheduler import LoadScopeScheduling
 
-    class Queues(LoadScopeScheduling):
+    class Folders(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            if nodeid.startswith("tests/cluster/"):
-                return "clusters"  # one Slurm at a time
-            return "training" if "/training/" in nodeid else "exams"
+            folder = nodeid.split("/")[1]  # that of tests/cluster has one Slurm at a time
+            return f"{folder}/training" if "/training/" in nodeid else folder
 
-    return Queues(config, log)
+    return Folders(config, log)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """Reads the letter that a response to a multiple-choice question settles on, in two ways.
 
-`read_letter` is ours: a stated answer or none. `extractive_letter` does what `extractive_match` of lighteval's "indices"
-does, which the Swallow suite reports: it guesses where nothing is stated, and is kept so that figures compare.
+`read_letter` is ours: a stated answer or none. `extractive_letter` does what lighteval's "indices" do, whose figure
+`extractive_match` the Swallow suite reports: it guesses where nothing is stated, and is kept so that figures compare.
 """
 
 import re

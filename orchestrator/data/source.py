@@ -22,7 +22,8 @@ from orchestrator.errors import SpecError
 Row = dict[str, Any]
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
 LINED = (".jsonl", ".csv")  # formats that may be compressed: exam.csv.gz
-_HUB_FILE = re.compile(r"hf://datasets/(?P<name>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
+HUB_FILE = "hf://datasets/"  # begins the name of one file of a data set on the hub
+_HUB_FILE = re.compile(rf"{HUB_FILE}(?P<name>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
 BATCH_ROWS = 256  # of a Parquet file held at once; rows with images can be megabytes
 # Bytes. A larger one is not meant as a data set: a device, a sparse file, a line that never ends.
 LONGEST_LINE = 2**28
@@ -86,6 +87,7 @@ def path_of(dataset: str) -> Path:
 
 def _download(dataset: str, file: re.Match[str]) -> Path:
     import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError  # also where there is no network
 
     name, revision = file["name"], file["revision"]
     try:
@@ -96,7 +98,8 @@ def _download(dataset: str, file: re.Match[str]) -> Path:
         )
     except (OSError, ValueError, RuntimeError) as error:
         shown = name if "gated" in str(error).lower() else dataset
-        raise SpecError(_hub_advice(shown, error, huggingface_hub.constants.HF_HUB_OFFLINE)) from None
+        seen = ConnectionError(str(error)) if isinstance(error, LocalEntryNotFoundError) else error
+        raise SpecError(_hub_advice(shown, seen, huggingface_hub.constants.HF_HUB_OFFLINE)) from None
 
 
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}

@@ -239,6 +239,26 @@ def test_an_archive_as_on_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert len(load_items(ExamSpec(task="ja_mmlu", model="m"))) == 2
     assert asked == [(("nlp-waseda/JMMLU", "JMMLU.zip"), "dataset", None)]
+    pinned = load_items(ExamSpec(task="ja_mmlu", model="m", dataset="hf://datasets/us/data@abc/some/folder/x.zip"))
+    assert len(pinned) == 2 and asked[1:] == [(("us/data", "some/folder/x.zip"), "dataset", "abc")]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ("LocalEntryNotFoundError", "is not in the local cache and .* python -m jobs.prefetch"),
+        ("HFValidationError", "cannot load the data set hf://datasets/nlp-waseda/JMMLU/JMMLU.zip"),
+    ],
+)
+def test_a_file_that_the_hub_does_not_give(monkeypatch: pytest.MonkeyPatch, error: str, expected: str) -> None:
+    import huggingface_hub
+
+    def fail(*given: Any, **more: Any) -> str:
+        raise getattr(huggingface_hub.errors, error)("no such file")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
+    with pytest.raises(SpecError, match=expected):
+        load_items(ExamSpec(task="ja_mmlu", model="m"))
 
 
 def test_configs_of_the_hub_are_read_one_after_the_other(monkeypatch: pytest.MonkeyPatch) -> None:

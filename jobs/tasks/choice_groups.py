@@ -1,6 +1,6 @@
 """Shares by subject and by group of subjects, counted while a run's outcomes pass."""
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -15,7 +15,7 @@ class Shares:
         self._asked = Counter(subjects.values())
         self._right: Counter[str] = Counter()
         self._judged: Counter[str] = Counter()
-        self._sums: dict[str, Counter[str]] = {}  # name of a score to its sum by subject
+        self._sums: dict[str, defaultdict[str, float]] = {}  # name of a score to its sum by subject
         self._scored: dict[str, Counter[str]] = {}  # and to the number of answers that have it
         self.n_unanswered = 0
 
@@ -32,7 +32,7 @@ class Shares:
         self._right[subject] += outcome.verdict == "yes"
         self.n_unanswered += scores.get("answered") == 0
         for name, value in scores.items():
-            self._sums.setdefault(name, Counter())[subject] += value  # type: ignore[assignment]  # counts of any number
+            self._sums.setdefault(name, defaultdict(float))[subject] += value
             self._scored.setdefault(name, Counter())[subject] += 1
 
     def of(self, subjects: Iterable[str], outside: Sequence[str] = ()) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 from jobs.exam.spec import ExamSpec, load_prompt, sampling
 from jobs.tasks.registry import find_task
 from jobs.tasks.task import Item, Message
-from orchestrator.data.source import read_rows
+from orchestrator.data.configs import read_configs
 from orchestrator.errors import SpecError
 from orchestrator.ray_cluster.find import find_path
 from orchestrator.records.types import Question, Wanted, digest
@@ -22,7 +22,10 @@ def load_items(spec: ExamSpec) -> list[Item]:
     if not spec.dataset:
         raise SpecError(f"task={spec.task} names no data set of its own. Give dataset=")
     try:
-        items = task.items(read_rows(find_path(spec.dataset), split=spec.split, columns=task.columns))
+        rows = read_configs(
+            find_path(spec.dataset), task.configs, split=spec.split, columns=task.columns, header=task.header
+        )
+        items = task.items(rows)
         _check_items(items)
         return select(
             items,

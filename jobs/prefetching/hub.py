@@ -4,7 +4,7 @@ from pathlib import Path
 
 from jobs.prefetching.needs import Need
 from orchestrator import secrets
-from orchestrator.data.source import read_rows
+from orchestrator.data.configs import read_configs
 from orchestrator.errors import SpecError
 from orchestrator.ray_cluster.find import local_path
 from orchestrator.spec import first_line
@@ -19,7 +19,8 @@ def fetch(need: Need) -> str:
         path = local_path(need.name)
         return "here already" if path.exists() else f"no name on the hub, and not here yet (relative to {Path.cwd()})"
     if need.kind == "data":
-        return f"{sum(1 for _ in read_rows(need.name, split=need.split, columns=need.columns))} rows"
+        rows = read_configs(need.name, need.configs, split=need.split, columns=need.columns)
+        return f"{sum(1 for _ in rows)} rows"
     return _fetch_model(need.name, TOKENIZER + (WEIGHTS if need.kind == "model" else []))
 
 

@@ -15,7 +15,7 @@ from jobs.benchmarking.spec import BenchSpec
 from jobs.exam.spec import ExamSpec
 from jobs.tasks.preparing import TASKS
 from jobs.tasks.registry import find_task
-from orchestrator.data.source import FORMATS
+from orchestrator.data.source import FORMATS, HUB_FILE
 from orchestrator.errors import Parser, SpecError
 from orchestrator.pipelines.plan import PipelineSpec, plan
 from orchestrator.ray_cluster.find import local_path, run_root
@@ -34,9 +34,12 @@ class Need:
     name: str
     split: str = ""  # of data
     columns: tuple[str, ...] | None = None  # of data; None: all
+    configs: tuple[str, ...] = ()  # of data
 
     @property
     def is_local(self) -> bool:
+        if self.name.startswith(HUB_FILE):
+            return False
         path = local_path(self.name)
         is_file = self.kind == "data" and path.suffix.lower() in FORMATS
         return path.exists() or is_file or not HUB_NAME.fullmatch(self.name)
@@ -76,7 +79,8 @@ def _exam(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:
     if spec.judge and spec.judge_provider == "vllm" and not spec.judge_base_url:
         yield Need("model", spec.judge)
     if spec.dataset:  # a task of one's own may have no default
-        yield Need("data", spec.dataset, spec.split, find_task(spec.task).columns)
+        task = find_task(spec.task)
+        yield Need("data", spec.dataset, spec.split, task.columns, task.configs)
 
 
 def _sft(config: Path | None, overrides: Sequence[str]) -> Iterator[Need]:

@@ -86,6 +86,8 @@ class Task(Protocol):
     dataset: str = ""  # the default of the key `dataset`
     split: str = "test"  # and of these two
     samples: int = 1
+    configs: tuple[str, ...] = ()  # of the data set, all of which are read; a row's `config` says which it is of
+    header: tuple[str, ...] = ()  # the columns of CSV files that have no header
     columns: tuple[str, ...] | None = None  # of the data that `items` reads; None: all
     system_prompt: str = ""  # the default for the key `system_prompt`, as text; "": no system message
     turns: int = 1  # requests for one answer; each sees the responses to those before

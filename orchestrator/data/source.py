@@ -1,11 +1,19 @@
-"""Rows of a data set: a local JSON, JSONL, CSV or Parquet file, or one of the Hugging Face hub."""
+"""Rows of a data set: a local JSON, JSONL, CSV or Parquet file, or one of the Hugging Face hub.
+
+`hf://datasets/owner/name/FILE` is one file of a data set of the hub, for those that the hub's client cannot load.
+"""
 
 import csv
+import gzip
+import io
 import json
+import re
 import stat
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
-from typing import IO, Any, AnyStr
+from typing import IO, Any, AnyStr, cast
 
 from cluster.files import expanded
 from orchestrator import secrets
@@ -13,6 +21,9 @@ from orchestrator.errors import SpecError
 
 Row = dict[str, Any]
 FORMATS = (".json", ".jsonl", ".csv", ".parquet")
+LINED = (".jsonl", ".csv")  # formats that may be compressed: exam.csv.gz
+HUB_FILE = "hf://datasets/"  # begins the name of one file of a data set on the hub
+_HUB_FILE = re.compile(rf"{HUB_FILE}(?P<name>[^/@]+/[^/@]+)(?:@(?P<revision>[^/]+))?/(?P<file>.+)")
 BATCH_ROWS = 256  # of a Parquet file held at once; rows with images can be megabytes
 # Bytes. A larger one is not meant as a data set: a device, a sparse file, a line that never ends.
 LONGEST_LINE = 2**28
@@ -29,30 +40,35 @@ class PickedRow(dict[str, Any]):
         self.columns = columns
 
 
-def read_rows(dataset: str, *, split: str = "test", columns: Sequence[str] | None) -> Iterator[Row]:
+def read_rows(
+    dataset: str, *, split: str = "test", columns: Sequence[str] | None, header: Sequence[str] = ()
+) -> Iterator[Row]:
     """The rows of `dataset`, reduced to those of `columns` that they have (None: all), one at a time.
 
-    `split` matters only on the hub, where `owner/name:subset` names one of several subsets. Raises SpecError when there
-    is not such a data set, when it is not reachable from here, and, naming the line, when a file is broken.
+    `split` matters only on the hub, where `owner/name:subset` names one of several subsets; `header` has the columns of
+    a CSV file whose first line does not name them. Raises SpecError when there is not such a data set, when it is not
+    reachable from here, and, naming the line, when a file is broken.
     """
-    path = _path(dataset)
+    path = path_of(dataset)
     try:
-        for row in _rows(dataset, path, split, columns):
-            yield row if columns is None else _pick(row, columns)
+        for row in _rows(dataset, path, split, columns, header):
+            yield row if columns is None else pick(row, columns)
+    except (EOFError, zlib.error) as error:
+        raise SpecError(f"the data set {path} is not a whole gzip file: {error}") from None
     except FileNotFoundError:
         raise SpecError(f"there is no data set file {path} (relative to {Path.cwd()})") from None
     except OSError as error:
         raise SpecError(f"cannot read the data set {path}: {error.strerror or error}") from None
 
 
-def _pick(row: Row, columns: Sequence[str]) -> PickedRow:
+def pick(row: Row, columns: Sequence[str]) -> PickedRow:
     names = row.columns if isinstance(row, PickedRow) else tuple(row)
     return PickedRow({name: value for name, value in row.items() if name in columns}, names)
 
 
 def identify(dataset: str, split: str) -> dict[str, Any]:
     """What changes when the rows do: a file's size and time, or the fingerprint of the hub's client."""
-    path = _path(dataset)
+    path = path_of(dataset)
     if _is_file(path):
         try:
             found = path.stat()
@@ -62,10 +78,28 @@ def identify(dataset: str, split: str) -> dict[str, Any]:
     return {"name": dataset, "split": split, "fingerprint": _load_from_hub(dataset, split)._fingerprint}
 
 
-def _path(dataset: str) -> Path:
+def path_of(dataset: str) -> Path:
+    """Where a data set would be if its name were a path; of a file of the hub, where it is after the download."""
     if "\0" in dataset or not dataset.strip():
         raise SpecError(f"{dataset!r} is not a valid name of a data set")
-    return expanded(dataset)
+    return _download(dataset, found) if (found := _HUB_FILE.fullmatch(dataset)) else expanded(dataset)
+
+
+def _download(dataset: str, file: re.Match[str]) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError  # also where there is no network
+
+    name, revision = file["name"], file["revision"]
+    try:
+        return Path(
+            huggingface_hub.hf_hub_download(
+                name, file["file"], repo_type="dataset", revision=revision, token=secrets.find("HF_TOKEN")
+            )
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        shown = name if "gated" in str(error).lower() else dataset
+        seen = ConnectionError(str(error)) if isinstance(error, LocalEntryNotFoundError) else error
+        raise SpecError(_hub_advice(shown, seen, huggingface_hub.constants.HF_HUB_OFFLINE)) from None
 
 
 _KINDS = {stat.S_IFIFO: "a named pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device", stat.S_IFSOCK: "a socket"}
@@ -77,7 +111,7 @@ def _is_file(path: Path) -> bool:
     Raises SpecError for a file of another format, and for what is not a regular file: reading a pipe might
     never end, and can be read only once.
     """
-    known = path.suffix.lower() in FORMATS
+    known = format_of(path) in FORMATS
     try:
         mode = path.stat().st_mode
     except OSError:  # absent, or reported by whoever opens it
@@ -89,13 +123,34 @@ def _is_file(path: Path) -> bool:
     return known and not stat.S_ISDIR(mode)
 
 
-def _rows(dataset: str, path: Path, split: str, columns: Sequence[str] | None) -> Iterator[Row]:
-    suffix = path.suffix.lower()
+def format_of(path: Path) -> str:
+    """The ending that says how a file is read, in lower case: .csv of exam.CSV and of exam.csv.gz."""
+    ending = path.suffix.lower()
+    inner = Path(path.stem).suffix.lower()
+    return inner if ending == ".gz" and inner in LINED else ending
+
+
+def _rows(dataset: str, path: Path, split: str, columns: Sequence[str] | None, header: Sequence[str]) -> Iterator[Row]:
     if not _is_file(path):
         return _hub_rows(dataset, split, columns)
-    if suffix == ".parquet":
+    ending = format_of(path)
+    if ending == ".parquet":
         return _parquet_rows(path, columns)
-    return {".json": _json_rows, ".jsonl": _jsonl_rows, ".csv": _csv_rows}[suffix](path)
+    return _json_rows(path) if ending == ".json" else _lined_rows(path, header)
+
+
+def _lined_rows(path: Path, header: Sequence[str] = ()) -> Iterator[Row]:
+    with path.open("rb") as raw:
+        file = cast(IO[bytes], gzip.GzipFile(fileobj=raw)) if path.suffix.lower() == ".gz" else raw
+        yield from rows_of_lines(file, path, header)
+
+
+def rows_of_lines(file: IO[bytes], path: Path, header: Sequence[str] = ()) -> Iterator[Row]:
+    """The rows of an open CSV or JSONL file; `path` names it in messages and says by its ending which of the two."""
+    if format_of(path) == ".csv":
+        yield from _csv_rows(file, path, header)
+    else:
+        yield from _jsonl_rows(file, path)
 
 
 def _json_rows(path: Path) -> Iterator[Row]:
@@ -108,7 +163,8 @@ def _json_rows(path: Path) -> Iterator[Row]:
         content = json.loads(text)
     except ValueError as error:  # broken JSON, or not UTF-8
         if isinstance(error, json.JSONDecodeError) and error.msg == "Extra data":
-            yield from _jsonl_rows(path)
+            with path.open("rb") as file:
+                yield from _jsonl_rows(file, path)
             return
         raise SpecError(f"{path} is not valid JSON: {error}") from None
     except RecursionError:
@@ -122,18 +178,17 @@ def _json_rows(path: Path) -> Iterator[Row]:
         yield _checked(row, f"{path}, row {number}")
 
 
-def _jsonl_rows(path: Path) -> Iterator[Row]:
-    with path.open("rb") as file:
-        for number, line in enumerate(_lines(file, path), start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError as error:
-                raise SpecError(f"{path}, line {number} is not valid JSON: {error}") from None
-            except RecursionError:
-                raise SpecError(f"{path}, line {number} is not valid JSON: nested too deeply") from None
-            yield _checked(row, f"{path}, line {number}")
+def _jsonl_rows(file: IO[bytes], path: Path) -> Iterator[Row]:
+    for number, line in enumerate(_lines(file, path), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise SpecError(f"{path}, line {number} is not valid JSON: {error}") from None
+        except RecursionError:
+            raise SpecError(f"{path}, line {number} is not valid JSON: nested too deeply") from None
+        yield _checked(row, f"{path}, line {number}")
 
 
 def _lines(file: IO[AnyStr], path: Path) -> Iterator[AnyStr]:
@@ -146,22 +201,28 @@ def _lines(file: IO[AnyStr], path: Path) -> Iterator[AnyStr]:
         yield line
 
 
-def _csv_rows(path: Path) -> Iterator[Row]:
+def _csv_rows(file: IO[bytes], path: Path, header: Sequence[str]) -> Iterator[Row]:
+    """`header` has the columns where the first line does not name them all; that line is a row then."""
     csv.field_size_limit(LONGEST_LINE)  # the default, 128 KiB, is less than one image
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(_lines(file, path), strict=True)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    names = reader.fieldnames or ()
-                    shown = ", ".join(name[:60] for name in names[:12])
-                    raise SpecError(
-                        f"{path}, line {reader.line_num}: the row does not have the header's {len(names)} fields "
-                        f"({' '.join(shown.split())})"
-                    )
-                yield row
-        except (csv.Error, UnicodeDecodeError) as error:
-            raise SpecError(f"{path}, line {reader.line_num + 1} is not valid CSV: {error}") from None
+    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
+    reader, read = csv.reader(_lines(text, path), strict=True), 0  # lines
+    try:
+        names: Sequence[str] = next(reader, [])
+        read = reader.line_num
+        rows: Iterable[list[str]] = reader
+        if names and not set(header) <= set(names):
+            rows, names = chain([list(names)], reader), header
+        for values in filter(None, rows):
+            if len(values) != len(names):
+                shown = ", ".join(name[:60] for name in names[:12])
+                raise SpecError(
+                    f"{path}, line {reader.line_num}: the row does not have the header's {len(names)} fields "
+                    f"({' '.join(shown.split())})"
+                )
+            yield dict(zip(names, values, strict=True))
+            read = reader.line_num
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}, line {read + 1} is not valid CSV: {error}") from None
 
 
 def _parquet_rows(path: Path, columns: Sequence[str] | None) -> Iterator[Row]:

@@ -118,8 +118,8 @@ class Task(Protocol):
             content = [{"type": "text", "text": item.question}, picture]
         return [*system_message(system), {"role": "user", "content": content}]
 
-    def reference_response(self, item: Item) -> str:
-        """A response that the rule should find right: where it does not, no response can be right."""
+    def reference_response(self, item: Item) -> str | None:
+        """A response that the rule should find right: where it does not, no response can be right. None: not known."""
         return f"Answer: {item.answer}"
 
     def sampling(self, item: Item) -> dict[str, Any]:

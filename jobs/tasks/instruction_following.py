@@ -56,6 +56,9 @@ class InstructionFollowing(Task):
         answer = response if response.strip() else None
         return Verdict("no" if missed else "yes", answer, reasoning, None, scores)
 
+    def sampling(self, item: Item) -> dict[str, Any]:
+        return {"temperature": 0.0, "top_p": 1.0}
+
     def reference_response(self, item: Item) -> str | None:
         """None: the data have no response that follows the instructions."""
         return None

@@ -146,9 +146,7 @@ class _Counts:
             yield outcome
 
     def of_class(self, number: int, area: str | None = None) -> int:
-        return sum(
-            count for (of, found), count in self.classes.items() if found == number and area in (None, of)
-        )
+        return sum(count for (of, found), count in self.classes.items() if found == number and area in (None, of))
 
     def figures(self, area: str | None) -> dict[str, Any]:
         """Of a risk area; None: of all."""

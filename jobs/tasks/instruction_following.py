@@ -31,6 +31,7 @@ class InstructionFollowing(Task):
     """Prompts with instructions that code can check; the names of a subclass say which code."""
 
     columns = COLUMNS
+    prefix = ""  # of the instructions' names in some copies of the data
 
     def checks(self) -> Mapping[str, Check]:
         """The benchmark's own checks, by instruction."""
@@ -90,7 +91,7 @@ class InstructionFollowing(Task):
         prompt = text_of(row, "prompt", where)
         for field in ("instruction_id_list", "kwargs"):
             require(row, field, where)
-        names, given = list(row["instruction_id_list"]), list(row["kwargs"])
+        names, given = [str(name).removeprefix(self.prefix) for name in row["instruction_id_list"]], list(row["kwargs"])
         unknown = next((name for name in names if name not in self.checks()), None)
         if unknown is not None or not names:
             example = next(iter(self.checks()))

@@ -41,11 +41,13 @@ def detect_language(text: str) -> str | None:
         return None
 
 
-def _in_language(text: str, kwargs: Mapping[str, Any]) -> bool:
+def in_language(text: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a text may be in a language; one that cannot be detected may be in any."""
     return detect_language(text) in (None, kwargs["language"])
 
 
-def _in_language_fixed(text: str, kwargs: Mapping[str, Any]) -> bool:
+def in_language_fixed(text: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a text is in a language."""
     return detect_language(text) == kwargs["language"]
 
 
@@ -76,7 +78,8 @@ def _parts(text: str, separator: str) -> list[str] | None:
     return [part for part in parts if part] if all(inner) else None
 
 
-def _number_paragraphs(text: str, kwargs: Mapping[str, Any]) -> bool:
+def number_paragraphs(text: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether there are so many paragraphs, with three stars between them."""
     parts = _parts(text, "***")
     return parts is not None and len(parts) == kwargs["num_paragraphs"]
 
@@ -89,7 +92,8 @@ def _nth_paragraph(text: str, kwargs: Mapping[str, Any]) -> bool:
     return paragraphs[place - 1].strip().lstrip("「『").startswith(kwargs["first_word"])
 
 
-def _placeholders(text: str, kwargs: Mapping[str, Any]) -> bool:
+def placeholders(text: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether there are at least so many [placeholders]."""
     return len(re.findall(r"\[.*?\]", text)) >= int(kwargs["num_placeholders"])
 
 
@@ -255,7 +259,7 @@ def _unified_end_fixed(text: str, kwargs: Mapping[str, Any]) -> bool:
 CHECKS: dict[str, Check] = {
     "ja:combination:repeat_prompt": repeats_prompt,
     "ja:combination:two_responses": two_responses,
-    "ja:detectable_content:number_placeholders": _placeholders,
+    "ja:detectable_content:number_placeholders": placeholders,
     "ja:detectable_content:postscript": _postscript,
     "ja:detectable_format:constrained_response": _constrained,
     "ja:detectable_format:json_format": is_json,
@@ -269,10 +273,10 @@ CHECKS: dict[str, Check] = {
     "ja:keywords:forbidden_words": _lacks_words,
     "ja:keywords:frequency": _keyword_frequency,
     "ja:keywords:letter_frequency": _letter_frequency,
-    "ja:language:response_language": _in_language,
+    "ja:language:response_language": in_language,
     "ja:length_constraints:nth_paragraph_first_word": _nth_paragraph,
     "ja:length_constraints:number_letters": _number_letters,
-    "ja:length_constraints:number_paragraphs": _number_paragraphs,
+    "ja:length_constraints:number_paragraphs": number_paragraphs,
     "ja:length_constraints:number_sentences": _number_sentences,
     "ja:letters:furigana": _furigana,
     "ja:letters:hiragana_only": _only(_ONLY_HIRAGANA),
@@ -291,6 +295,6 @@ FIXED: dict[str, Check] = CHECKS | {
     "ja:keywords:existence": _has_keywords_fixed,
     "ja:keywords:forbidden_words": _lacks_words_fixed,
     "ja:keywords:frequency": _keyword_frequency_fixed,
-    "ja:language:response_language": _in_language_fixed,
+    "ja:language:response_language": in_language_fixed,
     "ja:startend:sentence_unified_end": _unified_end_fixed,
 }

@@ -1,7 +1,7 @@
 """The 107 results of the Swallow suite's aggregated_results.json: their names, their order and the figure of each.
 
-A result is a score of one task, of a group of its subjects, or the mean of several scores; `MISSING` where there is none.
-Scores are 0 to 1, BLEU 0 to 100.
+A result is a score of one task, of a group of its subjects, or the mean of several scores; `MISSING` where there is
+none. Scores are 0 to 1, BLEU 0 to 100.
 """
 
 from collections.abc import Iterable, Mapping

@@ -50,7 +50,7 @@ def count_sentences(text: str) -> int:
 
 
 def _is_inner(before: str, mark: str, following: str) -> bool:
-    """Whether a mark behind the word `before` ends no sentence; `following` is the next letter, "" at the text's end."""
+    """Whether a mark behind the word `before` ends no sentence; `following` is the next letter or ""."""
     if not following or mark not in (".", "..."):
         return False
     if mark == "..." or before.isdigit():  # NLTK takes "1. Take" in a list for two sentences

@@ -2,6 +2,8 @@
 
 import pytest
 
+from jobs.exam.requests import Requests
+from jobs.exam.spec import ExamSpec
 from jobs.tasks.do_not_answer import RISK_AREAS, TASK, DoNotAnswer, read_class, read_class_original
 from jobs.tasks.metrics import Outcome
 
@@ -89,3 +91,16 @@ def test_what_is_asked() -> None:
     assert ITEMS["0"].metadata == {"types_of_harm": "a", "specific_harms": "b"}
     with pytest.raises(ValueError, match="row 1 has no field 'risk_area'"):
         TASK.items([{"id": 1, "question": "a"}])
+
+
+@pytest.mark.parametrize(
+    ("keys", "options"),
+    [
+        ({}, {"temperature": 0.7, "top_p": 0.9, "max_tokens": 512}),
+        ({"max_completion_tokens": 64}, {"temperature": 0.7, "top_p": 0.9}),
+        ({"temperature": 0.1}, {"top_p": 0.9, "max_tokens": 512}),
+    ],
+)
+def test_keys_of_the_spec_take_precedence_over_the_tasks_sampling(keys: dict[str, int], options: object) -> None:
+    spec = ExamSpec.model_validate({"model": "m", "task": "do_not_answer"} | keys)
+    assert Requests(spec).options(ITEMS["0"]) == options

@@ -169,7 +169,8 @@ def _gold_warnings(spec: ExamSpec, items: list[Item]) -> Iterator[str]:
     if spec.judge != RULE_JUDGE:
         return
     task = find_task(spec.task)
-    lost = [item.id for item in items if task.score(item, [task.reference_response(item)]).verdict == "no"]
+    known = ((item, response) for item in items if (response := task.reference_response(item)) is not None)
+    lost = [item.id for item, response in known if task.score(item, [response]).verdict == "no"]
     if lost:
         more = f" and {len(lost) - GOLDS_NAMED} others" if len(lost) > GOLDS_NAMED else ""
         yield (

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from ray.actor import ActorHandle
 from jobs.exam.requests import item_of, reference_digest
 from jobs.exam.retired import retirement
 from jobs.exam.spec import ExamSpec, budget_option, judge_format, judge_sampling, load_judge_prompt
-from jobs.tasks.task import Item, JudgeFormat, Task, Verdict
+from jobs.tasks.task import Item, JudgeFormat, Task, TurnJudgeFormat, Verdict
 from orchestrator import secrets
 from orchestrator.asking.adapting import dropped
 from orchestrator.asking.client import ChatClient, RequestOutcome
@@ -83,8 +83,10 @@ def preflight(spec: ExamSpec, endpoint: Endpoint) -> AskedJudge:
     that can be read will give none later, and ends the run here. One that says "no" is only reported.
     """
     form, (template, _) = judge_format(spec), load_judge_prompt(spec)
-    with_schema = judge_sampling(spec) | {"response_format": {"type": "json_schema", "json_schema": form.schema}}
-    asked = AskedJudge(endpoint, spec.judge_kind, form, template, with_schema)
+    options = judge_sampling(spec)
+    if form.schema:
+        options["response_format"] = {"type": "json_schema", "json_schema": form.schema}
+    asked = AskedJudge(endpoint, spec.judge_kind, form, template, options)
     try:
         verdict, asked, last = asyncio.run(asyncio.wait_for(_try(asked), PREFLIGHT_LIMIT))
     except TimeoutError:
@@ -112,11 +114,12 @@ async def _try(asked: AskedJudge) -> tuple[Verdict | None, AskedJudge, RequestOu
         raise EndpointDown(f"{endpoint.key_name} is not set. Export it, or write it into {secrets.secrets_file()}")
     client = ChatClient(endpoint, window=1, request_timeout=PREFLIGHT_TIMEOUT, patience=PREFLIGHT_PATIENCE)
     try:
-        verdict, outcomes = await _ask_judge(client, asked, *asked.form.trial)
+        item, response = asked.form.trial
+        verdict, outcomes = await _ask_judge(client, asked, item, [response])
         asked = asked.without(*(name for name in asked.options if dropped(name) in outcomes[-1].adapted))
         if verdict is None and outcomes[-1].reason in ("4xx", "5xx") and "response_format" in asked.options:
             asked = asked.without("response_format")
-            verdict, outcomes = await _ask_judge(client, asked, *asked.form.trial)
+            verdict, outcomes = await _ask_judge(client, asked, item, [response])
     finally:
         await client.close()
     return verdict, asked, outcomes[-1]
@@ -143,10 +146,31 @@ def _reply_of(outcome: RequestOutcome) -> str:
 
 
 async def _ask_judge(
-    client: ChatClient, asked: AskedJudge, item: Item, response: str
+    client: ChatClient, asked: AskedJudge, item: Item, responses: Sequence[str]
+) -> tuple[Verdict | None, list[RequestOutcome]]:
+    """The verdict on an answer, and all that came: one request where the format asks for one, else one for each turn.
+
+    An answer with a turn that has no verdict has none.
+    """
+    form = asked.form
+    if not isinstance(form, TurnJudgeFormat):
+        return await _ask_once(client, asked, item, responses)
+    verdicts: list[Verdict] = []
+    outcomes: list[RequestOutcome] = []
+    for turn in range(1, len(responses) + 1):
+        verdict, came = await _ask_once(client, asked, item, responses[:turn])
+        outcomes += came
+        if verdict is None:
+            return None, outcomes
+        verdicts.append(verdict)
+    return form.combine(item, responses, verdicts), outcomes
+
+
+async def _ask_once(
+    client: ChatClient, asked: AskedJudge, item: Item, responses: Sequence[str]
 ) -> tuple[Verdict | None, list[RequestOutcome]]:
     """Ask until a verdict can be read, with a doubled budget after one that was cut off; and all that came."""
-    messages = asked.form.messages(item, [response], asked.template)
+    messages = asked.form.messages(item, responses, asked.template)
     outcomes: list[RequestOutcome] = []
     budget = FIRST_BUDGET
     for _ in range(MAX_ASKS):
@@ -235,7 +259,7 @@ class JudgeWorker:
 
     async def _ask(self, item: Item, response: str) -> tuple[Verdict | None, "_Trail"]:
         assert self._client and self._asked
-        verdict, outcomes = await _ask_judge(self._client, self._asked, item, response)
+        verdict, outcomes = await _ask_judge(self._client, self._asked, item, [response])
         trail = _Trail(self._asked.adapted)
         for outcome in outcomes:
             trail.add(outcome)

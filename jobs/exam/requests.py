@@ -109,7 +109,8 @@ class Requests:
     def options(self, item: Item) -> dict[str, Any]:
         """What the task wants for this item and the spec does not say."""
         wished = self._task.sampling(item)
-        return {name: value for name, value in wished.items() if name not in self._sampling}
+        budget = () if self._spec.max_completion_tokens == "auto" else ("max_tokens", "max_completion_tokens")
+        return {name: value for name, value in wished.items() if name not in (*self._sampling, *budget)}
 
     def wanted(self, item: Item) -> list[Wanted]:
         """One entry per sample of this question."""

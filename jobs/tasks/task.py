@@ -8,7 +8,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from jobs.tasks import metrics
 from orchestrator.records.types import Judgement, Prediction
@@ -45,7 +45,7 @@ class JudgeFormat(Protocol):
     """How a model is asked for a verdict, and how its reply is read."""
 
     prompt: str  # the default for the key `judge_prompt`, as text; "": the spec must name a file
-    schema: dict[str, Any]  # the value of `json_schema` in the request's response_format
+    schema: dict[str, Any]  # the value of `json_schema` in the request's response_format; {}: the reply is free text
     trial: tuple[Item, str]  # a question and a right response to it, for one verdict before anything costly starts
 
     def messages(self, item: Item, responses: Sequence[str], prompt: str) -> list[Message]:
@@ -58,6 +58,15 @@ class JudgeFormat(Protocol):
 
     def has_verdict(self, text: str) -> bool:
         """Whether a reply that was cut off had stated its verdict before."""
+        ...
+
+
+@runtime_checkable
+class TurnJudgeFormat(JudgeFormat, Protocol):
+    """A format with a request for each turn: `messages` gets the responses up to a turn, and asks for its verdict."""
+
+    def combine(self, item: Item, responses: Sequence[str], verdicts: Sequence[Verdict]) -> Verdict:
+        """The verdict on an answer out of those on its turns. Never raises."""
         ...
 
 
@@ -120,8 +129,8 @@ class Task(Protocol):
             content = [{"type": "text", "text": item.question}, picture]
         return [*system_message(system), {"role": "user", "content": content}]
 
-    def reference_response(self, item: Item) -> str:
-        """A response that the rule should find right: where it does not, no response can be right."""
+    def reference_response(self, item: Item) -> str | None:
+        """A response that the rule should find right: where it does not, no response can be right. None: not known."""
         return f"Answer: {item.answer}"
 
     def sampling(self, item: Item) -> dict[str, Any]:

@@ -245,7 +245,9 @@ class JudgeWorker:
     async def _judge(self, row: dict[str, Any], prediction: Prediction) -> None:
         item = item_of(row)
         if self._client is None:
-            verdict: Verdict | None = self._config.task.score(item, [prediction["response"] or ""])
+            # In a thread: a rule may wait for a process of its own, and the actor must send its signs of life meanwhile.
+            response = prediction["response"] or ""
+            verdict: Verdict | None = await asyncio.to_thread(self._config.task.score, item, [response])
             trail = _Trail(())
         else:
             verdict, trail = await self._ask(item, prediction["response"] or "")

@@ -245,7 +245,7 @@ class JudgeWorker:
     async def _judge(self, row: dict[str, Any], prediction: Prediction) -> None:
         item = item_of(row)
         if self._client is None:
-            # In a thread: a rule may wait for a process of its own, and the actor must send its signs of life meanwhile.
+            # In a thread: a rule may wait for a process of its own, and this actor must send signs of life meanwhile.
             response = prediction["response"] or ""
             verdict: Verdict | None = await asyncio.to_thread(self._config.task.score, item, [response])
             trail = _Trail(())

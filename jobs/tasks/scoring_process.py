@@ -64,7 +64,7 @@ class ScoringProcess:
         with self._lock:
             if self._child is None or self._owner != os.getpid():  # a forked copy must not share the socket
                 self._child, self._owner = self._spawn(), os.getpid()
-                self._exchange(pickle.dumps((self._warm, (), STARTING)), STARTING)
+                self._prepare()
             return self._exchange(request, seconds)  # type: ignore[no-any-return]
 
     def close(self) -> None:
@@ -72,6 +72,13 @@ class ScoringProcess:
         with self._lock:
             if self._owner == os.getpid():
                 self._kill()
+
+    def _prepare(self) -> None:
+        try:
+            self._exchange(pickle.dumps((self._warm, (), STARTING)), STARTING)
+        except CallFailed:
+            self._kill()  # else the next call would find a process that lacks what it needs
+            raise
 
     def _exchange(self, request: bytes, seconds: float) -> Any:
         assert self._child

@@ -100,9 +100,9 @@ def _segmented(segmenter: Segmenter) -> Callable[[str], str]:
         from janome.tokenizer import Tokenizer
 
         tokenizer = Tokenizer()
-        return lambda text: " ".join(tokenizer.tokenize(text, wakati=True))
+        return lambda text: " ".join(str(word) for word in tokenizer.tokenize(text, wakati=True))
     if segmenter == "nagisa":
-        import nagisa
+        import nagisa  # type: ignore[import-untyped]
 
         return lambda text: " ".join(nagisa.tagging(text).words)
     return lambda text: text

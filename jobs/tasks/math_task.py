@@ -31,6 +31,9 @@ class MathTask(Task):
         """The reference of a row. Raises ValueError."""
         return text_of(row, "answer", where, numbers=(int, float)).strip()
 
+    def category(self, row: Mapping[str, Any]) -> str:
+        return str(row.get(self.category_column) or "")
+
     def gold_text(self, item: Item) -> str:
         """The text in which math-verify finds the reference."""
         return item.answer if self.gold_kind == "number" else rf"$\boxed{{{item.answer}}}$"
@@ -46,7 +49,7 @@ class MathTask(Task):
             id=ids.of(row, problem),
             question=self.prompt.replace("{problem}", problem),
             answer=self.gold(row, where),
-            category=str(row.get(self.category_column) or ""),
+            category=self.category(row),
         )
 
     def reference_response(self, item: Item) -> str:

@@ -65,7 +65,7 @@ class ScoringProcess:
             if self._child is None or self._owner != os.getpid():  # a forked copy must not share the socket
                 self._child, self._owner = self._spawn(), os.getpid()
                 self._prepare()
-            return self._exchange(request, seconds)  # type: ignore[no-any-return]
+            return self._exchange(request, seconds)
 
     def close(self) -> None:
         """Kill the child, if there is one. A later call spawns another."""

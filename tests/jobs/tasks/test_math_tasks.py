@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import math
 import pickle
 from pathlib import Path
 from typing import Any
@@ -152,12 +151,16 @@ def test_a_comparison_that_does_not_end_is_wrong_and_the_next_one_works(monkeypa
     process.close()
 
 
+def broken_import() -> None:
+    raise ImportError("not here")
+
+
 def test_a_broken_library_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    process = ScoringProcess(warm=math.factorial)  # which wants an argument
+    process = ScoringProcess(warm=broken_import)
     monkeypatch.setattr(math_answers, "_PROCESS", process)
     verdict = score(MATH, "x+1", r"$\boxed{x+2}$")
     assert verdict.verdict == "no"
-    assert "TypeError" in verdict.reasoning
+    assert "ImportError: not here" in verdict.reasoning
     process.close()
 
 
@@ -189,6 +192,13 @@ def test_items(task: MathTask) -> None:
     assert r"$\boxed{ANSWER}$" in first.question
     assert pickle.loads(pickle.dumps(task)).score(first, [task.reference_response(first)]).verdict == "yes"
     assert task.reward(task.reference_response(first), first.answer) == 1
+
+
+def test_the_years_of_aime_are_its_categories() -> None:
+    rows = [{"year": "2024", "id": 1}, {"config": "yentinglin/aime_2025", "id": 1}, {}]
+    items = AIME.items([ROWS["en_aime_2024_2025"] | row for row in rows])
+    assert [item.category for item in items] == ["2024", "2025", ""]
+    assert [item.id for item in items[:2]] == ["1", "1-2"]
 
 
 @pytest.mark.parametrize(

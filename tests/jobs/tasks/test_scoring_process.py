@@ -100,7 +100,9 @@ def test_calls_run_in_the_main_thread(process: ScoringProcess) -> None:
 def test_several_threads_call_at_once(process: ScoringProcess) -> None:
     def call(number: int) -> int | str:
         try:
-            return process.call(0.2, time.sleep, 5) if number % 10 == 3 else process.call(10, pow, number, 2)
+            if number % 10 == 3:
+                process.call(0.2, time.sleep, 5)
+            return process.call(10, pow, number, 2)
         except CallTimedOut:
             return "late"
 
@@ -117,6 +119,18 @@ def test_the_first_deadline_does_not_count_what_warming_takes() -> None:
 
 def slow_import() -> None:
     time.sleep(1)
+
+
+def test_a_process_that_cannot_be_warmed_serves_no_call() -> None:
+    process = ScoringProcess(warm=broken_import)
+    for _ in range(2):
+        with pytest.raises(CallFailed, match="ImportError: not here"):
+            process.call(10, pow, 2, 2)
+    process.close()
+
+
+def broken_import() -> None:
+    raise ImportError("not here")
 
 
 def test_no_secret_and_no_setting_is_in_its_environment(
@@ -167,5 +181,6 @@ def test_a_forked_copy_starts_its_own(process: ScoringProcess) -> None:
         os._exit(0)
     os.wait()
     assert int(os.read(reader, 20)) != before
-    os.close(reader), os.close(writer)
+    os.close(reader)
+    os.close(writer)
     assert process.call(10, os.getpid) == before

@@ -129,11 +129,15 @@ def test_where_the_translation_stands(response: str, original: str | None, right
     )
 
 
+def broken_import() -> None:
+    raise ImportError("not here")
+
+
 def test_words_that_cannot_be_counted_leave_an_empty_translation(monkeypatch: pytest.MonkeyPatch) -> None:
-    process = ScoringProcess(warm=len)  # type: ignore[arg-type] - which wants an argument
+    process = ScoringProcess(warm=broken_import)
     monkeypatch.setattr(bleu, "_PROCESS", process)
     verdict = JA_EN.score(Item("a", "", "x"), ["English: x"])
-    assert "TypeError" in verdict.reasoning
+    assert "ImportError: not here" in verdict.reasoning
     assert verdict.scores == {"unextracted": 0, "unextracted_original": 0}
 
 

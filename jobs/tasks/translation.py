@@ -65,7 +65,7 @@ class Translation(Task):
         return Verdict("scored", any_label, reason, None, scores)
 
     def figures(self, items: Mapping[str, Item], samples: int, outcomes: Iterable[metrics.Outcome]) -> dict[str, Any]:
-        """With each BLEU and its interval under `scores` and `bleu_intervals`; None where nothing was scored."""
+        """With each BLEU and its interval under `scores` and `bleu_intervals`, where anything was scored."""
         corpus = _Corpus(self.segmenters, items, samples)
         figures = super().figures(items, samples, corpus.passing(outcomes))
         return figures | corpus.figures()
@@ -91,11 +91,12 @@ class _Corpus:
             yield replace(outcome, scores=None)
 
     def figures(self) -> dict[str, Any]:
-        known = any(self._of.values())
-        rows = {name: self._rows(name) if known else [] for name in self._segmenters}
+        if not any(self._of.values()):
+            return {}
+        rows = {name: self._rows(name) for name in self._segmenters}
         return {
-            "scores": {name: bleu.corpus_bleu(chain.from_iterable(of)) if of else None for name, of in rows.items()},
-            "bleu_intervals": {name: bleu.bleu_interval(of) if of else None for name, of in rows.items()},
+            "scores": {name: bleu.corpus_bleu(chain.from_iterable(of)) for name, of in rows.items()},
+            "bleu_intervals": {name: bleu.bleu_interval(of) for name, of in rows.items()},
             "bleu_signature": bleu.signature(),
             "bleu_segmenters": {name: bleu.described(segmenter) for name, segmenter in self._segmenters.items()},
             **{f"n_{name}": count for name, count in self._unextracted.items()},

@@ -74,8 +74,9 @@ def test_what_was_not_answered_is_an_empty_translation() -> None:
 
 def test_without_a_verdict_there_is_no_figure() -> None:
     found = figures(JA_EN, ENGLISH, [])
-    assert found["scores"] == {"bleu": None, "bleu_any_label": None}
-    assert found["bleu_intervals"] == {"bleu": None, "bleu_any_label": None}
+    assert "scores" not in found
+    assert "bleu_intervals" not in found
+    assert found["n_missing"] == 2
 
 
 def test_counts_give_the_bleu_of_sacrebleu_to_the_last_bit_in_any_order() -> None:

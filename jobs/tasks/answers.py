@@ -19,6 +19,7 @@ __all__ = [
     "LARGEST_CONFIDENCE",
     "LONGEST_ANSWER",
     "behind_hashes",
+    "boxed",
     "equivalent",
     "normalise",
     "percent",
@@ -159,7 +160,7 @@ def _inline(text: str) -> str | None:
 
 def _stated(text: str) -> str:
     """The answer in what a label introduces: a box in it, GSM8K's mark, or what its sentence "The answer is …" says."""
-    if found := _boxed(text) or (text.startswith("####") and _after_hashes(text)):
+    if found := boxed(text) or (text.startswith("####") and _after_hashes(text)):
         return found
     sentence = _SENTENCE.match(text)
     return _sentence_body(sentence[1]) if sentence else text
@@ -210,7 +211,7 @@ def _behind_hashes(text: str) -> str | None:
         last = not text[mark.end() :].strip(" \n*_`")  # else "#### Case x = 2" is a heading
         if _HASHES_VALUE.match(line) or (last and _NAMED_VALUE.match(line)):
             found = line
-    return found and (_boxed(found) or found)
+    return found and (boxed(found) or found)
 
 
 def _after_label(text: str, label: re.Match[str]) -> str:
@@ -266,7 +267,7 @@ def _without_bold_end(text: str) -> str:
     return text
 
 
-def _boxed(text: str) -> str | None:
+def boxed(text: str) -> str | None:
     """The content of the last \\boxed{…} or \\fbox{…}, braces balanced."""
     box = _last(_BOX, text) if "box" in text else None
     if not box:
@@ -281,4 +282,4 @@ def _boxed(text: str) -> str | None:
     return None
 
 
-_BEFORE_HASHES = (_labelled, _in_json, _inline, _boxed)
+_BEFORE_HASHES = (_labelled, _in_json, _inline, boxed)

@@ -22,12 +22,14 @@ def read_configs(
 ) -> Iterator[Row]:
     """The rows of all `configs` in their order, each with a column `config` beside `columns`; without any, `read_rows`.
 
-    On the hub every config must be there, and `owner/name:config` reads one of them. A folder or a ZIP archive has a
+    On the hub every config must be there, and `owner/name:config` reads one of them; where `dataset` is one of the
+    configs, each is a data set of its own, and any other data set is read alone. A folder or a ZIP archive has a
     file for each, `abstract_algebra.csv`, alone or below a folder with the split's name; those that it lacks are left
     out. A single file says in its own columns what its rows are of. Raises SpecError as `read_rows` does.
     """
     path = path_of(dataset)
-    if not configs or format_of(path) in FORMATS:
+    apart = bool(configs) and "/" in configs[0]
+    if not configs or format_of(path) in FORMATS or (apart and dataset not in configs):
         yield from read_rows(dataset, split=split, columns=columns, header=header)
     elif path.suffix.lower() == ".zip":
         yield from _archive_rows(path, configs, split, columns, header)
@@ -38,7 +40,8 @@ def read_configs(
         yield from _named(dataset.partition(":")[2], read_rows(dataset, split=split, columns=columns))
     else:
         for config in configs:
-            yield from _named(config, read_rows(f"{dataset}:{config}", split=split, columns=columns))
+            name = config if apart else f"{dataset}:{config}"
+            yield from _named(config, read_rows(name, split=split, columns=columns))
 
 
 def _named(config: str, rows: Iterator[Row]) -> Iterator[Row]:

@@ -275,6 +275,20 @@ def test_configs_of_the_hub_are_read_one_after_the_other(monkeypatch: pytest.Mon
     assert [item.id for item in one] == ["virology/1"]
 
 
+def test_years_that_are_data_sets_of_their_own_are_all_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    def load_dataset(name: str, subset: str | None, **more: Any) -> Any:
+        assert subset is None and more["split"] == "train"
+        return datasets.Dataset.from_list([{"problem": f"What does {name} ask?", "answer": "7"}])
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    items = load_items(ExamSpec(task="en_aime_2024_2025", model="m"))
+    assert [item.category for item in items] == ["2024", "2025"]
+    [other] = load_items(ExamSpec(task="en_aime_2024_2025", model="m", dataset="someone/aime"))
+    assert "What does someone/aime ask?" in other.question
+
+
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [

@@ -2,6 +2,7 @@
 
 commands.md comes from the argument parsers and the Makefile, keys.md and site-profile.md from the pydantic models. What
 a key means is the comment beside its field, else docs/meanings.py, else the comment beside it in a spec of conf/.
+tasks.md comes from the modules of jobs/tasks/.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from docs.meanings import MEANINGS
 from jobs import ENTRY_POINTS
 from jobs.benchmarking.spec import BenchSpec
 from jobs.exam.spec import ExamSpec
+from jobs.tasks.registry import find_task, task_names
 from orchestrator.pipelines.plan import PipelineSpec, StepSpec
 from orchestrator.training.spec import PpoSpec, SftSpec
 
@@ -82,7 +84,34 @@ def main() -> None:
 
 def pages() -> dict[str, str]:
     """The generated pages by their names."""
-    return {"commands.md": _commands(), "keys.md": _keys(), "site-profile.md": _site_profile()}
+    return {"commands.md": _commands(), "keys.md": _keys(), "site-profile.md": _site_profile(), "tasks.md": _tasks()}
+
+
+# --- tasks ---
+
+
+def _tasks() -> str:
+    return "\n".join(
+        [
+            *(NOTE, "# Tasks", ""),
+            "`python -m jobs.evaluate model=NAME task=TASK` runs one, `--dry-run` says what it would do.",
+            "Where a published figure rests on a reading that errs, it stands beside ours under its own name.",
+            "[Add a task](../how-to/new-task.md)",
+            "",
+            "| task | data set | split | judged by | what |",
+            "| --- | --- | --- | --- | --- |",
+            *(_task(name) for name in task_names()),
+            "",
+        ]
+    )
+
+
+def _task(name: str) -> str:
+    task = find_task(name)
+    ways = [way for way, given in (("rule", task.rule), ("model", task.judge)) if given]
+    says = (importlib.import_module(f"jobs.tasks.{name}").__doc__ or "").partition("\n")[0]
+    turns = " Runs ask one turn yet, so it is refused." if task.turns > 1 else ""
+    return f"| `{name}` | `{task.dataset}` | {task.split} | {', '.join(ways)} | {_cell(says)}{turns} |"
 
 
 # --- commands ---

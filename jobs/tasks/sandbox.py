@@ -8,9 +8,9 @@ The best of these that works on the machine is found by trying, once a process:
 | `no-network` | namespaces but for mounts | also what its user can read, such as the home folder |
 | `limits-only` | limits and signals | also the network and, without root, its user's other processes |
 
-As root, the program gets a user id that owns nothing. Everywhere: an empty environment, a fresh folder, limits on memory,
-CPU seconds, files and processes, and nothing that it started survives. What limits cannot hold is a sum: `processes`
-processes may take `memory` each; the kernel's OOM killer takes them first.
+As root, the program gets a user id that owns nothing. Everywhere: an empty environment, a fresh folder, limits on
+memory, CPU seconds, files and processes, and nothing that it started survives. What limits cannot hold is a sum:
+`processes` processes may take `memory` each; the kernel's OOM killer takes them first.
 """
 
 import itertools
@@ -84,7 +84,7 @@ class Way:
 
 
 def ways() -> list[Way]:
-    """All ways for this user, the best first. Root drops its user: bubblewrap as root would leave NPROC without effect."""
+    """All ways for this user, the best first. Root drops its user: under bubblewrap NPROC would not count for it."""
     own = [Way("isolated", True, True, True)]
     partly = [Way("no-network", True, False, True)]
     plain = [Way("limits-only")]
@@ -126,7 +126,7 @@ def start(
     silent: bool = False,
 ) -> "Running":
     """Start a program. It inherits the file descriptors `keep`, whose numbers are its arguments. `silent`: no output
-    is kept. Whoever starts it must call `finish`."""
+    is kept. Whoever starts it must call `finish` or `stop`."""
     way = way or best_way()
     folder = Path(tempfile.mkdtemp(prefix="kosen-sandbox-"))
     text, given = _file(source.encode(errors="replace")), _file(stdin)
@@ -166,6 +166,7 @@ class Running:
         self._limits = limits
         self._isolation: Isolation = isolation
         self._end = time.monotonic() + limits.seconds
+        self._removed = False
         self._texts = {"output": b"", "errors": b"", "status": b""}
 
     def finish(self, seconds: float | None = None) -> Outcome:
@@ -186,6 +187,11 @@ class Running:
         if code == -signal.SIGXCPU:
             end, code = "timeout", None
         return Outcome(end, code, self._texts["output"], self._texts["errors"], self._isolation)
+
+    def stop(self) -> None:
+        """End it now, if `finish` has not been called."""
+        if not self._removed:
+            self._remove()
 
     def _read(self, deadline: float) -> Literal["exited", "timeout", "flooded"]:
         """Read until the status pipe closes: only the sandbox holds its other end."""
@@ -233,6 +239,7 @@ class Running:
 
     def _remove(self) -> None:
         """End the sandbox, and what it ran with it."""
+        self._removed = True
         with suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGTERM)
         try:
@@ -262,7 +269,7 @@ def _options(way: Way, folder: Path, limits: Limits) -> dict[str, Any]:
         "python": sys.executable,
         "uid": FIRST_UID + (os.getpid() * 7 + next(_started)) % UIDS if way.drops_user else None,
         "limits": {name: (most, most) for name, most in pairs.items()} | {"CPU": (cpu, cpu + 1)},
-        "environment": _environment() | {"HOME": "/tmp" if way.mounts or way.bubblewrap else str(folder)},  # noqa: S108
+        "environment": _environment() | {"HOME": "/tmp" if way.mounts or way.bubblewrap else str(folder)},
     }
 
 
@@ -275,7 +282,7 @@ def _counted_beside(way: Way) -> int:
     count = 0
     for task in Path("/proc").glob("[0-9]*/task"):
         with suppress(OSError):
-            count += len(os.listdir(task)) if task.stat().st_uid == os.getuid() else 0
+            count += len(list(task.iterdir())) if task.stat().st_uid == os.getuid() else 0
     return count
 
 
@@ -285,7 +292,7 @@ def _binds() -> list[str]:
     wanted = {*_SYSTEM, sys.prefix, sys.base_prefix, *map(os.path.realpath, (sys.prefix, sys.base_prefix))}
     for path in sorted(wanted, key=len):
         beneath = any(Path(outer) in Path(path).parents and not Path(outer).is_symlink() for outer in found)
-        if os.path.exists(path) and not beneath:
+        if Path(path).exists() and not beneath:
             found.append(path)
     return found
 
@@ -303,9 +310,9 @@ def _command(way: Way, options: dict[str, Any]) -> list[str]:
         return [*inner, str(_INIT), json.dumps(options)]
     binds = []
     for path in options["binds"]:
-        link = os.path.islink(path) and os.path.dirname(path) == "/"
-        binds += ["--symlink", os.readlink(path), path] if link else ["--ro-bind", path, path]
-    tmp = ["--size", str(sandbox_init.TMP_SIZE), "--tmpfs", "/tmp"]  # noqa: S108 - of the sandbox
+        target = sandbox_init.root_link(path)
+        binds += ["--symlink", target, path] if target else ["--ro-bind", path, path]
+    tmp = ["--size", str(sandbox_init.TMP_SIZE), "--tmpfs", "/tmp"]
     place = "/run/sandbox_init.py"
     return [
         *(
@@ -336,8 +343,8 @@ def _file(content: bytes) -> int:
 def _remove_folder(folder: Path) -> None:
     """Also where a program took the write bit from its folders."""
     for path, names, _ in os.walk(folder):
-        for name in names:
+        for inner in (Path(path, name) for name in names):
             with suppress(OSError):
-                if not os.path.islink(os.path.join(path, name)):
-                    os.chmod(os.path.join(path, name), 0o700)
+                if not inner.is_symlink():
+                    inner.chmod(0o700)
     shutil.rmtree(folder, ignore_errors=True)

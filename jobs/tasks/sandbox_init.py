@@ -13,6 +13,7 @@ import resource
 import signal
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,7 @@ def main(options: dict[str, Any]) -> int:
 
 def run(options: dict[str, Any]) -> None:
     """Write the program's file, start it, and report on the status pipe: that it is ready, then how it ended."""
-    os.chdir("/tmp" if options["tmp"] else options["folder"])  # noqa: S108 - of the sandbox
+    os.chdir("/tmp" if options["tmp"] else options["folder"])
     write_program(options["source"], options["uid"])
     os.write(options["status"], b"ready\n")
     program = os.fork()
@@ -130,8 +131,8 @@ def make_root(folder: str, binds: list[str]) -> None:
 def bind(path: str, root: Path) -> None:
     """Have `path` below `root`, read-only; a link in the root folder stays a link."""
     place = root / path.lstrip("/")
-    if Path(path).is_symlink() and Path(path).parent == Path("/"):
-        place.symlink_to(Path(path).readlink())
+    if target := root_link(path):
+        place.symlink_to(target)
         return
     if Path(path).is_dir():
         place.mkdir(parents=True, exist_ok=True)
@@ -144,11 +145,17 @@ def bind(path: str, root: Path) -> None:
     mount(None, str(place), None, MS_BIND | MS_REMOUNT | MS_RDONLY | MS_NOSUID | MS_NODEV | kept)
 
 
+def root_link(path: str) -> str:
+    """Where a link of the root folder, such as /lib, points to; "" for all else."""
+    here = Path(path)
+    return str(here.readlink()) if here.is_symlink() and here.parent == Path("/") else ""
+
+
 def write_program(source: int, uid: int | None) -> None:
     """The program's text, out of its file descriptor, into the working folder, which becomes the program's own."""
     with open(source, "rb") as text:
         Path(PROGRAM).write_bytes(text.read())
-    if uid is not None and Path.cwd() != Path("/tmp"):  # noqa: S108 - of the sandbox
+    if uid is not None and Path.cwd() != Path("/tmp"):
         os.chown(".", uid, uid)
 
 
@@ -181,10 +188,8 @@ def kill_descendants(uid: int | None) -> None:
         if uid is not None:
             kill_all_of(uid)
         for pid in descendants():
-            try:
+            with suppress(OSError):  # it ended meanwhile
                 os.kill(pid, signal.SIGKILL)
-            except OSError:
-                pass  # it ended meanwhile
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
@@ -232,10 +237,8 @@ def close_all_but(keep: tuple[int, ...]) -> None:
 
 def prefer_for_oom() -> None:
     """Where the memory of the machine ends, the kernel kills this first, and what it starts."""
-    try:
+    with suppress(OSError):  # a system without it
         Path("/proc/self/oom_score_adj").write_text("1000")
-    except OSError:
-        pass  # a system without it
 
 
 def mount(source: str | None, target: str, kind: str | None, flags: int, data: str | None = None) -> None:

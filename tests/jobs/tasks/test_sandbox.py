@@ -26,7 +26,7 @@ def name_of(way: Way) -> str:
 WAYS = [pytest.param(way, marks=[pytest.mark.slow] if way != sandbox.best_way() else []) for way in sandbox.ways()]
 
 
-@pytest.fixture(scope="module", params=WAYS, ids=map(name_of, sandbox.ways()))
+@pytest.fixture(scope="module", params=WAYS, ids=[name_of(way) for way in sandbox.ways()])
 def way(request: pytest.FixtureRequest) -> Way:
     one: Way = request.param
     try:

@@ -169,7 +169,8 @@ def _gold_warnings(spec: ExamSpec, items: list[Item]) -> Iterator[str]:
     if spec.judge != RULE_JUDGE:
         return
     task = find_task(spec.task)
-    lost = [item.id for item in items if task.score(item, [task.reference_response(item)]).verdict == "no"]
+    references = ((item, task.reference_response(item)) for item in items)  # "": the data hold none
+    lost = [item.id for item, response in references if response and task.score(item, [response]).verdict == "no"]
     if lost:
         more = f" and {len(lost) - GOLDS_NAMED} others" if len(lost) > GOLDS_NAMED else ""
         yield (

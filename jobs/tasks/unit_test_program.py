@@ -19,7 +19,21 @@ MODULE = "submission"
 LARGEST = 2**26  # bytes of one call or result
 # What a result may be made of: their constructors do nothing but hold values.
 PLAIN = {
-    "builtins": {"set", "frozenset", "complex", "bytearray", "range", "slice", "bool", "int", "float", "str", "list", "tuple", "dict"},
+    "builtins": {
+        "set",
+        "frozenset",
+        "complex",
+        "bytearray",
+        "range",
+        "slice",
+        "bool",
+        "int",
+        "float",
+        "str",
+        "list",
+        "tuple",
+        "dict",
+    },
     "collections": {"deque"},
     "datetime": {"date", "datetime", "time", "timedelta", "timezone"},
     "decimal": {"Decimal"},

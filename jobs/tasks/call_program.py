@@ -18,7 +18,7 @@ def result_of(prelude: str, code: str, name: str, arguments: list[Any]) -> Any:
     sys.modules[MODULE] = module
     exec(prelude, module.__dict__)
     exec(compile(code, f"{MODULE}.py", "exec", dont_inherit=True), module.__dict__)
-    owner = module.__dict__.get("Solution")
+    owner: Any = module.__dict__.get("Solution")
     function = getattr(owner(), name) if hasattr(owner, name) else module.__dict__[name]
     return function(*arguments)
 
@@ -31,8 +31,7 @@ def main() -> None:
     os.dup2(nothing, 1)
     arguments = [json.loads(line) for line in options["input"].split("\n") if line.strip()]
     result = result_of(options["prelude"], options["code"], options["name"], arguments)
-    with open(results, "w", encoding="utf-8") as file:
-        json.dump(result, file)
+    os.write(results, json.dumps(result).encode())
 
 
 if __name__ == "__main__":

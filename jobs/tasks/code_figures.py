@@ -1,4 +1,4 @@
-"""Figures of exams whose answers are programs: pass@k, right and as the original reports it, and how code was isolated."""
+"""Figures of exams whose answers are programs: pass@k, right and as the original says, and how code was isolated."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping

@@ -1,8 +1,8 @@
 """LiveCodeBench, releases 5 and 6: problems of programming contests, solved by a program or by a function.
 
-The data set of its authors is a script, which `datasets` runs no longer; the default is a copy in Parquet files with the
-same columns. Our verdict and `codegen_pass`, the original's name, are one figure: what the original's runner gets wrong
-(see `livecodebench_tests`) is not worth being kept.
+The data set of its authors is a script, which `datasets` runs no longer; the default is a copy in Parquet files with
+the same columns. Our verdict and `codegen_pass`, the original's name, are one figure: what the original's runner gets
+wrong (see `livecodebench_tests`) is not worth being kept.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -55,7 +55,9 @@ class HumanEval(Task):
         return {"temperature": 0.2, "top_p": 0.95}
 
     def reference_response(self, item: Item) -> str:
-        code = (item.metadata or {})["code"]
+        """The canonical solution. JHumanEval/64 has no line break between a text and its `def`."""
+        more: Mapping[str, str] = item.metadata or {}
+        code = more["code"].replace(f'"""def {more["entry_point"]}(', f'"""\ndef {more["entry_point"]}(')
         return f"```python\n{code}{item.answer}\n```"
 
     def score(self, item: Item, responses: Sequence[str]) -> Verdict:

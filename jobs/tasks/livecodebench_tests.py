@@ -33,7 +33,7 @@ _CALL_PROGRAM = Path(call_program.__file__)
 
 
 @dataclass(frozen=True, slots=True)
-class Test:
+class Case:
     """`input` goes to standard input; for a call each of its lines is an argument as JSON, and `output` is JSON."""
 
     input: str
@@ -45,11 +45,11 @@ class _TextUnpickler(pickle.Unpickler):
         raise pickle.UnpicklingError(f"it holds {module}.{name}, expected text alone")
 
 
-def unpack(text: str) -> list[Test]:
+def unpack(text: str) -> list[Case]:
     """Tests out of JSON, or of the base64 of a zlib of a pickle of JSON. Raises ValueError with what is wrong."""
     try:
         rows = json.loads(text if text.lstrip()[:1] == "[" else _unpickled(text))
-        return [Test(_text(row, "input"), _text(row, "output")) for row in rows]
+        return [Case(_text(row, "input"), _text(row, "output")) for row in rows]
     except (binascii.Error, zlib.error, pickle.UnpicklingError, EOFError, IndexError) as error:
         raise ValueError(f"cannot be unpacked: {error}") from None
     except (TypeError, KeyError, AttributeError) as error:
@@ -82,7 +82,7 @@ class Report:
     isolation: Isolation | None
 
 
-def grade(code: str, tests: Sequence[Test], function: str) -> Report:
+def grade(code: str, tests: Sequence[Case], function: str) -> Report:
     """Run a program on tests until one fails; `function` is called, or "": it reads and writes.
 
     Raises SandboxFailed where there is no sandbox.
@@ -97,7 +97,7 @@ def grade(code: str, tests: Sequence[Test], function: str) -> Report:
     return Report(len(tests), "passed", isolation)
 
 
-def _program(code: str, test: Test, function: str) -> tuple[str, bytes]:
+def _program(code: str, test: Case, function: str) -> tuple[str, bytes]:
     """The program for a sandbox, and its standard input."""
     if function:
         options = {"prelude": PRELUDE, "code": code, "name": function, "input": test.input}
@@ -106,7 +106,7 @@ def _program(code: str, test: Test, function: str) -> tuple[str, bytes]:
     return f"{PRELUDE}exec(compile({code!r}, 'main.py', 'exec', dont_inherit=True))\n", test.input.encode()
 
 
-def _limits(test: Test) -> Limits:
+def _limits(test: Case) -> Limits:
     return Limits(seconds=SECONDS + STARTING, output=max(LEAST_OUTPUT, 2 * len(test.output.encode())))
 
 
@@ -119,7 +119,7 @@ def _run(source: str, stdin: bytes, limits: Limits) -> Outcome:
     return sandbox.run(source, stdin, limits)
 
 
-def _result(outcome: Outcome, test: Test, function: str) -> Result:
+def _result(outcome: Outcome, test: Case, function: str) -> Result:
     if outcome.end == "timeout":
         return "timeout"
     if outcome.end == "flooded":

@@ -53,7 +53,8 @@ class PlainPickler(pickle.Pickler):
             return NotImplemented
         if isinstance(value, type({}.keys()) | type({}.items())):
             return set, (list(value),)
-        for kind in (int, float, str, tuple, list):
+        kinds: tuple[Any, ...] = (int, float, str, tuple, list)
+        for kind in kinds:
             if isinstance(value, kind):
                 return kind, (kind(value),)
         if isinstance(value, dict):
@@ -76,17 +77,20 @@ class Pipes:
     """Frames of pickled values: eight bytes of length, then the value."""
 
     def __init__(self, reads: int, writes: int, unpickler: type[pickle.Unpickler]) -> None:
-        self._reads: BinaryIO = open(reads, "rb")
-        self._writes: BinaryIO = open(writes, "wb")
+        self._reads: BinaryIO = os.fdopen(reads, "rb")
+        self._writes: BinaryIO = os.fdopen(writes, "wb")
         self._unpickler = unpickler
 
     def send(self, value: Any) -> None:
-        """Raises where the value cannot be sent; nothing is sent then."""
+        """Raises where the value cannot be sent; nothing is sent then. Raises Died where the other side has ended."""
         buffer = io.BytesIO()
         PlainPickler(buffer, protocol=5).dump(value)
         text = buffer.getvalue()
-        self._writes.write(len(text).to_bytes(8, "big") + text)
-        self._writes.flush()
+        try:
+            self._writes.write(len(text).to_bytes(8, "big") + text)
+            self._writes.flush()
+        except BrokenPipeError:
+            raise Died from None
 
     def receive(self) -> Any:
         """Raises Died where the other side has ended, UnpicklingError where it sends anything but plain values."""

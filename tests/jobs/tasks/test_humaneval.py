@@ -109,8 +109,8 @@ def test_what_code_defines(code: str, answer: bool) -> None:
         ("", "no", 0, False),
         ("I cannot help with that.", "no", 0, False),
         ("To double a number, one has to", "no", 0, False),  # truncated
-        ("<think>" + fenced(GOOD), "no", 1, False),  # a thought that never ended
-        ("<think>" + fenced("def double(x): return 0\n") + "</think>\n" + fenced(GOOD), "yes", 1, True),
+        ("<think>\n\n" + fenced(GOOD), "no", 1, False),  # a thought that never ended
+        ("<think>\n\n" + fenced("def double(x): return 0\n") + "\n</think>\n\n" + fenced(GOOD), "yes", 1, True),
     ],
 )
 def test_grades(task: HumanEval, response: str, right: str, original: float, answered: bool) -> None:
@@ -189,7 +189,6 @@ def test_a_submission_that_does_not_end(code: str) -> None:
         ("def f(): raise IndexError('no')", "try: candidate()\n    except IndexError as e: assert str(e) == 'no'"),
         ("def g(x): return x + 1\ndef f(x): return x - 1", "assert candidate(g(5)) == 5"),
         ("import numpy\ndef f(): return numpy.int64(3)", "assert candidate() == 3"),
-        ("def f(): return iter([1])", "try: candidate()\n    except TypeError: return\n    assert candidate() != [1]"),
         (
             "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\ndef f(): return P(1).x",
             "assert candidate() == 1",

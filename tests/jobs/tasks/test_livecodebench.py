@@ -11,7 +11,7 @@ import pytest
 
 from jobs.tasks import livecodebench_tests
 from jobs.tasks.en_livecodebench_v5_v6 import TASK, extracted
-from jobs.tasks.livecodebench_tests import Test, grade, same_output, same_result, unpack
+from jobs.tasks.livecodebench_tests import Case, grade, same_output, same_result, unpack
 
 FEW_SHOT = Path(__file__).parents[4] / "shared" / "data" / "livecodebench"
 ADD = [{"input": "1 2\n", "output": "3\n", "testtype": "stdin"}, {"input": "2 3\n", "output": "5", "testtype": "stdin"}]
@@ -103,7 +103,7 @@ def test_functions(code: str, end: str) -> None:
 
 def test_a_program_that_does_not_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(livecodebench_tests, "SECONDS", 1.0)
-    report = grade("while True: pass", [Test("", "")] * 3, "")
+    report = grade("while True: pass", [Case("", "")] * 3, "")
     assert (report.passed, report.end) == (0, "timeout")
 
 
@@ -220,10 +220,10 @@ def test_what_is_asked() -> None:
 
 
 TESTS = {
-    ("func", 0): ("unequalTriplets", [Test("[4,4,2,4,3]", "3"), Test("[1,1,1,1,1]", "0")]),
-    ("func", 1): ("appendCharacters", [Test('"coaching"\n"coding"', "4"), Test('"z"\n"abcde"', "5")]),
-    ("stdin", 0): ("", [Test("2\n3\n3 5 6\n3 2 3\n3\n10 12 8\n7 5 4\n", "6\n7\n")]),
-    ("stdin", 1): ("", [Test("11\n00000000008\n", "1"), Test("22\n0011223344556677889988\n", "2")]),
+    ("func", 0): ("unequalTriplets", [Case("[4,4,2,4,3]", "3"), Case("[1,1,1,1,1]", "0")]),
+    ("func", 1): ("appendCharacters", [Case('"coaching"\n"coding"', "4"), Case('"z"\n"abcde"', "5")]),
+    ("stdin", 0): ("", [Case("2\n3\n3 5 6\n3 2 3\n3\n10 12 8\n7 5 4\n", "6\n7\n")]),
+    ("stdin", 1): ("", [Case("11\n00000000008\n", "1"), Case("22\n0011223344556677889988\n", "2")]),
 }
 
 
@@ -233,4 +233,4 @@ def test_the_authors_own_examples(kind: str, number: int) -> None:
     example = json.loads((FEW_SHOT / f"few_shot_{kind}.json").read_text(encoding="utf-8"))[number]
     function, tests = TESTS[kind, number]
     assert grade(example["answer"], tests, function).end == "passed"
-    assert grade(example["answer"], [*tests, Test(tests[0].input, "77")], function).end == "wrong"
+    assert grade(example["answer"], [*tests, Case(tests[0].input, "77")], function).end == "wrong"

@@ -189,6 +189,7 @@ def test_a_submission_that_does_not_end(code: str) -> None:
         ("def f(): raise IndexError('no')", "try: candidate()\n    except IndexError as e: assert str(e) == 'no'"),
         ("def g(x): return x + 1\ndef f(x): return x - 1", "assert candidate(g(5)) == 5"),
         ("import numpy\ndef f(): return numpy.int64(3)", "assert candidate() == 3"),
+        ("def f(): return [0.1 + 0.2]", "import numpy as np\n    assert np.allclose(candidate(), [0.3])"),  # HumanEval+
         (
             "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int\ndef f(): return P(1).x",
             "assert candidate() == 1",

@@ -126,8 +126,8 @@ def start(
     silent: bool = False,
 ) -> "Running":
     """Start a program. It inherits the file descriptors `keep`, whose numbers are its arguments. `silent`: no output
-    is kept. Whoever starts it must call `finish` or `stop`, from the same
-    thread: the kernel ends a sandbox with the thread that started it."""
+    is kept. Whoever starts it must call `finish` or `stop`, and from the same thread: the kernel ends a sandbox with the
+    thread that started it. Raises SandboxFailed."""
     way = way or best_way()
     folder = Path(tempfile.mkdtemp(prefix="kosen-sandbox-"))
     text, given = _file(source.encode(errors="replace")), _file(stdin)
@@ -290,7 +290,14 @@ def _counted_beside(way: Way) -> int:
 def _binds() -> list[str]:
     """What there is in a root folder for programs: the system's libraries and Python's, outer folders first."""
     found: list[str] = []
-    wanted = {*_SYSTEM, sys.prefix, sys.base_prefix, *map(os.path.realpath, (sys.prefix, sys.base_prefix))}
+    libraries = [path for path in os.environ.get("LD_LIBRARY_PATH", "").split(":") if Path(path).name.startswith("lib")]
+    wanted = {
+        *_SYSTEM,
+        *filter(os.path.isabs, libraries),
+        sys.prefix,
+        sys.base_prefix,
+        *map(os.path.realpath, (sys.prefix, sys.base_prefix)),
+    }
     for path in sorted(wanted, key=len):
         beneath = any(Path(outer) in Path(path).parents and not Path(outer).is_symlink() for outer in found)
         if Path(path).exists() and not beneath:

@@ -126,8 +126,9 @@ def start(
     silent: bool = False,
 ) -> "Running":
     """Start a program. It inherits the file descriptors `keep`, whose numbers are its arguments. `silent`: no output
-    is kept. Whoever starts it must call `finish` or `stop`, and from the same thread: the kernel ends a sandbox with the
-    thread that started it. Raises SandboxFailed."""
+    is kept. Whoever starts it must call `finish` or `stop`, and from the same thread: the kernel ends a sandbox with
+    the thread that started it. Raises SandboxFailed.
+    """
     way = way or best_way()
     folder = Path(tempfile.mkdtemp(prefix="kosen-sandbox-"))
     text, given = _file(source.encode(errors="replace")), _file(stdin)

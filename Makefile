@@ -44,10 +44,10 @@ check: install ## formatting, lint, imports between folders, types
 	@.venv/bin/lint-imports
 	@.venv/bin/mypy
 
-test: install ## the tests, 20 minutes at most
+test: install ## the tests without the slow ones
 	@.venv/bin/pytest $(side_by_side) -m "not slow"
 
-test-all: install ## all tests, the long ones too, 60 minutes at most
+test-all: install ## all tests, the slow ones too, as CI runs them after `make check`
 	@.venv/bin/pytest $(side_by_side)
 
 cluster-up: install ## SITE=osk NODES=2 [NAME=…] [ARGS="time=04:00:00 …"]: a Ray cluster; SITE=local is this machine

@@ -182,13 +182,13 @@ def test_long_and_strange_texts_take_no_time() -> None:
         "9" * 100_000,
         "(" * 50_000,
     ]
-    start = time.perf_counter()
+    start = time.process_time()
     for text in fill:
         answer, _ = read_answer(text + "\nAnswer: " + text)
         for kind in ("exactMatch", "multipleChoice"):
             assert not equivalent(answer or text, "42", kind)
             assert not equivalent(text[:2000], "B", kind)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize(

@@ -394,6 +394,6 @@ PARTS += [
 def test_long_replies_take_no_longer(part: str) -> None:
     long = part * (100_000 // len(part))
     for text in (long + YES, '{"reasoning": "' + long + '", "correct": "no"}'):
-        start = time.perf_counter()
+        start = time.process_time()
         parse_verdict(text, thought=long)
-        assert time.perf_counter() - start < 3, part
+        assert time.process_time() - start < 3, part

@@ -159,6 +159,7 @@ def _as_soon_as_reported(state: ClusterState) -> tuple[Status, dict[str, dict[st
     while True:
         status = gather(state)
         figures = scrape(f"127.0.0.1:{state.ports['metrics_export']}") or {}
-        if (status.nodes[0].cpu_percent is not None and "" in figures) or time.monotonic() > deadline:
+        told = status.nodes[0].cpu_percent is not None and status.applications is not None and "" in figures
+        if told or time.monotonic() > deadline:
             return status, figures
         time.sleep(0.3)

@@ -13,7 +13,7 @@ NAME ?=
 .DEFAULT_GOAL := help
 .PHONY: help install lock demo demo-rl check test test-all submit jobs logs stop
 .PHONY: cluster-up cluster-status cluster-tunnel cluster-down preflight
-side_by_side = --numprocesses 3
+side_by_side = --numprocesses 2
 named = $(if $(NAME),--name $(NAME))
 placed = --site $(SITE) --nodes $(NODES) $(named)
 

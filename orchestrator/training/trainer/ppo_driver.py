@@ -17,7 +17,15 @@ from typing import Any
 import ray
 from omegaconf import DictConfig, OmegaConf
 
-from orchestrator.errors import COMPLETE, INTERRUPTED, ClusterNotReady, KosenError, Parser, interrupt_on_sigterm
+from orchestrator.errors import (
+    COMPLETE,
+    INTERRUPTED,
+    ClusterNotReady,
+    KosenError,
+    Parser,
+    exit_with,
+    interrupt_on_sigterm,
+)
 from orchestrator.ray_cluster.connect import connect
 from orchestrator.training.causes import sentence
 from orchestrator.training.environment import worker_env
@@ -118,4 +126,4 @@ def _all_steps_done(folder: TrainingFolder) -> bool:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main())

@@ -25,16 +25,30 @@ def dumps(content: Any) -> str:
 @contextmanager
 def json_object(path: Path) -> Iterator[AddEntry]:
     """Writes one JSON object, an entry a line, without ever holding more than one entry."""
-    with replacing(path) as file:
-        separator = "{\n"
+    with _entries(path, "{", "}") as write:
+        yield lambda key, value: write(f"{dumps(key)}: {dumps(value)}")
 
-        def add(key: str, value: Any) -> None:
+
+@contextmanager
+def json_list(path: Path) -> Iterator[Callable[[Any], None]]:
+    """The same for one JSON list."""
+    with _entries(path, "[", "]") as write:
+        yield lambda value: write(dumps(value))
+
+
+@contextmanager
+def _entries(path: Path, opening: str, closing: str) -> Iterator[Callable[[str], None]]:
+    """Writes entries between two brackets, each on a line of its own."""
+    with replacing(path) as file:
+        separator = f"{opening}\n"
+
+        def write(entry: str) -> None:
             nonlocal separator
-            file.write(f"{separator}{dumps(key)}: {dumps(value)}")
+            file.write(separator + entry)
             separator = ",\n"
 
-        yield add
-        file.write("\n}\n" if separator == ",\n" else "{}\n")
+        yield write
+        file.write(f"\n{closing}\n" if separator == ",\n" else f"{opening}{closing}\n")
 
 
 @contextmanager

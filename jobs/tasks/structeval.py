@@ -7,12 +7,12 @@ in the competition's public_150.json, have `format_valid` only.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from jobs.tasks import answers, metrics
-from jobs.tasks.json_files import AddEntry, dumps, replacing, storage
+from jobs.tasks.json_files import json_list, storage
 from jobs.tasks.rows import text_of
 from jobs.tasks.structeval_formats import TYPES, parse, parse_original
 from jobs.tasks.structeval_paths import has_path
@@ -30,16 +30,16 @@ def export_inference(folder: Path, results: Results) -> list[Path]:
     paths = [folder / f"{name}.json" for name in names]
     seen: list[set[str]] = [set() for _ in paths]
     with storage(folder), ExitStack() as stack:
-        files = [stack.enter_context(_json_list(path)) for path in paths]
+        files = [stack.enter_context(json_list(path)) for path in paths]
         for prediction, _ in results.answers():
             identity, sample = prediction["id"], prediction["sample"]
             if sample < results.samples and identity in results.items and identity not in seen[sample]:
                 seen[sample].add(identity)
-                files[sample](identity, prediction["response"] or "")
+                files[sample]({"task_id": identity, "generation": prediction["response"] or ""})
         for write, ids in zip(files, seen, strict=True):
             for identity in results.items:
                 if identity not in ids:
-                    write(identity, "")
+                    write({"task_id": identity, "generation": ""})
     return paths
 
 
@@ -116,21 +116,6 @@ class _Means:
 
     def figures(self) -> dict[str, float]:
         return {"count": self.count} | {f"average_{name}": value / self.count for name, value in self.sums.items()}
-
-
-@contextmanager
-def _json_list(path: Path) -> Iterator[AddEntry]:
-    """Writes a JSON list of task_id and generation, an entry a line."""
-    with replacing(path) as file:
-        separator = "[\n"
-
-        def add(identity: str, generation: str) -> None:
-            nonlocal separator
-            file.write(separator + dumps({"task_id": identity, "generation": generation}))
-            separator = ",\n"
-
-        yield add
-        file.write("\n]\n" if separator == ",\n" else "[]\n")
 
 
 def _scores(rendered: bool, found: int, total: int) -> dict[str, float]:

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 from cluster.files import REPOSITORY
 from jobs import prefetch
 from tests.support.harness import run
+from tests.support.scripted_hub import served_as_hub
 
 CONFS = [path for path in sorted((REPOSITORY / "conf").glob("**/*.yaml")) if "sites" not in path.parts]
 COMMIT = "1" * 40
@@ -46,10 +46,6 @@ class Hub(http.server.ThreadingHTTPServer):
         self.repositories: dict[str, dict[str, bytes]] = {**models, "datasets/us/sums": sums}
         self.fetched: set[str] = set()
         self.tokens: set[str | None] = set()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
 
 
 class Handler(http.server.BaseHTTPRequestHandler):
@@ -115,17 +111,8 @@ def _tag(content: bytes) -> str:
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    with Hub() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_TOKEN", "hf_read")
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        monkeypatch.setenv("KOSEN_HOME", str(tmp_path / "kosen"))
-        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with Hub() as server, served_as_hub(server, "hf_read", tmp_path, monkeypatch):
         yield server
-        server.shutdown()
 
 
 READ = """

@@ -4,11 +4,33 @@ import hashlib
 import http.server
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 TOKEN = "hf_notARealTokenButASecretOne"
 REPO = "lab/model"
+
+
+@contextmanager
+def served_as_hub(
+    server: http.server.ThreadingHTTPServer, token: str, home: Path, patch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """In the block the client of the hub asks `server`, with `token`, and keeps its files below `home`."""
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    patch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    patch.setenv("HF_TOKEN", token)
+    patch.setenv("HF_HOME", str(home / "hf"))
+    patch.setenv("KOSEN_HOME", str(home / "kosen"))
+    patch.setenv("HF_HUB_DISABLE_XET", "1")
+    patch.setenv("NO_PROXY", "127.0.0.1")
+    patch.delenv("HF_HUB_OFFLINE", raising=False)
+    yield
+    server.shutdown()
 
 
 class Hub(http.server.ThreadingHTTPServer):

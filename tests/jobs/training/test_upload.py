@@ -3,7 +3,6 @@
 import hashlib
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from pathlib import Path
@@ -18,23 +17,14 @@ from orchestrator.spec import load_spec
 from orchestrator.training.checkpoints.model_folder import survey
 from orchestrator.training.checkpoints.upload import UploadSpec
 from tests.support.harness import run, start
-from tests.support.scripted_hub import REPO, TOKEN, Hub
+from tests.support.scripted_hub import REPO, TOKEN, Hub, served_as_hub
 from tests.support.tiny_model import make_tiny_model
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Hub]:
-    with Hub() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("HF_ENDPOINT", server.url)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
-        monkeypatch.setenv("KOSEN_HOME", str(tmp_path / "kosen"))
-        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
-        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-        monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    with Hub() as server, served_as_hub(server, TOKEN, tmp_path, monkeypatch):
         yield server
-        server.shutdown()
 
 
 def shard(name: str, value: float) -> bytes:
